@@ -1,0 +1,145 @@
+"""The command line: parses, checks, and hands over to the commands.
+
+Only argparse is imported here; what a command needs is loaded when it runs, so
+that `--help` answers at once. Whatever is wrong with what was typed is said in
+one sentence on standard error, exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from . import __version__
+
+__all__ = ["UsageError", "run"]
+
+USAGE = 2
+
+
+class UsageError(Exception):
+    """What was typed cannot be used; the message is one sentence for the user."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}. Try: {self.prog} --help")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Carry out the command line `argv`; return the exit status."""
+    try:
+        args = _parser().parse_args(argv)
+        if args.command == "demo":
+            from .demo import demo  # noqa: PLC0415
+
+            return demo(args)
+        from .command import agent  # noqa: PLC0415
+
+        return agent(args)
+    except UsageError as error:
+        print(f"bothends: {error}", file=sys.stderr)
+        if "--json" in argv:
+            from .command import usage_document  # noqa: PLC0415
+
+            print(usage_document(str(error)))
+        return USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="bothends",
+        description="Find out from both ends why one computer cannot reach a service on another.",
+        epilog="Start `bothends destination PORT` on the computer that should accept "
+        "connections, then `bothends source` on the one that connects.",
+    )
+    parser.add_argument("--version", action="version", version=f"bothends {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_destination(commands)
+    _add_source(commands)
+    _add_demo(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction  # type: ignore[type-arg]  # noqa: SLF001  argparse names no public type for it
+
+
+def _add_destination(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "destination",
+        help="on the computer that should accept connections",
+        description="Run on the computer that should accept connections. Prints a pairing code "
+        "for the other side.",
+    )
+    command.add_argument(
+        "ports", metavar="PORTS", help="4242, or 4242,4252, or 1024-1100, or tcp:4242"
+    )
+    command.add_argument(
+        "--service", metavar="NAME", help="the program that ought to hold the port"
+    )
+    _add_common(command)
+
+
+def _add_source(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "source",
+        help="on the computer that connects",
+        description="Run on the computer that connects. Asks for the pairing code where none is "
+        "given; on the command line other users of the computer can see it.",
+    )
+    command.add_argument(
+        "typed_code", nargs="?", metavar="CODE", help="the code that the destination shows"
+    )
+    command.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="ADDRESS-OR-NAME",
+        help="what the real application is told to connect to (repeatable)",
+    )
+    _add_common(command)
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="ADDRESS[:PORT]",
+        help="address of the other computer (repeatable)",
+    )
+    add("--code", metavar="CODE", help="use this pairing code (better: --code-file)")
+    add("--code-file", metavar="FILE", help="read the pairing code from FILE (- for stdin)")
+    add(
+        "--no-rendezvous",
+        action="store_true",
+        help="use no meeting point (there is none in this version)",
+    )
+    add(
+        "--control-port",
+        metavar="N",
+        default="24242",
+        help="where the agents meet; the same on both sides (24242)",
+    )
+    add("--no-mdns", action="store_true", help="do not search the local network")
+    add("--wait", metavar="SECONDS", default="600", help="for the other side (600)")
+    add("--timeout", metavar="SECONDS", default="60", help="from pairing to verdict (60)")
+    add("--both-ways", action="store_true", help="test the other direction too")
+    add("--json", action="store_true", help="print the verdict as one JSON document")
+    add("--report", metavar="FILE.html", help="write the verdict as a page, too")
+    add("-v", "--verbose", action="count", default=0, help="say more on standard error")
+
+
+def _add_demo(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "demo",
+        help="both agents on this one computer, with a fault to find",
+        description="Run both agents on this one computer, a real service between them and a "
+        "fault to find. Changes nothing on the computer itself.",
+    )
+    command.add_argument("fault", nargs="?", metavar="FAULT", help="see --list")
+    command.add_argument("--list", action="store_true", help="list the faults")
+    command.add_argument("--json", action="store_true", help="print the verdict as JSON")

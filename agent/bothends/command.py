@@ -1,0 +1,273 @@
+"""The `destination` and `source` commands: options checked, run, verdict shown."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ipaddress
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+from bothends_protocol.code import Code, parse_code
+from bothends_protocol.errors import InputError
+from bothends_protocol.evidence import HostFacts
+from bothends_protocol.pairing import DESTINATION, SOURCE
+from bothends_protocol.ports import parse_ports
+from bothends_protocol.verdict import EXIT_STATUS, Verdict
+
+from . import render
+from .cli import UsageError
+from .options import CONTROL_PORT, Endpoint, Options
+from .run import Outcome, Run
+
+__all__ = ["agent", "usage_document"]
+
+INTERRUPTED = 130
+MAX_PORTS = 4096
+"""Ports of one request: what both sides can hold as single results. Sweeps come later."""
+
+MAX_SECONDS = 7 * 24 * 3600.0
+MAX_CODE_FILE = 4096
+
+
+def agent(args: argparse.Namespace) -> int:
+    """Run one agent; return its exit status."""
+    options = _options(args)
+    return asyncio.run(_run(options))
+
+
+async def _run(options: Options) -> int:
+    task = asyncio.current_task()
+    if task is not None:
+        with contextlib.suppress(NotImplementedError, AttributeError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    run = Run(options, say=_say, show_code=lambda code, facts: _show_code(options, code, facts))
+    try:
+        outcome = await run.run()
+    except asyncio.CancelledError:
+        _show(options, run.interrupted())
+        return INTERRUPTED
+    _show(options, outcome)
+    return EXIT_STATUS[outcome.verdict.status]
+
+
+def usage_document(sentence: str) -> str:
+    """Return the JSON document for a command line that cannot be used."""
+    verdict = Verdict(
+        verdict_id=None, status="no-contact", reachable="unknown", summary=sentence
+    )
+    return render.dumps(render.document(verdict))
+
+
+def _show(options: Options, outcome: Outcome) -> None:
+    try:
+        if options.json:
+            print(render.dumps(_document(outcome)), flush=True)
+        else:
+            render.print_text(
+                outcome.verdict,
+                role=options.role,
+                source=outcome.source,
+                destination=outcome.destination,
+                contact=outcome.contact,
+                verbose=options.verbose > 0,
+            )
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has gone; the exit status still tells.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if options.report is not None:
+        from .page import write_page  # noqa: PLC0415  loads jinja2
+
+        try:
+            write_page(options.report, _document(outcome))
+        except OSError as error:
+            _say(f"The report {options.report} cannot be written: {error.strerror}.")
+
+
+def _document(outcome: Outcome) -> dict[str, object]:
+    return render.document(
+        outcome.verdict,
+        source=outcome.source,
+        destination=outcome.destination,
+        contact=outcome.contact,
+        seconds=outcome.seconds,
+    )
+
+
+def _say(text: str) -> None:
+    print(render.clean(text), file=sys.stderr, flush=True)
+
+
+def _show_code(options: Options, code: Code, facts: HostFacts) -> None:
+    out = sys.stderr if options.json else sys.stdout
+    if options.code_fixed:
+        print(f"Waiting for the source, code number {code.number}.", file=out, flush=True)
+        return
+    lines = [
+        f"Pairing code:  {code}",
+        "",
+        "On the other computer, type:",
+        f"    bothends source {code}{_peer_hint(options, facts)}",
+        "",
+        "Waiting for it. Ctrl-C ends this.",
+    ]
+    print("\n".join(lines), file=out, flush=True)
+
+
+def _peer_hint(options: Options, facts: HostFacts) -> str:
+    """The addresses to dial: mDNS hears nothing on a host that lets nothing in."""
+    port = "" if options.control_port == CONTROL_PORT else f":{options.control_port}"
+    addresses = [item.address for item in facts.addresses if "." in item.address][:2]
+    return "".join(f" --peer {address}{port}" for address in addresses)
+
+
+# Checking what was typed ---------------------------------------------------------------------
+
+
+def _options(args: argparse.Namespace) -> Options:
+    role = DESTINATION if args.command == "destination" else SOURCE
+    control_port = _number(args.control_port, "--control-port", 1, 65535)
+    code = _code(args, role)
+    if role == SOURCE and not args.peer and args.no_mdns:
+        raise UsageError("With --no-mdns the source needs a --peer to find the destination.")
+    return Options(
+        role=role,
+        ports=_ports(args.ports) if role == DESTINATION else (),
+        code=code,
+        code_fixed=code is not None,
+        peers=tuple(_endpoint(text, control_port) for text in args.peer),
+        targets=tuple(_target(text) for text in getattr(args, "target", ())),
+        service=getattr(args, "service", None),
+        control_port=control_port,
+        mdns=not args.no_mdns,
+        wait=_seconds(args.wait, "--wait"),
+        timeout=_seconds(args.timeout, "--timeout"),
+        json=args.json,
+        report=_report(args.report),
+        both_ways=args.both_ways,
+        verbose=args.verbose,
+    )
+
+
+def _ports(text: str) -> tuple[str, ...]:
+    try:
+        wanted = parse_ports(text)
+    except InputError as error:
+        raise UsageError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+    if any(part.transport != "tcp" for part in wanted):
+        raise UsageError("This version tests TCP only, not UDP yet.")
+    if sum(len(part) for part in wanted) > MAX_PORTS:
+        raise UsageError(f"This version tests at most {MAX_PORTS} ports in one run.")
+    return tuple(f"{part.transport}:{part}" for part in wanted)
+
+
+def _code(args: argparse.Namespace, role: str) -> Code | None:
+    given = [
+        text
+        for text in (getattr(args, "typed_code", None), args.code, args.code_file)
+        if text is not None
+    ]
+    if len(given) > 1:
+        raise UsageError("Give the pairing code once only.")
+    if args.code_file is not None:
+        text = _read_code(args.code_file)
+    elif given:
+        text = given[0]
+    elif role == DESTINATION:
+        return None
+    else:
+        text = _ask_code()
+    try:
+        return parse_code(text)
+    except InputError as error:
+        raise UsageError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+
+
+def _read_code(name: str) -> str:
+    try:
+        if name == "-":
+            return sys.stdin.readline()
+        with Path(name).open(encoding="ascii", errors="replace") as file:
+            return file.read(MAX_CODE_FILE)
+    except OSError as error:
+        raise UsageError(f"The code file {name!r} cannot be read: {error.strerror}.") from error
+
+
+def _ask_code() -> str:
+    # The prompt goes to standard error: standard output is the verdict's.
+    print("Pairing code that the destination shows: ", end="", file=sys.stderr, flush=True)
+    text = sys.stdin.readline()
+    if not text.strip():
+        print(file=sys.stderr)
+        raise UsageError("The source needs the pairing code that the destination shows.")
+    return text
+
+
+def _endpoint(text: str, control_port: int) -> Endpoint:
+    host, port = _split_port(text)
+    if not host or any(c.isspace() or c in "/@\\" for c in host):
+        raise UsageError(f"{text!r} is not an address: write ADDRESS, ADDRESS:PORT or NAME.")
+    _refuse_bad_number(host, text)
+    return Endpoint(host, control_port if port is None else _number(port, "the port", 1, 65535))
+
+
+def _split_port(text: str) -> tuple[str, str | None]:
+    """Split ADDRESS[:PORT]; an IPv6 address with a port is written [ADDRESS]:PORT."""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise UsageError(f"{text!r} is not an address: write [ADDRESS]:PORT.")
+        return host, rest[1:] if rest else None
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+        return host, port
+    return text, None
+
+
+def _target(text: str) -> str:
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not host or any(c.isspace() or c in "/@\\" for c in host) or len(host) > 253:
+        raise UsageError(f"{text!r} is not an address or a name.")
+    _refuse_bad_number(host, text)
+    return host
+
+
+def _refuse_bad_number(host: str, text: str) -> None:
+    """What looks like an address must be one: `192.168.1.300` is no name to look up."""
+    looks = ":" in host or all(part.isdigit() for part in host.split("."))
+    if not looks:
+        return
+    try:
+        ipaddress.ip_address(host)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not an IP address.") from error
+
+
+def _number(text: str, name: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit()) or not least <= int(text[:9]) <= most:
+        raise UsageError(f"{name} must be a number from {least} to {most}, not {text!r}.")
+    return int(text)
+
+
+def _seconds(text: str, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MAX_SECONDS:
+        raise UsageError(f"{name} must be a number of seconds above 0, not {text!r}.")
+    return value
+
+
+def _report(name: str | None) -> Path | None:
+    if name is None:
+        return None
+    path = Path(name)
+    if not path.parent.is_dir():
+        raise UsageError(f"The folder of the report {name!r} does not exist.")
+    return path

@@ -1,0 +1,449 @@
+"""Finding the other agent: every way at once, the source nominates, the rest close.
+
+Both sides listen on the control port and both dial every address they know of
+the other, since one direction is often blocked. Each connection that comes
+about runs the handshake; those that authenticate are offered. The source takes
+the first and speaks on it, which tells the destination which one it is.
+
+After that, the same listener and the same addresses serve to take the
+conversation up again when its link breaks (`resume`): then the handshake proves
+the session's own key and no longer the code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from bothends_protocol.code import Code
+from bothends_protocol.errors import (
+    NotBothendsError,
+    OtherVersionError,
+    ProtocolError,
+    RefusedError,
+    WrongCodeError,
+)
+from bothends_protocol.pairing import INSTANCE_SIZE, SOURCE, Handshake, Hello, Keys
+
+from .link import Link, LinkClosedError, tune
+from .tasks import Tasks
+
+__all__ = ["MAX_TRIES", "Contact", "ContactFailedError", "Refusal", "describe"]
+
+MAX_TRIES = 3
+"""Wrong codes before a code is retired: at 33 bits, three guesses are hopeless."""
+
+MAX_UNCONFIRMED = 16
+"""Links on which a source showed its confirmation and got none: each may have been a guess
+by a stranger in the destination's role. Generous, since a connection may also just break."""
+
+MAX_STRANGERS = 32
+"""Inbound connections at one time that have not authenticated: enough for every way of an
+honest peer, few enough that strangers cannot take the descriptors."""
+
+MAX_PER_STRANGER = 8
+"""The same, from one address."""
+
+MAX_DIALLED = 32
+"""Addresses dialled at most, however many mDNS offers."""
+
+_FIRST_RETRY = 0.025
+_RETRY_GROWTH = 1.25
+_LAST_RETRY = 1.0
+_CONNECT_SECONDS = 4.0
+"""One try at a silent address: the kernel repeats its SYN after 1 s and after 3 s."""
+
+
+class ContactFailedError(Exception):
+    """The two cannot pair, and waiting will not change that; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a way met, for the report: where, and what happened in a few words."""
+
+    place: str
+    what: str
+
+
+@dataclass
+class _Session:
+    """What a link must prove once the two are paired."""
+
+    name: bytes
+    key: bytes
+
+
+@dataclass
+class Contact:
+    """All ways to the other agent.
+
+    `say` prints a line for the user. `links` receives authenticated links.
+    """
+
+    role: str
+    code: Code
+    control_port: int
+    say: Callable[[str], None]
+    code_fixed: bool = True
+    fresh_code: Callable[[], Code] | None = None
+    """Destination without a given code: draws and shows the next one."""
+    links: asyncio.Queue[Link] = field(default_factory=asyncio.Queue)
+    refusals: dict[str, str] = field(default_factory=dict)
+    """What the ways that did not work met, by place."""
+    failed: asyncio.Future[str] | None = None
+    """Resolved with a sentence where pairing is hopeless."""
+
+    def __post_init__(self) -> None:
+        self.instance = secrets.token_bytes(INSTANCE_SIZE)
+        self.listening = False
+        self.closed_to_new = False
+        self._tasks = Tasks()
+        self._servers: list[asyncio.Server] = []
+        self._dialled: dict[tuple[str, int], str] = {}
+        self._strangers: Counter[str] = Counter()
+        self._tries = 0
+        self._unconfirmed = 0
+        self._failed_instances: set[bytes] = set()
+        self._session: _Session | None = None
+        self._open: set[Link] = set()
+        self._proven: dict[str, None] = {}
+        self._wake = asyncio.Event()
+
+    @property
+    def proven(self) -> tuple[str, ...]:
+        """Addresses dialled from here at which the other agent authenticated."""
+        return tuple(self._proven)
+
+    # Listening ---------------------------------------------------------------------------
+
+    async def listen(self) -> str | None:
+        """Listen on the control port; return why not, where it cannot be had."""
+        problem = None
+        for family, host in ((socket.AF_INET, ""), (socket.AF_INET6, "::")):
+            try:
+                sock = _control_socket(family, host, self.control_port)
+            except OSError as error:
+                if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT):
+                    continue
+                problem = os.strerror(error.errno or 0)
+                break
+            self._servers.append(await asyncio.start_server(self._accepted, sock=sock))
+        self.listening = bool(self._servers) and problem is None
+        if problem is not None:
+            self._stop_listening()
+        return problem
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = Link(reader, writer, dialled=False)
+        crowded = self._strangers.total() >= MAX_STRANGERS
+        if crowded or self._strangers[link.remote] >= MAX_PER_STRANGER:
+            link.abort()
+            return
+        tune(writer.get_extra_info("socket"))
+        self._strangers[link.remote] += 1
+        try:
+            await self._pair(link, link.remote)
+        finally:
+            self._strangers[link.remote] -= 1
+
+    # Dialling ----------------------------------------------------------------------------
+
+    def dial(self, address: str, port: int, *, delay: float = 0.0) -> None:
+        """Keep trying `address` until the two are paired."""
+        if (address, port) in self._dialled or len(self._dialled) >= MAX_DIALLED:
+            return
+        self._dialled[address, port] = ""
+        self._tasks.start(self._keep_dialling(address, port, delay))
+
+    async def _keep_dialling(self, address: str, port: int, delay: float) -> None:
+        await asyncio.sleep(delay)
+        pause = _FIRST_RETRY
+        while not self.closed_to_new:
+            if await self._try(address, port):
+                return
+            await self._pause(pause)
+            pause = min(pause * _RETRY_GROWTH, _LAST_RETRY)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+
+    async def _try(self, address: str, port: int) -> bool:
+        """Dial once; return whether this address needs no further try."""
+        place = _place(address, port)
+        try:
+            reader, writer = await _dial(address, port)
+        except (OSError, TimeoutError) as error:
+            self.refusals[place] = _what(error)
+            return False
+        link = Link(reader, writer, dialled=True)
+        return await self._pair(link, place)
+
+    # The handshake -----------------------------------------------------------------------
+
+    async def _pair(self, link: Link, place: str) -> bool:
+        """Authenticate `link` and offer it; return whether this place is settled."""
+        self._open.add(link)
+        try:
+            await link.authenticate(lambda: self._handshake(dialled=link.dialled))
+        except ProtocolError as error:
+            self._abandon(link)
+            return self._objected(link, place, error)
+        except (LinkClosedError, TimeoutError) as error:
+            self._abandon(link)
+            self.refusals[place] = (
+                "accepted the connection and then said nothing"
+                if isinstance(error, TimeoutError)
+                else "closed the connection before the two had paired"
+            )
+            self._count_unconfirmed(link)
+            return False
+        except asyncio.CancelledError:
+            self._abandon(link)
+            raise
+        self.refusals.pop(place, None)
+        if link.dialled:
+            self._proven[link.remote] = None
+        self.links.put_nowait(link)
+        return True
+
+    def _abandon(self, link: Link) -> None:
+        self._open.discard(link)
+        link.close()
+
+    def _handshake(self, *, dialled: bool) -> Handshake:
+        session = self._session
+        return Handshake(
+            role=self.role,
+            dialled=dialled,
+            instance=self.instance,
+            code=self.code,
+            entropy=secrets.token_bytes,
+            session=session.name if session else b"",
+            resumption=session.key if session else b"",
+            refuse=self._refuse,
+        )
+
+    def _refuse(self, hello: Hello) -> str | None:
+        """Why this peer is not even to be tried; the same stranger gets no second guess."""
+        if hello.instance in self._failed_instances:
+            return "wrong-code"
+        if self.closed_to_new and self._session is None:
+            return "busy"
+        return None
+
+    def _objected(self, link: Link, place: str, error: ProtocolError) -> bool:
+        self.refusals[place] = describe(error)
+        if isinstance(error, WrongCodeError):
+            self._wrong_code(link, place)
+        elif isinstance(error, RefusedError):
+            self._count_unconfirmed(link)
+            return self._refused(place, error.reason)
+        elif isinstance(error, OtherVersionError):
+            self.say(f"{place}: {describe(error)}")
+            self._hopeless(f"At {place}, {describe(error)}", link)
+            return link.dialled
+        elif not isinstance(error, NotBothendsError):
+            self._count_unconfirmed(link)
+        return False
+
+    def _wrong_code(self, link: Link, place: str) -> None:
+        peer = link.handshake.peer if link.handshake else None
+        if peer is not None:
+            self._failed_instances.add(peer.instance)
+        if self.role == SOURCE:
+            self._count_unconfirmed(link)
+            return
+        if self._session is not None:
+            return  # a stranger at the resumption of a session guesses no code
+        self._tries += 1
+        self.say(f"A computer at {place} tried a wrong code ({self._tries} of {MAX_TRIES}).")
+        if self._tries < MAX_TRIES:
+            return
+        self._tries = 0
+        if self.fresh_code is None:
+            self._fail(
+                f"{MAX_TRIES} wrong codes were tried: the code is retired, so that it cannot "
+                "be guessed. Start both sides again with a new code."
+            )
+        else:
+            self.say(f"{MAX_TRIES} wrong codes were tried: the old code is retired.")
+            self.code = self.fresh_code()
+
+    def _refused(self, place: str, reason: str) -> bool:
+        """React to a refusal; return whether the place needs no further try."""
+        if self._session is not None:
+            return False
+        sentences = {
+            "wrong-code": f"The computer at {place} waits with another code: check the words.",
+            "other-number": f"The computer at {place} waits with another code: check the "
+            "number in front of the words.",
+            "same-role": f"Bothends at {place} was started as {self.role} too: start one "
+            "side as source and the other as destination.",
+        }
+        if reason == "same-agent":
+            return True
+        if reason not in sentences:
+            return False
+        if self.role == SOURCE or reason == "same-role":
+            self._hopeless(sentences[reason], None)
+        return True
+
+    def _count_unconfirmed(self, link: Link) -> None:
+        if self.role == SOURCE and link.handshake is not None and link.handshake.confirmed:
+            self._unconfirmed += 1
+            if self._unconfirmed >= MAX_UNCONFIRMED:
+                self._fail(
+                    "Too many computers broke off in the middle of pairing: somebody may be "
+                    "guessing the code. Start both sides again with a new code."
+                )
+
+    def _hopeless(self, sentence: str, link: Link | None) -> None:
+        """What was met here will not change; other ways get a little longer."""
+        if link is not None and not link.dialled:
+            return
+        self._tasks.start(self._fail_later(sentence))
+
+    async def _fail_later(self, sentence: str) -> None:
+        await asyncio.sleep(OTHER_WAYS_SECONDS)
+        self._fail(sentence)
+
+    def _fail(self, sentence: str) -> None:
+        if self.failed is not None and not self.failed.done():
+            self.failed.set_result(sentence)
+
+    # Nomination and resumption -----------------------------------------------------------
+
+    def settle(self, link: Link, keys: Keys) -> None:
+        """The two are paired on `link`: close every other way, expect resumption only."""
+        self._session = _Session(
+            keys.derive("session name", 16), keys.derive("session resumption")
+        )
+        self.closed_to_new = True
+        self._wake.set()
+        self._tasks.cancel()
+        for other in self._open - {link}:
+            other.abort()
+        self._open = {link}
+
+    @property
+    def session(self) -> bytes:
+        """The name of the session, known to both sides; empty before they are paired."""
+        return self._session.name if self._session else b""
+
+    def redial(self, addresses: Iterable[tuple[str, int]]) -> None:
+        """Try to take the session up again at `addresses`, beside listening for the other."""
+        self.closed_to_new = False
+        self._wake.clear()
+        self._dialled.clear()
+        for address, port in addresses:
+            self.dial(address, port)
+
+    def settle_again(self, link: Link) -> None:
+        """The session goes on, on `link`."""
+        self.closed_to_new = True
+        self._wake.set()
+        self._tasks.cancel()
+        for other in self._open - {link}:
+            other.abort()
+        self._open = {link}
+
+    def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    async def close(self) -> None:
+        """Close everything; safe to call again."""
+        self.closed_to_new = True
+        self._wake.set()
+        self._stop_listening()
+        for link in self._open:
+            link.close()
+        self._open.clear()
+        await self._tasks.finish()
+
+
+OTHER_WAYS_SECONDS = 1.5
+"""How long other ways may still succeed after one met what cannot be mended by waiting
+(a wrong code, another version): a stranger's agent at the same private address must not end
+a run that another way would have served."""
+
+
+def describe(error: BaseException) -> str:
+    """Return what went wrong with a link, in a few words for people."""
+    if isinstance(error, OtherVersionError):
+        return (
+            f"a bothends of another version answers (protocol {error.version}): install the "
+            "same version on both computers"
+        )
+    if isinstance(error, NotBothendsError):
+        return "something else than bothends answers"
+    if isinstance(error, WrongCodeError):
+        return "the code is wrong"
+    if isinstance(error, RefusedError):
+        return {
+            "wrong-code": "the code is wrong",
+            "other-number": "another bothends waits there, with another code number",
+            "same-role": "the bothends there has the same role",
+            "same-agent": "that is this computer itself",
+        }.get(error.reason, "the bothends there is already paired")
+    return "what answers there does not keep to the protocol"
+
+
+def _what(error: BaseException) -> str:
+    number = getattr(error, "errno", None)
+    if isinstance(error, TimeoutError) or number == errno.ETIMEDOUT:
+        return "no answer"
+    if number == errno.ECONNREFUSED:
+        return "connection refused"
+    return os.strerror(number).lower() if number else "cannot be reached"
+
+
+def _place(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _control_socket(family: int, host: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A restart must not wait for connections of the last run to time out.
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(MAX_STRANGERS)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+async def _dial(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(
+        address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )
+    family, kind, protocol, _, name = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        tune(sock)
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await loop.sock_connect(sock, name)
+        return await asyncio.open_connection(sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+
+

@@ -1,0 +1,143 @@
+"""The agent's own listener on a candidate port that nobody else holds there.
+
+It stands in for the service, so that the way to the port can be told from the
+service behind it. It speaks first (`bothends_protocol.challenge`): whoever
+connects gets 32 bytes, and is taken for the other agent only when it answers
+them rightly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+import socket
+from collections.abc import Callable
+
+from bothends_protocol.addresses import family, normal
+from bothends_protocol.challenge import ANSWER_SIZE, NONCE_SIZE, challenge, is_answer
+from bothends_protocol.evidence import Acceptance, OwnListener
+
+from .tasks import Tasks
+
+__all__ = ["OwnListeners"]
+
+BACKLOG = 64
+"""More than the attempts of a round can fill before the agent comes round to accept."""
+
+MAX_CONVERSATIONS = 256
+"""Connections held at one time; those beyond are closed at once, answered by nobody."""
+
+ANSWER_SECONDS = 5.0
+"""How long a connection may take to answer the challenge before it is a stranger's."""
+
+
+class OwnListeners:
+    """All own listeners of a run. `key` is the session's challenge key."""
+
+    def __init__(
+        self, key: bytes, clock: Callable[[], float], took: Callable[[Acceptance], None]
+    ) -> None:
+        self._key = key
+        self._clock = clock
+        self._took = took
+        self._sockets: dict[tuple[str, int], socket.socket] = {}
+        self._tasks = Tasks()
+        self._talking = 0
+
+    def open(self, address: str, port: int) -> OwnListener:
+        """Listen at `address` and `port`, that one address only; say how it went.
+
+        A listener on one address beside a program on another is possible, so
+        that a service on loopback alone does not hide the state of the way.
+        """
+        if (address, port) in self._sockets:
+            return OwnListener(transport="tcp", address=address, port=port, opened=True)
+        try:
+            sock = _listening(address, port)
+        except OSError as error:
+            name = errno.errorcode.get(error.errno or 0, str(error.errno))
+            return OwnListener(
+                transport="tcp", address=address, port=port, opened=False, error=name
+            )
+        self._sockets[address, port] = sock
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._accept, sock, address, port)
+        return OwnListener(transport="tcp", address=address, port=port, opened=True)
+
+    @property
+    def inodes(self) -> frozenset[int]:
+        """The inodes of the listening sockets, to leave them out of the socket table."""
+        return frozenset(os.fstat(sock.fileno()).st_ino for sock in self._sockets.values())
+
+    def _accept(self, sock: socket.socket, address: str, port: int) -> None:
+        with contextlib.suppress(OSError):
+            conn, name = sock.accept()
+            conn.setblocking(False)
+            if self._talking >= MAX_CONVERSATIONS:
+                conn.close()
+                return
+            self._talking += 1
+            self._tasks.start(self._talk(conn, address, port, normal(name[0]), name[1]))
+
+    async def _talk(
+        self, conn: socket.socket, address: str, port: int, remote: str, remote_port: int
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        nonce = secrets.token_bytes(NONCE_SIZE)
+        heard = b""
+        at = self._clock()
+        try:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await loop.sock_sendall(conn, challenge(self._key, nonce))
+                    while len(heard) < ANSWER_SIZE:
+                        data = await loop.sock_recv(conn, ANSWER_SIZE - len(heard))
+                        if not data:
+                            break
+                        heard += data
+            self._took(
+                Acceptance(
+                    at=at,
+                    transport="tcp",
+                    address=address,
+                    port=port,
+                    remote_address=remote,
+                    remote_port=remote_port,
+                    genuine=is_answer(self._key, nonce, heard),
+                )
+            )
+        finally:
+            self._talking -= 1
+            conn.close()
+
+    async def close(self) -> None:
+        """Close every listener and connection; safe to call again."""
+        for sock in self._sockets.values():
+            asyncio.get_running_loop().remove_reader(sock.fileno())
+            sock.close()
+        self._sockets.clear()
+        await self._tasks.finish()
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    version = family(address.partition("%")[0])
+    kind = socket.AF_INET6 if version == 6 else socket.AF_INET
+    name = socket.getaddrinfo(
+        address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )[0][4]
+    sock = socket.socket(kind, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            # Past connections in TIME_WAIT must not look like a program on the port.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(name)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,190 @@
+"""The observer: arms the witnesses before a round and says afterwards what they hold."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection
+
+from bothends_protocol.addresses import bare, family
+from bothends_protocol.evidence import (
+    OwnListener,
+    Probe,
+    Return,
+    RoundPlan,
+    Route,
+    Sighting,
+    Witness,
+)
+from bothends_protocol.messages import SeenPort
+
+from .listener import OwnListeners
+from .recorder import Recorder
+from .witness.netlink import NetlinkError, find_route, returns_from
+from .witness.packets import PacketWitness
+from .witness.sockets import connections, listeners, read_table
+
+__all__ = ["GRACE_SECONDS", "Observer"]
+
+GRACE_SECONDS = 0.03
+"""Least time after the barrier for what is still in the host's own queues, beside two
+round trips for what the barrier may have overtaken."""
+
+MAX_PEER_ADDRESSES = 16
+"""Addresses of the other side for which the way back is looked up."""
+
+
+class Observer:
+    """Watches the rounds that the other side probes."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        own: OwnListeners,
+        addresses: Collection[str],
+        peer_addresses: Collection[str],
+        packets: PacketWitness | None,
+    ) -> None:
+        self._recorder = recorder
+        self._own = own
+        self._addresses = {bare(address) for address in addresses}
+        self._peers = [bare(a) for a in peer_addresses if a][:MAX_PEER_ADDRESSES]
+        self._packets = packets
+        self._mark = 0
+
+    def arm(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
+        """Note who listens, listen where nobody does; return where this agent listens."""
+        ports = {probe.port for probe in plan.probes}
+        self._note_listeners(ports)
+        self._drain()
+        self._mark = len(self._recorder.sightings)
+        opened = []
+        for probe in plan.probes:
+            if bare(probe.address) not in self._addresses:
+                continue
+            result = self._open(probe)
+            if result.opened:
+                opened.append((probe.transport, probe.address, probe.port))
+        for address in dict.fromkeys(probe.address for probe in plan.probes):
+            self._look_back(address)
+        return tuple(opened)
+
+    async def collect(self, plan: RoundPlan, rtt: float) -> tuple[SeenPort, ...]:
+        """Give what is under way its grace; return what the witnesses hold."""
+        self._drain()
+        if not self._all_answered(plan):
+            await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
+            self._drain()
+        self._note_connections(plan)
+        return tuple(self._seen(probe) for probe in plan.probes)
+
+    def _drain(self) -> None:
+        if self._packets is not None:
+            self._packets.drain()
+
+    def _open(self, probe: Probe) -> OwnListener:
+        held = any(
+            row.port == probe.port and _covers(row.address, probe.address)
+            for row in self._recorder.listeners
+        )
+        result = (
+            OwnListener(
+                transport=probe.transport,
+                address=probe.address,
+                port=probe.port,
+                opened=False,
+                error="EADDRINUSE",
+            )
+            if held
+            else self._own.open(probe.address, probe.port)
+        )
+        if result not in self._recorder.own_listeners:
+            self._recorder.own_listeners.append(result)
+        return result
+
+    def _note_listeners(self, ports: Collection[int]) -> None:
+        table = read_table()
+        self._recorder.witnesses["sockets"] = Witness(name="sockets", available=table is not None)
+        for row in listeners(table or (), ports, self._own.inodes):
+            self._recorder.listeners[row] = None
+
+    def _note_connections(self, plan: RoundPlan) -> None:
+        ports = {probe.port for probe in plan.probes}
+        for row in connections(read_table() or (), ports, plan.number):
+            self._recorder.connections[row] = None
+
+    def _look_back(self, address: str) -> None:
+        """Ask the kernel whether it takes packets from the other side, and has a way back."""
+        for peer in self._peers:
+            if family(peer) != family(address):
+                continue
+            try:
+                hop = find_route(peer)
+            except NetlinkError as error:
+                self._recorder.routes[Route(destination=peer, error=error.name)] = None
+                continue
+            if hop is not None:
+                route = Route(
+                    destination=peer,
+                    source=hop.source,
+                    interface=hop.interface,
+                    gateway=hop.gateway,
+                )
+                self._recorder.routes[route] = None
+
+    def _look_at_return(self, peer: str, local: str, interface: str) -> None:
+        error = None
+        try:
+            if returns_from(peer, local, interface) is None:
+                return
+        except NetlinkError as failed:
+            error = failed.name
+        result = Return(source=peer, local=local, interface=interface, error=error)
+        self._recorder.returns[result] = None
+
+    def _requests(self, probe: Probe) -> list[Sighting]:
+        return [
+            s
+            for s in self._recorder.sightings[self._mark :]
+            if s.way == "in"
+            and s.flags == "S"
+            and s.icmp is None
+            and s.destination_port == probe.port
+            and bare(s.destination) == bare(probe.address)
+        ]
+
+    def _all_answered(self, plan: RoundPlan) -> bool:
+        """Whether something came for every probe, and every request got its answer."""
+        for probe in plan.probes:
+            requests = self._requests(probe)
+            if not requests or any(not self._answered(s) for s in requests):
+                return False
+        return True
+
+    def _answered(self, request: Sighting) -> bool:
+        return any(
+            s.way == "out" and (s.ack - 1) % 2**32 == request.seq
+            for s in self._recorder.sightings[self._mark :]
+        )
+
+    def _seen(self, probe: Probe) -> SeenPort:
+        if self._packets is None:
+            return SeenPort(address=probe.address, port=probe.port)
+        requests = {s.seq: s for s in self._requests(probe)}.values()
+        for request in requests:
+            with contextlib.suppress(ValueError):
+                self._look_at_return(request.source, request.destination, request.interface)
+        return SeenPort(
+            address=probe.address,
+            port=probe.port,
+            arrived=len(requests),
+            answered=sum(self._answered(s) for s in requests),
+        )
+
+
+def _covers(listening: str, address: str) -> bool:
+    # A wildcard of the same family holds the port everywhere; whether `::` also holds IPv4
+    # is found out by trying.
+    if bare(listening) == bare(address):
+        return True
+    return bare(listening) in ("0.0.0.0", "::") and family(listening) == family(address)

@@ -1,0 +1,48 @@
+"""What the user asked for, checked and resolved, as one value for the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bothends_protocol.code import Code
+
+__all__ = ["CONTROL_PORT", "Endpoint", "Options"]
+
+CONTROL_PORT = 24242
+"""Where agents listen for each other, TCP (and, for hole punching, UDP)."""
+
+WAIT_SECONDS = 600.0
+RUN_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An address or name as typed, with its port."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything a run of an agent needs to know from its user."""
+
+    role: str
+    ports: tuple[str, ...] = ()
+    """Destination: port sets as `tcp:4242`."""
+    code: Code | None = None
+    """None: the destination draws one, the source asks."""
+    code_fixed: bool = False
+    """Whether the code was given with --code or --code-file, so that no other replaces it."""
+    peers: tuple[Endpoint, ...] = ()
+    targets: tuple[str, ...] = ()
+    service: str | None = None
+    control_port: int = CONTROL_PORT
+    mdns: bool = True
+    wait: float = WAIT_SECONDS
+    timeout: float = RUN_SECONDS
+    json: bool = False
+    report: Path | None = None
+    both_ways: bool = False
+    verbose: int = 0

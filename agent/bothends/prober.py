@@ -1,0 +1,322 @@
+"""The prober: fresh non-blocking connects, and what became of each.
+
+The first attempt at a port is the cold one and goes alone; only where it does
+not settle quickly are the others sent. Nobody waits for a time-out: what is
+still open when all is sent is silent, and the other side's witnesses say why.
+
+It connects and reads. It writes to a connection only after the far end has
+spoken the other agent's own challenge, so a service never gets a byte from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import struct
+from dataclasses import dataclass, field
+
+from bothends_protocol.addresses import bare, normal
+from bothends_protocol.challenge import CHALLENGE_SIZE, answer
+from bothends_protocol.evidence import Attempt, Icmp, Neighbour, Probe, RoundPlan, Route
+from bothends_protocol.messages import SeenPort
+
+from .recorder import Recorder
+from .witness.netlink import NetlinkError, find_route, neighbour_state
+
+__all__ = ["Prober"]
+
+SETTLE_SECONDS = 0.02
+"""Least time for an answer, beside two round trips: the other side's scheduling."""
+
+_READ = 256
+
+# linux/in.h, linux/in6.h, linux/errqueue.h
+_IP_RECVERR, _IPV6_RECVERR, _MSG_ERRQUEUE = 11, 25, 0x2000
+_ORIGIN_ICMP, _ORIGIN_ICMP6 = 2, 3
+
+
+@dataclass
+class _Try:
+    """One connect() under way."""
+
+    probe: Probe
+    own: bool
+    sock: socket.socket | None = None
+    started: float = 0.0
+    ended: float | None = None
+    outcome: str = "silent"
+    error: str | None = None
+    icmp: Icmp | None = None
+    spoke: str = "nothing"
+    local: tuple[str, int] = ("", 0)
+    heard: bytearray = field(default_factory=bytearray)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is expected of it."""
+        if self.outcome == "silent":
+            return False
+        return self.outcome != "connected" or not self.own or self.spoke != "nothing"
+
+
+class Prober:
+    """Carries out the probes of rounds. `key` is the session's challenge key."""
+
+    def __init__(self, recorder: Recorder, key: bytes) -> None:
+        self._recorder = recorder
+        self._key = key
+        self._tries: list[_Try] = []
+        self._changed = asyncio.Event()
+
+    async def fire(
+        self, plan: RoundPlan, own: tuple[tuple[str, str, int], ...], rtt: float
+    ) -> None:
+        """Send all probes of `plan`; return when nothing more is on its way out."""
+        self._tries = []
+        places = {(transport, bare(address), port) for transport, address, port in own}
+        mine = {p: (p.transport, bare(p.address), p.port) in places for p in plan.probes}
+        for address in dict.fromkeys(probe.address for probe in plan.probes):
+            self._look_up(address)
+        for probe in plan.probes:
+            self._start(probe, own=mine[probe])
+        await self._settle(SETTLE_SECONDS + 2 * rtt)
+        # One connection that came about says it all, and a service with a short queue must
+        # not be filled by its own test.
+        pending = [p for p in plan.probes if not self._connected(p)]
+        for _ in range(plan.attempts - 1):
+            for probe in pending:
+                self._start(probe, own=mine[probe])
+        # No wait for these: the barrier follows them on the same way, and the observer
+        # gives them a grace. Only a challenge begun is heard to its end.
+        if any(t.outcome == "connected" and not t.settled for t in self._tries):
+            await self._settle(SETTLE_SECONDS + 2 * rtt)
+
+    async def gather(
+        self, plan: RoundPlan, seen: tuple[SeenPort, ...], rtt: float
+    ) -> tuple[tuple[Probe, int, int, int], ...]:
+        """Close the attempts; return (probe, connected, silent, all) for each probe."""
+        answered = sum(item.answered or 0 for item in seen)
+        if answered > sum(t.outcome != "silent" for t in self._tries):
+            await self._settle(SETTLE_SECONDS + 2 * rtt)
+        for item in self._tries:
+            self._close(item)
+            self._recorder.attempts.append(self._record(plan.number, item))
+        for address in dict.fromkeys(probe.address for probe in plan.probes):
+            self._look_at_neighbour(plan.number, address)
+        return tuple(self._outcome(probe) for probe in plan.probes)
+
+    def close(self) -> None:
+        """Close what is still open; safe to call again."""
+        for item in self._tries:
+            self._close(item)
+
+    def _outcome(self, probe: Probe) -> tuple[Probe, int, int, int]:
+        mine = [t for t in self._tries if t.probe == probe]
+        connected = sum(t.outcome == "connected" for t in mine)
+        return probe, connected, sum(t.outcome == "silent" for t in mine), len(mine)
+
+    def _connected(self, probe: Probe) -> bool:
+        return any(t.probe == probe and t.outcome == "connected" for t in self._tries)
+
+    async def _settle(self, seconds: float) -> None:
+        """Wait until every attempt has settled, `seconds` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not all(t.settled for t in self._tries):
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def _start(self, probe: Probe, *, own: bool) -> None:
+        item = _Try(probe, own, started=self._recorder.clock())
+        self._tries.append(item)
+        try:
+            name = socket.getaddrinfo(
+                probe.address, probe.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+            )[0]
+            item.sock = socket.socket(name[0], socket.SOCK_STREAM)
+            item.sock.setblocking(False)
+            _ask_for_errors(item.sock)
+            result = item.sock.connect_ex(name[4])
+        except OSError as error:
+            self._fail(item, error.errno or 0, at_once=True)
+            return
+        self._note_local(item)
+        if result == 0:
+            self._on_connected(item)
+        elif result in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+            loop = asyncio.get_running_loop()
+            loop.add_writer(item.sock.fileno(), self._on_writable, item)
+        else:
+            self._fail(item, result, at_once=True)
+
+    def _note_local(self, item: _Try) -> None:
+        if item.sock is not None and item.local == ("", 0):
+            with contextlib.suppress(OSError):
+                name = item.sock.getsockname()
+                item.local = normal(str(name[0])), int(name[1])
+
+    def _on_writable(self, item: _Try) -> None:
+        if item.sock is None:
+            return
+        asyncio.get_running_loop().remove_writer(item.sock.fileno())
+        item.icmp = _icmp_error(item.sock)
+        error = item.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self._fail(item, error, at_once=False)
+        else:
+            self._on_connected(item)
+
+    def _on_connected(self, item: _Try) -> None:
+        item.outcome = "connected"
+        item.ended = self._recorder.clock()
+        self._changed.set()
+        if item.sock is not None:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(item.sock.fileno(), self._on_readable, item)
+
+    def _on_readable(self, item: _Try) -> None:
+        if item.sock is None:
+            return
+        try:
+            data = item.sock.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            item.heard += data[: CHALLENGE_SIZE + 1]
+        if not data or len(item.heard) >= CHALLENGE_SIZE or not item.own:
+            self._judge_words(item, ended=not data)
+
+    def _judge_words(self, item: _Try, *, ended: bool) -> None:
+        if item.sock is None:
+            return
+        asyncio.get_running_loop().remove_reader(item.sock.fileno())
+        reply = answer(self._key, bytes(item.heard[:CHALLENGE_SIZE]))
+        if reply is not None:
+            item.spoke = "challenge"
+            with contextlib.suppress(OSError):
+                item.sock.send(reply)
+        elif item.heard:
+            item.spoke = "other"
+        elif ended:
+            item.spoke = "closed"
+        self._changed.set()
+
+    def _fail(self, item: _Try, number: int, *, at_once: bool) -> None:
+        name = errno.errorcode.get(number, str(number))
+        item.error = name
+        item.ended = self._recorder.clock()
+        item.outcome = _outcome(number, at_once=at_once)
+        self._changed.set()
+
+    def _close(self, item: _Try) -> None:
+        if item.sock is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_writer(item.sock.fileno())
+        loop.remove_reader(item.sock.fileno())
+        item.sock.close()
+        item.sock = None
+
+    def _record(self, number: int, item: _Try) -> Attempt:
+        return Attempt(
+            round=number,
+            transport=item.probe.transport,
+            address=item.probe.address,
+            port=item.probe.port,
+            local_address=item.local[0],
+            local_port=item.local[1],
+            started=item.started,
+            ended=item.ended,
+            outcome=item.outcome,
+            error=item.error,
+            icmp=item.icmp,
+            spoke=item.spoke,
+        )
+
+    def _look_up(self, address: str) -> None:
+        try:
+            hop = find_route(address)
+        except NetlinkError as error:
+            self._recorder.routes[Route(destination=address, error=error.name)] = None
+            return
+        if hop is not None:
+            route = Route(
+                destination=address,
+                source=hop.source,
+                interface=hop.interface,
+                gateway=hop.gateway,
+            )
+            self._recorder.routes[route] = None
+
+    def _look_at_neighbour(self, number: int, address: str) -> None:
+        """Note the next hop's state: unresolved, it looks just like a filter on this host."""
+        route = next((r for r in self._recorder.routes if r.destination == address), None)
+        if route is None or not route.interface:
+            return
+        hop = route.gateway or address
+        with contextlib.suppress(NetlinkError):
+            state = neighbour_state(hop, route.interface)
+            if state is not None:
+                self._recorder.neighbours.append(
+                    Neighbour(
+                        destination=address,
+                        next_hop=hop,
+                        interface=route.interface,
+                        state=state,
+                        round=number,
+                    )
+                )
+
+
+def _outcome(number: int, *, at_once: bool) -> str:
+    if number in (errno.ENETUNREACH, errno.EADDRNOTAVAIL) and at_once:
+        return "no-route"
+    if number in (errno.ECONNREFUSED, errno.ECONNRESET):
+        return "refused"
+    if number == errno.ETIMEDOUT:
+        return "silent"
+    if not at_once and number in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES):
+        return "unreachable"
+    return "local-error" if number not in (errno.EHOSTUNREACH,) else "unreachable"
+
+
+def _ask_for_errors(sock: socket.socket) -> None:
+    """Have the kernel keep ICMP errors with their sender for this socket (ip(7)). Linux."""
+    level, option = (
+        (socket.IPPROTO_IPV6, _IPV6_RECVERR)
+        if sock.family == socket.AF_INET6
+        else (socket.IPPROTO_IP, _IP_RECVERR)
+    )
+    with contextlib.suppress(OSError):
+        sock.setsockopt(level, option, 1)
+
+
+def _icmp_error(sock: socket.socket) -> Icmp | None:
+    """Return the ICMP error that ended this socket's connect, where the kernel kept one."""
+    try:
+        _, ancillary, _, _ = sock.recvmsg(64, 512, _MSG_ERRQUEUE)
+    except (OSError, AttributeError):
+        return None
+    for level, kind, data in ancillary:
+        if (level, kind) not in ((0, _IP_RECVERR), (41, _IPV6_RECVERR)) or len(data) < 16:
+            continue
+        # struct sock_extended_err, then the offender's socket address.
+        _, origin, icmp_type, icmp_code = struct.unpack_from("=IBBB", data)
+        if origin in (_ORIGIN_ICMP, _ORIGIN_ICMP6):
+            return Icmp(kind=icmp_type, code=icmp_code, sender=_offender(data[16:]))
+    return None
+
+
+def _offender(raw: bytes) -> str:
+    if len(raw) < 8:
+        return ""
+    family = struct.unpack_from("=H", raw)[0]
+    if family == socket.AF_INET:
+        return socket.inet_ntop(socket.AF_INET, raw[4:8])
+    if family == socket.AF_INET6 and len(raw) >= 24:
+        return normal(socket.inet_ntop(socket.AF_INET6, raw[8:24]))
+    return ""

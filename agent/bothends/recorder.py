@@ -1,0 +1,89 @@
+"""Collects a run's raw evidence and freezes it into one document.
+
+Every part of the agent that sees something writes it here, as it was; nothing
+is judged. After `freeze` nothing more is taken.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from bothends_protocol.evidence import (
+    EVIDENCE_FORMAT,
+    Acceptance,
+    Attempt,
+    Connection,
+    ContactFacts,
+    Evidence,
+    HostFacts,
+    Listener,
+    Neighbour,
+    OwnListener,
+    Return,
+    RoundPlan,
+    Route,
+    Sighting,
+    Target,
+    Witness,
+)
+
+__all__ = ["Recorder"]
+
+
+@dataclass
+class Recorder:
+    """The evidence of one side, while it grows."""
+
+    role: str
+    started: float = field(default_factory=time.monotonic)
+    attempts: list[Attempt] = field(default_factory=list)
+    acceptances: list[Acceptance] = field(default_factory=list)
+    sightings: list[Sighting] = field(default_factory=list)
+    own_listeners: list[OwnListener] = field(default_factory=list)
+    listeners: dict[Listener, None] = field(default_factory=dict)
+    connections: dict[Connection, None] = field(default_factory=dict)
+    routes: dict[Route, None] = field(default_factory=dict)
+    returns: dict[Return, None] = field(default_factory=dict)
+    neighbours: list[Neighbour] = field(default_factory=list)
+    witnesses: dict[str, Witness] = field(default_factory=dict)
+
+    def clock(self) -> float:
+        """Return the seconds since this run began."""
+        return time.monotonic() - self.started
+
+    def freeze(  # noqa: PLR0913  each is a fact of its own
+        self,
+        *,
+        session: bytes,
+        facts: HostFacts,
+        contact: ContactFacts,
+        rounds: list[RoundPlan],
+        ports: tuple[str, ...] = (),
+        service: str | None = None,
+        targets: tuple[Target, ...] = (),
+        both_ways: bool = False,
+    ) -> Evidence:
+        """Return everything recorded as the evidence of this run."""
+        return Evidence(
+            format=EVIDENCE_FORMAT,
+            role=self.role,
+            session=session,
+            facts=facts,
+            contact=contact,
+            ports=ports,
+            service=service,
+            targets=targets,
+            both_ways=both_ways,
+            rounds=tuple(rounds),
+            attempts=tuple(self.attempts),
+            sightings=tuple(self.sightings),
+            witnesses=tuple(self.witnesses.values()),
+            own_listeners=tuple(self.own_listeners),
+            acceptances=tuple(self.acceptances),
+            listeners=tuple(self.listeners),
+            connections=tuple(self.connections),
+            routes=tuple(self.routes),
+            returns=tuple(self.returns),
+            neighbours=tuple(self.neighbours),
+        )

@@ -1,0 +1,504 @@
+"""One run of an agent, from the first word to the verdict.
+
+Meets the other agent (`contact`, `discovery`), then drives the session: its
+orders go to the channel, the prober or the observer; what they report goes back
+in. One queue carries everything that happens, so that the run has one thread of
+thought. Whatever way it ends, everything opened is closed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from bothends_protocol.code import Code, make_code
+from bothends_protocol.errors import ProtocolError
+from bothends_protocol.evidence import ContactFacts, Evidence, HostFacts, Target, Witness
+from bothends_protocol.judge import lost_verdict
+from bothends_protocol.messages import BYES, Bye, Message, Offer
+from bothends_protocol.pairing import DESTINATION, SOURCE
+from bothends_protocol.ports import parse_ports
+from bothends_protocol.session import (
+    Arm,
+    Armed,
+    Collect,
+    Collected,
+    Conclude,
+    Fire,
+    Fired,
+    Freeze,
+    Frozen,
+    Gather,
+    Gathered,
+    Order,
+    Report,
+    Send,
+    Session,
+)
+from bothends_protocol.verdict import Verdict
+from bothends_protocol.wire import pack
+
+from .channel import Channel, PeerLostError, nominated
+from .contact import Contact
+from .discovery import Discovery
+from .facts import host_facts
+from .link import Link
+from .listener import OwnListeners
+from .names import UnresolvedError, resolve
+from .observer import Observer
+from .options import Options
+from .prober import Prober
+from .recorder import Recorder
+from .tasks import Tasks
+from .witness.packets import PacketWitness, may_see_packets
+
+__all__ = ["Outcome", "Run"]
+
+NAME_SECONDS = 5.0
+"""How long the name service may take."""
+
+MDNS_HEAD_START = 0.3
+"""Seconds that a typed --peer has before mDNS starts: loading it takes most of that time on
+one core, and where the peer answers it is not needed."""
+
+FINISH_SECONDS = 5.0
+"""After --timeout, for both sides to exchange what they have."""
+
+
+@dataclass
+class Outcome:
+    """What a run ends with."""
+
+    verdict: Verdict
+    source: HostFacts | None = None
+    destination: HostFacts | None = None
+    contact: dict[str, object] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class _Deadline:
+    """The time allowed from pairing to verdict is over."""
+
+
+class Run:
+    """One agent's run. `say` prints a line of progress, `show_code` the code to type."""
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        say: Callable[[str], None],
+        show_code: Callable[[Code, HostFacts], None],
+    ) -> None:
+        self.options = options
+        self.paired = False
+        self._say = say
+        self._show_code = show_code
+        self._begun = time.monotonic()
+        self._paired_at = 0.0
+        self._recorder = Recorder(options.role)
+        self._privileged = may_see_packets()
+        self._facts = host_facts(privileged=self._privileged)
+        self._events: asyncio.Queue[Message | Report | PeerLostError | _Deadline] = asyncio.Queue()
+        self._tasks = Tasks()
+        self._typed: tuple[str, ...] = ()
+        self._targets: tuple[Target, ...] = ()
+        self._contact: Contact | None = None
+        self._discovery: Discovery | None = None
+        self._channel: Channel | None = None
+        self._session: Session | None = None
+        self._link: Link | None = None
+        self._packets: PacketWitness | None = None
+        self._own: OwnListeners | None = None
+        self._prober: Prober | None = None
+        self._observer: Observer | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    async def run(self) -> Outcome:
+        """Return the outcome; whatever happens, leave nothing open."""
+        try:
+            contact = self._contact = self._make_contact()
+            failure = await self._meet(contact)
+            if failure is not None:
+                return self._no_contact(failure)
+            return await self._converse(contact)
+        finally:
+            await self._close()
+
+    # Meeting -----------------------------------------------------------------------------
+
+    def _make_contact(self) -> Contact:
+        options = self.options
+        code = options.code or make_code(secrets.token_bytes)
+        fresh = None if options.code_fixed or options.role == SOURCE else self._fresh_code
+        return Contact(
+            role=options.role,
+            code=code,
+            control_port=options.control_port,
+            say=self._say,
+            fresh_code=fresh,
+            failed=asyncio.get_running_loop().create_future(),
+        )
+
+    def _fresh_code(self) -> Code:
+        code = make_code(secrets.token_bytes)
+        if self._discovery is not None:
+            self._discovery.renumber(code.number)
+        self._show_code(code, self._facts)
+        return code
+
+    async def _meet(self, contact: Contact) -> str | None:
+        """Pair with the other side by any way; return why not, where that fails."""
+        problem = await contact.listen()
+        if problem is not None:
+            sentence = f"The control port {self.options.control_port} cannot be used: {problem}."
+            if self.options.role == DESTINATION and not self.options.peers:
+                return f"{sentence} Stop what uses it, or give both sides another --control-port."
+            self._say(f"{sentence} Only dialling out remains.")
+        if self.options.role == DESTINATION:
+            self._show_code(contact.code, self._facts)
+        await self._resolve_typed(contact)
+        if self.options.mdns:
+            self._discover(contact)
+        chosen = asyncio.ensure_future(nominated(contact, self.options.role))
+        failed = contact.failed
+        try:
+            done, _ = await asyncio.wait(
+                {chosen, failed} if failed else {chosen},
+                timeout=self.options.wait,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if chosen in done:
+                self._pair(contact, *chosen.result())
+                return None
+            if failed is not None and failed in done:
+                return failed.result()
+            return self._nobody(contact)
+        finally:
+            if not chosen.done():
+                chosen.cancel()
+                await asyncio.gather(chosen, return_exceptions=True)
+
+    async def _resolve_typed(self, contact: Contact) -> None:
+        for text in self.options.targets:
+            try:
+                self._targets += (
+                    Target(text=text, addresses=await resolve(text, seconds=NAME_SECONDS)),
+                )
+            except UnresolvedError as error:
+                self._targets += (Target(text=text, error=str(error)),)
+                self._say(f"{text!r} does not resolve: {error}.")
+        for peer in self.options.peers:
+            try:
+                addresses = await resolve(peer.host, seconds=NAME_SECONDS)
+            except UnresolvedError as error:
+                self._say(f"--peer {peer.host!r} does not resolve: {error}.")
+                contact.refusals[peer.host] = f"the name does not resolve ({error})"
+                continue
+            self._typed += addresses
+            for address in addresses:
+                contact.dial(address, peer.port)
+
+    def _discover(self, contact: Contact) -> None:
+        self._discovery = Discovery(
+            self.options.role,
+            contact.code.number,
+            self.options.control_port,
+            [item.address for item in self._facts.addresses],
+            lambda address, port, delay: contact.dial(address, port, delay=delay),
+            self._say,
+        )
+        self._discovery.start(MDNS_HEAD_START if self.options.peers else 0.0)
+
+    def _nobody(self, contact: Contact) -> str:
+        other = "destination" if self.options.role == SOURCE else "source"
+        met = "; ".join(f"{place}: {what}" for place, what in sorted(contact.refusals.items()))
+        return (
+            f"No contact with the {other} within {self.options.wait:g} seconds"
+            + (f" ({met})" if met else "")
+            + "."
+        )
+
+    def _pair(self, contact: Contact, link: Link, first: bytes | None) -> None:
+        if link.keys is None:
+            raise ProtocolError("an unauthenticated link was offered")
+        self.paired = True
+        self._paired_at = time.monotonic()
+        self._link = link
+        contact.settle(link, link.keys)
+        again = [(link.remote, link.remote_port if link.dialled else self.options.control_port)]
+        again += [(a, p.port) for p in self.options.peers for a in self._typed]
+        self._channel = Channel(
+            contact, self.options.role, tuple(dict.fromkeys(again)), self._events.put_nowait
+        )
+        self._channel.start(link, first)
+        self._say(f"Paired with {link.remote}.")
+
+    # The session -------------------------------------------------------------------------
+
+    async def _converse(self, contact: Contact) -> Outcome:
+        link, channel = self._link, self._channel
+        if link is None or link.keys is None or channel is None:
+            raise ProtocolError("not paired")
+        if self._discovery is not None:
+            self._tasks.start(self._discovery.close())
+        key = link.keys.derive("challenge")
+        self._own = OwnListeners(key, self._recorder.clock, self._recorder.acceptances.append)
+        self._prober = Prober(self._recorder, key)
+        session = self._session = Session(self.options.role, self._offer(contact, link))
+        self._deadline = asyncio.get_running_loop().call_later(
+            self.options.timeout, self._events.put_nowait, _Deadline()
+        )
+        try:
+            return await self._drive(session, channel)
+        except ProtocolError as error:
+            channel.send(Bye(reason="failed"))
+            await channel.settle()
+            return self._lost(f"the other side broke the protocol: {error}")
+
+    def _offer(self, contact: Contact, link: Link) -> Offer:
+        return Offer(
+            ports=self.options.ports,
+            targets=self._targets,
+            typed=self._typed,
+            addresses=tuple(item.address for item in self._facts.addresses),
+            remote=link.remote,
+            proven=contact.proven,
+            both_ways=self.options.both_ways,
+            timeout=self.options.timeout,
+        )
+
+    async def _drive(self, session: Session, channel: Channel) -> Outcome:
+        late = False
+        while True:
+            for order in self._take_orders(session):
+                if isinstance(order, Conclude):
+                    return await self._conclude(order, channel)
+                self._carry_out(order, channel)
+            event = await self._events.get()
+            if isinstance(event, PeerLostError):
+                return self._lost(str(event))
+            if isinstance(event, Bye):
+                return self._lost(BYES.get(event.reason, BYES["failed"]))
+            if isinstance(event, _Deadline):
+                if late or not session.leads:
+                    return await self._out_of_time(channel)
+                late = True
+                session.hurry()
+                self._deadline = asyncio.get_running_loop().call_later(
+                    FINISH_SECONDS, self._events.put_nowait, _Deadline()
+                )
+            elif isinstance(event, Report):
+                session.report(event)
+            else:
+                self._receive(session, event)
+
+    def _receive(self, session: Session, message: Message) -> None:
+        session.receive(message)
+        if isinstance(message, Offer):
+            self._begin_watching(session)
+
+    def _begin_watching(self, session: Session) -> None:
+        """Both offers are known: what is to be watched, and between which addresses."""
+        theirs = session.peer_offer
+        link = self._link
+        if theirs is None or link is None or self._own is None:
+            return
+        wanted = self.options.ports if self.options.role == DESTINATION else theirs.ports
+        ports = [port for text in wanted for part in parse_ports(text) for port in part]
+        self._open_packets(ports)
+        mine = [item.address for item in self._facts.addresses]
+        self._observer = Observer(
+            self._recorder,
+            self._own,
+            [*mine, link.local],
+            [link.remote, *theirs.addresses],
+            self._packets,
+        )
+
+    def _open_packets(self, ports: list[int]) -> None:
+        recorder = self._recorder
+        try:
+            self._packets = PacketWitness(ports, recorder.sightings, recorder.clock)
+        except OSError as error:
+            recorder.witnesses["packets"] = Witness(
+                name="packets", available=False, detail=os.strerror(error.errno or 0)
+            )
+            return
+        self._packets.watch(asyncio.get_running_loop())
+
+    @staticmethod
+    def _take_orders(session: Session) -> list[Order]:
+        orders = list(session.orders)
+        session.orders.clear()
+        return orders
+
+    def _carry_out(self, order: Order, channel: Channel) -> None:
+        if isinstance(order, Send):
+            channel.send(order.message)
+        elif isinstance(order, Freeze):
+            self._events.put_nowait(Frozen(pack(self._freeze())))
+        else:
+            self._tasks.start(self._work(self._job(order, channel.rtt)))
+
+    async def _work(self, job: Coroutine[Any, Any, Report]) -> None:
+        try:
+            self._events.put_nowait(await job)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            # The main loop must not wait for a report that will never come; the error itself
+            # is raised when the tasks are finished.
+            self._events.put_nowait(PeerLostError("this side failed"))
+            raise
+
+    async def _job(self, order: Order, rtt: float) -> Report:
+        prober, observer = self._prober, self._observer
+        if prober is None or observer is None:
+            raise ProtocolError("a round before the offers")
+        match order:
+            case Arm(plan):
+                return Armed(observer.arm(plan))
+            case Fire(plan, own):
+                await prober.fire(plan, own, rtt)
+                return Fired()
+            case Collect(plan):
+                return Collected(await observer.collect(plan, rtt))
+            case Gather(plan, seen):
+                return Gathered(await prober.gather(plan, seen, rtt))
+        raise ProtocolError("an unknown order")
+
+    def _freeze(self) -> Evidence:
+        if self._packets is not None:
+            self._packets.drain()
+            self._recorder.witnesses["packets"] = self._packets.state()
+            self._packets.close()
+            self._packets = None
+        link, session, contact = self._link, self._session, self._contact
+        if link is None or session is None or contact is None:
+            raise ProtocolError("nothing to freeze")
+        return self._recorder.freeze(
+            session=contact.session,
+            facts=self._facts,
+            contact=ContactFacts(
+                path=self._path(),
+                local=link.local,
+                remote=link.remote,
+                rtt=self._channel.rtt if self._channel else 0.0,
+                typed=self._typed,
+                proven=contact.proven,
+                refused=tuple(f"{place}: {what}" for place, what in contact.refusals.items()),
+            ),
+            rounds=session.rounds,
+            ports=self.options.ports,
+            service=self.options.service,
+            targets=self._targets,
+            both_ways=self.options.both_ways,
+        )
+
+    def _path(self) -> str:
+        if self._link is None:
+            return "offline"
+        dialled_here = self._link.dialled == (self.options.role == SOURCE)
+        return "direct" if dialled_here else "reverse"
+
+    # Ends --------------------------------------------------------------------------------
+
+    async def _conclude(self, end: Conclude, channel: Channel) -> Outcome:
+        # The other side needs this side's `Agreed` to print the same verdict.
+        await channel.finish()
+        return Outcome(
+            verdict=end.verdict,
+            source=end.source.facts,
+            destination=end.destination.facts,
+            contact=self._contact_facts(lost=False),
+            seconds=self._seconds(),
+        )
+
+    async def _out_of_time(self, channel: Channel) -> Outcome:
+        channel.send(Bye(reason="timeout"))
+        await channel.settle()
+        return self._lost(f"the time allowed ({self.options.timeout:g} s) ran out")
+
+    def _lost(self, reason: str) -> Outcome:
+        evidence = self._freeze() if self._session is not None else None
+        return Outcome(
+            verdict=lost_verdict(
+                evidence, f"The two sides could not agree on a verdict: {reason}."
+            ),
+            source=self._facts if self.options.role == SOURCE else None,
+            destination=self._facts if self.options.role == DESTINATION else None,
+            contact=self._contact_facts(lost=True),
+            seconds=self._seconds(),
+        )
+
+    def _no_contact(self, reason: str) -> Outcome:
+        return Outcome(
+            verdict=Verdict(
+                verdict_id=None, status="no-contact", reachable="unknown", summary=reason
+            ),
+            source=self._facts if self.options.role == SOURCE else None,
+            destination=self._facts if self.options.role == DESTINATION else None,
+            contact=self._contact_facts(lost=False),
+            seconds=self._seconds(),
+        )
+
+    def interrupted(self) -> Outcome:
+        """Return what can be said of a run that was interrupted."""
+        outcome = self._no_contact("Interrupted before the two sides had agreed on a verdict.")
+        if self.paired:
+            outcome.verdict = lost_verdict(None, outcome.verdict.summary)
+            outcome.contact = self._contact_facts(lost=True)
+        return outcome
+
+    def _contact_facts(self, *, lost: bool) -> dict[str, object]:
+        contact, link, channel = self._contact, self._link, self._channel
+        return {
+            "path": self._path(),
+            "lost": lost,
+            "local": link.local if link else None,
+            "remote": link.remote if link else None,
+            "rtt": round(channel.rtt, 6) if channel and channel.smallest_rtt else None,
+            "breaks": channel.breaks if channel else 0,
+            "refused": dict(contact.refusals) if contact else {},
+        }
+
+    def _seconds(self) -> dict[str, float]:
+        now = time.monotonic()
+        seconds = {"total": round(now - self._begun, 3)}
+        if self._paired_at:
+            seconds["contact"] = round(self._paired_at - self._begun, 3)
+            seconds["verdict"] = round(now - self._paired_at, 3)
+        return seconds
+
+    async def _close(self) -> None:
+        """Close everything in the order in which it depends on each other."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._prober is not None:
+            self._prober.close()
+        if self._packets is not None:
+            self._packets.close()
+        if self._own is not None:
+            await self._own.close()
+        if self._channel is not None:
+            await self._say_bye(self._channel)
+            await self._channel.close()
+        if self._contact is not None:
+            await self._contact.close()
+        if self._discovery is not None:
+            await self._discovery.close()
+        await self._tasks.finish()
+
+    async def _say_bye(self, channel: Channel) -> None:
+        """On an interrupt, tell the other side at once instead of letting it wait."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            channel.send(Bye(reason="interrupted"))
+            await asyncio.shield(channel.settle())

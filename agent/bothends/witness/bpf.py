@@ -1,0 +1,94 @@
+"""The packet witness's kernel filter, in classic BPF.
+
+Lets through, of IPv4 and IPv6: TCP segments with SYN or RST set whose source or
+destination port is among the asked ones, and ICMP errors. Everything else stays
+in the kernel, so that a busy host costs nothing. Offsets count from the IP
+header (SOCK_DGRAM). Instructions are (code, jump if true, jump if false, k) as
+in linux/filter.h; jumps are written as labels here and resolved at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+__all__ = ["MAX_EXACT_PORTS", "request_filter"]
+
+MAX_EXACT_PORTS = 60
+"""Ports compared one by one in the kernel; with more, all are let through and sorted out in
+the agent. Keeps conditional jumps within their reach of 255 instructions."""
+
+_LD_B_ABS, _LD_H_ABS = 0x30, 0x28
+_LD_B_IND, _LD_H_IND = 0x50, 0x48
+_LDX_MSH = 0xB1
+_LDX_IMM = 0x01
+_JEQ, _JGE, _JSET, _JA = 0x15, 0x35, 0x45, 0x05
+_AND, _RET = 0x54, 0x06
+
+_TCP, _ICMP, _ICMP6 = 6, 1, 58
+_SYN_OR_RST = 0x06
+_TAKE, _DROP = 0xFFFF, 0
+
+# ICMPv4 types that quote a packet: unreachable, source quench, time exceeded, parameter.
+_ICMP_ERRORS = (3, 4, 11, 12)
+_ICMP6_FIRST_INFORMATIONAL = 128
+
+Instruction = tuple[int, int, int, int]
+_Step = tuple[int, str, str, int]
+"""Code, label if true, label if false, k; an empty label is the next instruction."""
+
+
+def request_filter(ports: Collection[int]) -> list[Instruction]:
+    """Return the filter for `ports` as instructions."""
+    exact = sorted(ports) if len(ports) <= MAX_EXACT_PORTS else []
+    steps: list[tuple[str, _Step]] = []
+
+    def add(code: int, k: int, true: str = "", false: str = "", label: str = "") -> None:
+        steps.append((label, (code, true, false, k)))
+
+    add(_LD_B_ABS, 0)
+    add(_AND, 0xF0)
+    add(_JEQ, 0x40, "v4", "")
+    add(_JEQ, 0x60, "v6", "drop")
+    # IPv4: only first fragments have ports; X becomes the header's length.
+    add(_LD_H_ABS, 6, label="v4")
+    add(_JSET, 0x1FFF, "drop")
+    add(_LDX_MSH, 0)
+    add(_LD_B_ABS, 9)
+    add(_JEQ, _TCP, "tcp")
+    add(_JEQ, _ICMP, "", "drop")
+    add(_LD_B_IND, 0)
+    for kind in _ICMP_ERRORS:
+        add(_JEQ, kind, "take")
+    add(_RET, _DROP)
+    # IPv6: extension headers before TCP are not followed.
+    add(_LD_B_ABS, 6, label="v6")
+    add(_LDX_IMM, 40)
+    add(_JEQ, _TCP, "tcp")
+    add(_JEQ, _ICMP6, "", "drop")
+    add(_LD_B_IND, 0)
+    add(_JGE, _ICMP6_FIRST_INFORMATIONAL, "drop", "take")
+    add(_LD_B_IND, 13, label="tcp")
+    add(_JSET, _SYN_OR_RST, "", "drop")
+    if exact:
+        for offset in (0, 2):
+            add(_LD_H_IND, offset)
+            for port in exact:
+                add(_JEQ, port, "take")
+        add(_RET, _DROP, label="drop")
+        add(_RET, _TAKE, label="take")
+    else:
+        add(_RET, _TAKE, label="take")
+        add(_RET, _DROP, label="drop")
+    return _resolve(steps)
+
+
+def _resolve(steps: list[tuple[str, _Step]]) -> list[Instruction]:
+    places = {label: index for index, (label, _) in enumerate(steps) if label}
+
+    def jump(label: str, index: int) -> int:
+        return places[label] - index - 1 if label else 0
+
+    return [
+        (code, jump(true, index), jump(false, index), k)
+        for index, (_, (code, true, false, k)) in enumerate(steps)
+    ]

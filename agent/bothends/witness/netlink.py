@@ -1,0 +1,201 @@
+"""Questions to the Linux kernel about routes and neighbours, over rtnetlink.
+
+Needs no privilege and runs no program. Only what the witnesses ask for: one
+route, one reverse-path check, the state of one neighbour (linux/rtnetlink.h,
+linux/neighbour.h; rtnetlink(7)). On other systems, and where the kernel does
+not answer, the functions return None: not known.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+
+__all__ = ["Hop", "NetlinkError", "find_route", "neighbour_state", "returns_from"]
+
+_RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
+_RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_RTA_DST, _RTA_SRC, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 2, 3, 4, 5, 7
+_NDA_DST = 1
+_NUD_INCOMPLETE, _NUD_FAILED, _NUD_NOARP = 0x01, 0x20, 0x40
+_TIMEOUT = 0.5
+"""Seconds. The kernel answers within the call; this only bounds a broken one."""
+
+
+class NetlinkError(Exception):
+    """The kernel's answer was an error; `number` is its errno."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.number = number
+
+    @property
+    def name(self) -> str:
+        """The errno as its symbol, as in `ENETUNREACH`."""
+        return errno.errorcode.get(self.number, str(self.number))
+
+
+@dataclass(frozen=True)
+class Hop:
+    """Where a packet would go next."""
+
+    interface: str
+    gateway: str | None
+    source: str | None
+
+
+def find_route(destination: str) -> Hop | None:
+    """Return the route to `destination`; None where it cannot be asked.
+
+    Raises `NetlinkError` where the kernel has none (ENETUNREACH, EHOSTUNREACH,
+    EACCES for a prohibit route, EINVAL for a blackhole).
+    """
+    if not _possible():
+        return None
+    address, interface = _split(destination)
+    attributes = _attribute(_RTA_DST, address.packed)
+    if interface:
+        attributes += _attribute(_RTA_OIF, struct.pack("=I", interface))
+    return _route(address, attributes)
+
+
+def returns_from(source: str, local: str, interface: str) -> bool | None:
+    """Return True where the kernel takes a packet from `source` to `local` on `interface`.
+
+    None where it cannot be asked. Raises `NetlinkError` where the kernel would
+    drop it: EXDEV is its reverse-path filter (fib_validate_source). IPv6 has no
+    such check in the kernel, so only IPv4 is asked.
+    """
+    if not _possible():
+        return None
+    address, _ = _split(local)
+    peer, _ = _split(source)
+    if address.version != 4 or peer.version != 4:
+        return None
+    try:
+        index = socket.if_nametoindex(interface)
+    except OSError:
+        return None
+    attributes = (
+        _attribute(_RTA_DST, address.packed)
+        + _attribute(_RTA_SRC, peer.packed)
+        + _attribute(_RTA_IIF, struct.pack("=I", index))
+    )
+    _route(address, attributes, source_bits=32)
+    return True
+
+
+def neighbour_state(address: str, interface: str) -> str | None:
+    """Return `reachable`, `unresolved` or, where it was never asked for, `unknown`."""
+    if not _possible():
+        return None
+    wanted, _ = _split(address)
+    family = socket.AF_INET if wanted.version == 4 else socket.AF_INET6
+    try:
+        index = socket.if_nametoindex(interface)
+    except OSError:
+        return None
+    header = struct.pack("=BxxxiHBB", family, index, 0, 0, 0)
+    for kind, body in _ask(_RTM_GETNEIGH, _NLM_F_DUMP, header):
+        if kind != _RTM_NEWNEIGH:
+            continue
+        _, found, state, _, _ = struct.unpack_from("=BxxxiHBB", body)
+        if found == index and _attributes(body[12:]).get(_NDA_DST) == wanted.packed:
+            return "unresolved" if state & (_NUD_INCOMPLETE | _NUD_FAILED) else "reachable"
+    return "unknown"
+
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _possible() -> bool:
+    return sys.platform.startswith("linux")
+
+
+def _split(text: str) -> tuple[_Address, int]:
+    address, _, zone = text.partition("%")
+    try:
+        index = socket.if_nametoindex(zone) if zone else 0
+    except OSError:
+        index = 0
+    return ipaddress.ip_address(address), index
+
+
+def _route(address: _Address, attributes: bytes, *, source_bits: int = 0) -> Hop | None:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    header = struct.pack("=BBBBBBBBI", family, address.max_prefixlen, source_bits, 0, 0, 0, 0, 0, 0)
+    for kind, body in _ask(_RTM_GETROUTE, 0, header + attributes):
+        if kind == _RTM_NEWROUTE:
+            return _hop(family, _attributes(body[12:]))
+    return None
+
+
+def _hop(family: int, found: dict[int, bytes]) -> Hop:
+    index = struct.unpack("=I", found[_RTA_OIF])[0] if _RTA_OIF in found else 0
+    try:
+        interface = socket.if_indextoname(index)
+    except OSError:
+        interface = ""
+    gateway = found.get(_RTA_GATEWAY)
+    source = found.get(_RTA_PREFSRC)
+    return Hop(
+        interface=interface,
+        gateway=socket.inet_ntop(family, gateway) if gateway else None,
+        source=socket.inet_ntop(family, source) if source else None,
+    )
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    size = 4 + len(value)
+    return struct.pack("=HH", size, kind) + value + b"\0" * (-size % 4)
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    while len(data) >= 4:
+        size, kind = struct.unpack_from("=HH", data)
+        if size < 4 or size > len(data):
+            break
+        found[kind & 0x3FFF] = data[4:size]
+        data = data[size + (-size % 4) :]
+    return found
+
+
+def _ask(kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
+    """Send one request; return its answers as (type, body). Raises `NetlinkError`."""
+    answers: list[tuple[int, bytes]] = []
+    header = struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_REQUEST | flags, 1, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+            sock.settimeout(_TIMEOUT)
+            sock.bind((0, 0))
+            sock.send(header + body)
+            while True:
+                done = _read(sock.recv(1 << 16), answers)
+                if done or not flags & _NLM_F_DUMP:
+                    return answers
+    except OSError:
+        return answers
+
+
+def _read(data: bytes, answers: list[tuple[int, bytes]]) -> bool:
+    while len(data) >= 16:
+        size, kind = struct.unpack_from("=IH", data)
+        if size < 16 or size > len(data):
+            break
+        if kind == _NLMSG_ERROR:
+            number = -struct.unpack_from("=i", data, 16)[0]
+            if number:
+                raise NetlinkError(number)
+        if kind in (_NLMSG_DONE, _NLMSG_ERROR):
+            return True
+        answers.append((kind, data[16:size]))
+        data = data[size + (-size % 4) :]
+    return False

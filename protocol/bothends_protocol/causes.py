@@ -1,0 +1,372 @@
+"""The table of causes: where each one acts, what it looks like, what confirms it.
+
+A **path cause** stops a connection request, or its answer, somewhere between
+two stages of its journey (`observations.Stage`). The evidence brackets the
+fault between the last stage reached and the first one not reached; a cause fits
+when it acts inside that bracket, shows the symptom the source saw, and nothing
+else speaks against it. The narrower the witnesses make the bracket, the fewer
+causes fit. Exactly one, in a bracket of a single step: proven. Exactly one in a
+wider bracket: likely, by elimination. Several: they are the candidates.
+
+A **service cause** is a fact about who listens, and stands beside whatever is
+wrong on the path.
+
+The order of `PATH_CAUSES` is the published ranking: likeliest first.
+To add a cause: one entry here, one in `fixes`, one scenario, one page of docs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .addresses import bare, family
+from .observations import Journey, Stage, Symptom, loopback_only
+
+__all__ = ["PATH_CAUSES", "SERVICE_CAUSES", "PathCause", "ServiceCause"]
+
+_SILENT = frozenset({Symptom.SILENT})
+_REFUSED = frozenset({Symptom.RESET, Symptom.ICMP})
+_ANY = _SILENT | _REFUSED
+
+# RFC 792 and RFC 1812 (5.2.7.1), RFC 4443 (3.1): codes that say "no way on" as opposed to
+# "not allowed". Filters can be told to send these too, so they exclude nothing.
+_ICMP4_UNREACHABLE = 3
+_ICMP4_NO_WAY = (0, 1, 6, 7, 11, 12)
+_ICMP6_UNREACHABLE = 1
+_ICMP6_NO_WAY = (0, 2, 3)
+
+
+@dataclass(frozen=True)
+class PathCause:
+    """Something that stops packets."""
+
+    code: str
+    says: str
+    """What it does, as a clause that follows "TCP port 4242: "."""
+    acts: tuple[Stage, Stage]
+    """It acts after the first of these stages and before the second."""
+    symptoms: frozenset[Symptom]
+    fits: Callable[[Journey], bool | None]
+    """True: confirmed by a witness of its own; False: excluded; None: nothing known."""
+    decide: str
+    """The one action that would tell it from the other candidates."""
+
+
+@dataclass(frozen=True)
+class ServiceCause:
+    """Something about the service itself; `found` tells whether it is so."""
+
+    code: str
+    says: str
+    found: Callable[[Journey], bool]
+    because: Callable[[Journey], str]
+
+
+def _unresolved(j: Journey) -> bool:
+    return j.neighbour is not None and j.neighbour.state == "unresolved"
+
+
+def _no_route(j: Journey) -> bool | None:
+    if j.route_error is not None:
+        return True
+    errors = {trail.attempt.error for trail in j.failed}
+    return bool(errors & {"ENETUNREACH", "EADDRNOTAVAIL"})
+
+
+def _no_host(j: Journey) -> bool | None:
+    if j.neighbour is None or j.neighbour.state == "unknown":
+        return False
+    return _unresolved(j) and bare(j.neighbour.next_hop) == bare(j.address)
+
+
+def _source_filter(j: Journey) -> bool | None:
+    # A neighbour that never answered looks the same: nothing leaves but ARP.
+    if _unresolved(j) or j.route_error is not None:
+        return False
+    return None
+
+
+def _source_reject(j: Journey) -> bool | None:
+    if _source_filter(j) is False:
+        return False
+    if j.symptoms == {Symptom.LOCAL}:
+        return {t.attempt.error for t in j.failed} <= {"EPERM", "EACCES"}
+    if j.icmp is not None:
+        return bare(j.icmp.sender) in j.source_addresses
+    return None
+
+
+def _network_drop(j: Journey) -> bool | None:
+    return False if _unresolved(j) else None
+
+
+def _from_between(j: Journey) -> bool:
+    """Whether the ICMP error came from neither end."""
+    return (
+        j.icmp is not None
+        and bare(j.icmp.sender) not in j.source_addresses
+        and bare(j.icmp.sender) != bare(j.address)
+    )
+
+
+def _no_way_on(j: Journey) -> bool:
+    if j.icmp is None:
+        return False
+    codes = _ICMP4_NO_WAY if family(j.address) == 4 else _ICMP6_NO_WAY
+    kind = _ICMP4_UNREACHABLE if family(j.address) == 4 else _ICMP6_UNREACHABLE
+    return j.icmp.kind == kind and j.icmp.code in codes
+
+
+def _network_reject(j: Journey) -> bool | None:
+    if j.icmp is not None:
+        return None if _from_between(j) else False
+    return False if _unresolved(j) else None
+
+
+def _network_unreachable(j: Journey) -> bool | None:
+    return None if _from_between(j) and _no_way_on(j) else False
+
+
+def _elsewhere(j: Journey) -> bool | None:
+    """An address that is none of the destination's own may belong to any machine."""
+    return None if j.destination_known and not j.local else False
+
+
+def _destination_drop(j: Journey) -> bool | None:
+    return False if j.return_error is not None else None
+
+
+def _destination_reject(j: Journey) -> bool | None:
+    if j.icmp is not None:
+        return None if bare(j.icmp.sender) == bare(j.address) else False
+    # A reset from a port on which nobody listens is the kernel's own word.
+    listened = j.own or bool(j.holders)
+    return None if listened or not j.sockets else False
+
+
+def _no_way_back(j: Journey) -> bool | None:
+    if j.return_error is not None:
+        return True
+    return False if j.return_known else None
+
+
+def _backlog(j: Journey) -> bool | None:
+    if j.own or not j.holders:
+        return False
+    filled = [
+        row.waiting > row.backlog
+        for row in j.holders
+        if row.waiting is not None and row.backlog is not None
+    ]
+    return any(filled) if filled else None
+
+
+def _always(_j: Journey) -> bool | None:
+    return None
+
+
+PATH_CAUSES: tuple[PathCause, ...] = (
+    PathCause(
+        "destination.firewall-drop",
+        "a firewall on the destination drops incoming connections without an answer",
+        (Stage.ARRIVED, Stage.DELIVERED),
+        _SILENT,
+        _destination_drop,
+        "Run bothends on the destination with the right to see packets (as root, or with "
+        "CAP_NET_RAW): it then sees whether the connection requests reach its network card.",
+    ),
+    PathCause(
+        "destination.firewall-reject",
+        "a firewall on the destination refuses incoming connections",
+        (Stage.ARRIVED, Stage.DELIVERED),
+        _REFUSED,
+        _destination_reject,
+        "Run bothends on the destination with the right to see packets (as root, or with "
+        "CAP_NET_RAW): it then sees whether the refusal leaves its own network card.",
+    ),
+    PathCause(
+        "source.no-route",
+        "the source has no route to the address",
+        (Stage.MADE, Stage.LEFT),
+        _ANY | {Symptom.LOCAL},
+        _no_route,
+        "Look at the source's routes and network connection.",
+    ),
+    PathCause(
+        "address.no-host",
+        "no machine on the source's network has the address",
+        (Stage.MADE, Stage.LEFT),
+        _ANY,
+        _no_host,
+        "Check the address: is it the destination's, and is the destination switched on?",
+    ),
+    PathCause(
+        "network.unreachable",
+        "a router on the way says that it has no way on to the address",
+        (Stage.LEFT, Stage.ARRIVED),
+        frozenset({Symptom.ICMP}),
+        _network_unreachable,
+        "Look at that router's routes and filters.",
+    ),
+    PathCause(
+        "network.drop",
+        "something between the two computers drops the connection requests",
+        (Stage.LEFT, Stage.ARRIVED),
+        _SILENT,
+        _network_drop,
+        "Run bothends on both computers with the right to see packets (as root, or with "
+        "CAP_NET_RAW): they then see whether the requests leave the one and reach the other.",
+    ),
+    PathCause(
+        "network.reject",
+        "something between the two computers refuses the connection requests",
+        (Stage.LEFT, Stage.ARRIVED),
+        _REFUSED,
+        _network_reject,
+        "Run bothends on both computers with the right to see packets (as root, or with "
+        "CAP_NET_RAW): they then see on which side the refusal appears.",
+    ),
+    PathCause(
+        "source.firewall-drop",
+        "a firewall on the source drops outgoing connections",
+        (Stage.MADE, Stage.LEFT),
+        _SILENT,
+        _source_filter,
+        "Run bothends on the source with the right to see packets (as root, or with "
+        "CAP_NET_RAW): it then sees whether the connection requests leave its network card.",
+    ),
+    PathCause(
+        "source.firewall-reject",
+        "a firewall on the source refuses outgoing connections",
+        (Stage.MADE, Stage.LEFT),
+        _REFUSED | {Symptom.LOCAL},
+        _source_reject,
+        "Run bothends on the source with the right to see packets (as root, or with "
+        "CAP_NET_RAW): it then sees whether the connection requests leave its network card.",
+    ),
+    PathCause(
+        "destination.no-route",
+        "the destination has no way back to the source, or does not take its packets from "
+        "that side",
+        (Stage.ARRIVED, Stage.REPLIED),
+        _SILENT,
+        _no_way_back,
+        "Look at the destination's routes to the source's address, and at its reverse-path "
+        "filter (rp_filter).",
+    ),
+    PathCause(
+        "service.backlog-full",
+        "the program takes no more connections: its queue is full",
+        (Stage.ARRIVED, Stage.DELIVERED),
+        _SILENT,
+        _backlog,
+        "Restart the program on the destination and test again.",
+    ),
+    PathCause(
+        "destination.reply-blocked",
+        "a firewall on the destination drops the answers",
+        (Stage.DELIVERED, Stage.REPLIED),
+        _SILENT,
+        _always,
+        "Run bothends on the destination with the right to see packets (as root, or with "
+        "CAP_NET_RAW): it then sees whether its answers leave the network card.",
+    ),
+    PathCause(
+        "network.reply-lost",
+        "the answers of the destination are lost between the two computers",
+        (Stage.REPLIED, Stage.RETURNED),
+        _SILENT,
+        _always,
+        "Run bothends on both computers with the right to see packets (as root, or with "
+        "CAP_NET_RAW): they then see whether the answers leave the one and reach the other.",
+    ),
+    PathCause(
+        "source.reply-blocked",
+        "a firewall on the source drops the answers",
+        (Stage.RETURNED, Stage.CONNECTED),
+        _SILENT,
+        _always,
+        "Run bothends on the source with the right to see packets (as root, or with "
+        "CAP_NET_RAW): it then sees whether the answers reach its network card.",
+    ),
+    PathCause(
+        "address.wrong-host",
+        "another machine than the destination has the address",
+        (Stage.LEFT, Stage.ARRIVED),
+        _ANY,
+        _elsewhere,
+        "Compare the address with the ones that the destination has.",
+    ),
+    PathCause(
+        "nat.no-forward",
+        "the router in front of the destination does not forward the port",
+        (Stage.LEFT, Stage.ARRIVED),
+        _ANY,
+        _elsewhere,
+        "Look at the port forwarding of the router in front of the destination.",
+    ),
+)
+
+
+def _nobody(j: Journey) -> bool:
+    return j.sockets and not j.holders and (j.own or j.own_error not in ("EADDRINUSE",))
+
+
+def _not_running(j: Journey) -> bool:
+    return _nobody(j) and not j.elsewhere
+
+
+def _loopback(j: Journey) -> bool:
+    return _nobody(j) and loopback_only(j.elsewhere)
+
+
+def _other_family(j: Journey) -> bool:
+    return (
+        _nobody(j)
+        and bool(j.elsewhere)
+        and not loopback_only(j.elsewhere)
+        and all(family(row.address) != family(j.address) for row in j.elsewhere)
+    )
+
+
+def _other_interface(j: Journey) -> bool:
+    return _nobody(j) and bool(j.elsewhere) and not _loopback(j) and not _other_family(j)
+
+
+def _program(j: Journey) -> str:
+    names = sorted({row.program for row in j.elsewhere if row.program})
+    return names[0] if names else "The program"
+
+
+def _where(j: Journey) -> str:
+    places = ", ".join(sorted({row.address for row in j.elsewhere}))
+    return f"{_program(j)} listens on {places} only"
+
+
+SERVICE_CAUSES: tuple[ServiceCause, ...] = (
+    ServiceCause(
+        "service.not-running",
+        "no program listens on the port",
+        _not_running,
+        lambda _j: "The destination's socket table shows no program that listens on the port",
+    ),
+    ServiceCause(
+        "service.loopback-only",
+        "the program listens on the loopback address only, so no other computer can reach it",
+        _loopback,
+        lambda j: f"The destination's socket table shows it: {_where(j)}",
+    ),
+    ServiceCause(
+        "service.wrong-family",
+        "the program listens on the other IP version only",
+        _other_family,
+        lambda j: f"The destination's socket table shows it: {_where(j)}",
+    ),
+    ServiceCause(
+        "service.wrong-interface",
+        "the program listens on another address only",
+        _other_interface,
+        lambda j: f"The destination's socket table shows it: {_where(j)}",
+    ),
+)

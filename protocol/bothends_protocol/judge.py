@@ -1,0 +1,409 @@
+"""From observations to the verdict: one pure function, run by both sides.
+
+`judge(source, destination)` takes the two frozen evidences and returns the
+verdict; it does not know which side runs it, so both come to the same bytes.
+Either may be missing: then nothing that needs the other side is claimed.
+
+The order of thought, for each port at each address:
+
+1. Did any attempt get there for certain? Then the path is clear.
+2. Otherwise the trails bracket where the requests end, and the table of causes
+   says what fits (`causes`).
+3. Beside that, what the socket table says of the service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
+from .evidence import Evidence, HostFacts
+from .fixes import FixCase, fixes_for
+from .narrate import narrate, title
+from .observations import Journey, Stage, Symptom, observe
+from .pairing import SOURCE, other_role
+from .plan import primary_addresses
+from .ports import PortSet, format_ports, parse_ports
+from .verdict import SEGMENTS, Blocker, Check, Segment, Verdict
+
+__all__ = ["judge", "lost_verdict", "verdict_digest"]
+
+ENOUGH = 3
+"""Attempts that must share one fate before it is called a filter and not a loss."""
+
+_CLEAR, _BLOCKED, _UNKNOWN, _NOT_REACHED = "clear", "blocked", "unknown", "not-reached"
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What is made of one journey."""
+
+    path_clear: bool
+    reachable: str
+    causes: tuple[tuple[str, str, tuple[str, ...]], ...]
+    """(code, confidence, because), in the order of the way."""
+    candidates: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    next_step: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> str:
+        if self.causes:
+            return "blocked"
+        return "open" if self.reachable == "yes" else "undetermined"
+
+
+def judge(source: Evidence, destination: Evidence) -> Verdict:
+    """Return the joint verdict of the two evidences."""
+    checks: list[Check] = []
+    for prober, observer in _directions(source, destination):
+        checks += _checks(prober, observer)
+    ways = {check.direction for check in checks}
+    verdict = _combine(checks, _unresolved(source))
+    if len(ways) > 1:
+        verdict = _with_directions(verdict, checks)
+    return _signed(verdict, source, destination)
+
+
+def lost_verdict(own: Evidence | None, summary: str) -> Verdict:
+    """Return what one side may say alone: nothing that needs the other side's witnesses."""
+    checks = () if own is None else tuple(_alone(own))
+    candidates = tuple(dict.fromkeys(c for check in checks for c in check.candidates))
+    return Verdict(
+        verdict_id=None,
+        status="undetermined",
+        reachable="unknown",
+        candidates=candidates,
+        summary=summary,
+        checks=checks,
+    )
+
+
+def verdict_digest(verdict: Verdict) -> bytes:
+    """Return a digest of everything that must be equal on both sides."""
+    from .wire import pack  # noqa: PLC0415  wire needs nothing of this, kept off the import path
+
+    return hashlib.sha256(pack(verdict)).digest()
+
+
+def _directions(
+    source: Evidence, destination: Evidence
+) -> Iterable[tuple[Evidence, Evidence]]:
+    yield source, destination
+    if source.both_ways or destination.both_ways:
+        yield destination, source
+
+
+def _keys(prober: Evidence, observer: Evidence) -> list[tuple[str, str, int]]:
+    """Every port at every address that a round was announced for, in order."""
+    rounds = [*prober.rounds, *observer.rounds]
+    probes = [p for r in rounds if r.prober == prober.role for p in r.probes]
+    return list(dict.fromkeys((p.transport, p.address, p.port) for p in probes))
+
+
+def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
+    primary = set(
+        primary_addresses(
+            targets=[a for t in prober.targets for a in t.addresses],
+            typed=prober.contact.typed,
+            remote=prober.contact.remote,
+        )
+    )
+    groups: dict[object, tuple[Journey, _Finding, list[int]]] = {}
+    for key in _keys(prober, observer):
+        journey = observe(prober, observer, key)
+        finding = _find(journey)
+        group = (journey.transport, journey.address, finding, _shape(journey))
+        groups.setdefault(group, (journey, finding, []))[2].append(journey.port)
+    return [
+        _check(journey, finding, ports, prober, observer, primary=journey.address in primary)
+        for journey, finding, ports in groups.values()
+    ]
+
+
+def _shape(journey: Journey) -> object:
+    """What else two ports must share to be one check: their segments and their holders."""
+    names = tuple(row.program for row in journey.holders), journey.own
+    return tuple(_segment_states(journey, _find(journey)).items()), names
+
+
+def _find(j: Journey) -> _Finding:
+    services = _service_causes(j)
+    if not j.trails:
+        return _Finding(False, "unknown", services, tuple(c[0] for c in services))
+    if j.proven:
+        return _clear(j, services)
+    if not j.failed:
+        return _elsewhere(j)
+    return _stopped(j, services)
+
+
+def _clear(j: Journey, services: tuple[tuple[str, str, tuple[str, ...]], ...]) -> _Finding:
+    # Behind a forward inside the host (a container) the request reaches a program that the
+    # socket table does not show: then what answered was not our own listener.
+    forwarded = j.own and all(t.attempt.spoke != "challenge" for t in j.proven)
+    found = () if forwarded else services
+    warnings = ("network.loss",) if j.failed and Symptom.SILENT in j.symptoms else ()
+    proven = tuple((code, "proven", (*narrate(j), *because)) for code, _, because in found)
+    notes = ("The connection is forwarded inside the destination.",) if forwarded else ()
+    if not found and all(t.attempt.spoke == "nothing" for t in j.proven):
+        notes += ("The program sent nothing by itself; many wait for the other side to begin.",)
+    return _Finding(
+        path_clear=True,
+        reachable="no" if found else "yes",
+        causes=proven,
+        candidates=tuple(code for code, _, _ in found),
+        warnings=warnings,
+        notes=notes,
+    )
+
+
+def _elsewhere(j: Journey) -> _Finding:
+    """Every attempt connected, and none can be shown to have reached the destination."""
+    candidates = () if j.local else ("address.wrong-host",)
+    return _Finding(
+        path_clear=False,
+        reachable="unknown",
+        causes=(),
+        candidates=candidates,
+        next_step="Something accepted the connections, but the destination did not see them "
+        "arrive. Run bothends on the destination with the right to see packets (as root, or "
+        "with CAP_NET_RAW) to tell whether they reach it.",
+    )
+
+
+def _stopped(j: Journey, services: tuple[tuple[str, str, tuple[str, ...]], ...]) -> _Finding:
+    fitting = _fitting(j)
+    confirmed = [cause for cause in fitting if cause.fits(j) is True]
+    left = confirmed or fitting
+    path: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+    if len(left) == 1 and len(j.failed) >= ENOUGH:
+        path = ((left[0].code, _confidence(j, left[0]), narrate(j)),)
+    found = services if path or _refused_by_kernel(j) else ()
+    if not path and services and not fitting:
+        found = services
+    causes = (*path, *found)
+    codes = [c[0] for c in path] or [c.code for c in left]
+    next_step = ""
+    if not path:
+        next_step = left[0].decide if left else _NOTHING_FITS
+    return _Finding(
+        path_clear=False,
+        reachable="no",
+        causes=causes,
+        candidates=tuple(dict.fromkeys((*codes, *(c[0] for c in services)))),
+        next_step=next_step if not causes or not path else "",
+    )
+
+
+_NOTHING_FITS = (
+    "What was seen fits none of the known causes. Save the evidence on both computers "
+    "(--save) and test again with -v."
+)
+
+
+def _refused_by_kernel(j: Journey) -> bool:
+    """Whether the refusal is what a port without a listener gives, seen at the destination."""
+    return Symptom.RESET in j.symptoms and any(t.reply and "reset" in t.reply for t in j.failed)
+
+
+def _fitting(j: Journey) -> list[PathCause]:
+    last, first = j.furthest, j.stopped
+    # What answers only now and then (ICMP is rate-limited) is no silence: RFC 1812, 4.3.2.8.
+    symptoms = j.symptoms - {Symptom.SILENT} or j.symptoms
+    return [
+        cause
+        for cause in PATH_CAUSES
+        if cause.acts[0] < first
+        and cause.acts[1] > last
+        and symptoms <= cause.symptoms
+        and cause.fits(j) is not False
+    ]
+
+
+def _confidence(j: Journey, cause: PathCause) -> str:
+    """`proven` where witnesses saw the packets up to the very step, and not after it."""
+    start, end = cause.acts
+    bracketed = j.furthest >= start and j.stopped <= end
+    seen = j.count(j.furthest)
+    return "proven" if bracketed and (seen or 0) >= ENOUGH else "likely"
+
+
+def _service_causes(j: Journey) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    if not j.local:
+        return ()
+    return tuple(
+        (cause.code, "likely", (cause.because(j),)) for cause in SERVICE_CAUSES if cause.found(j)
+    )
+
+
+def _check(  # noqa: PLR0913  each is a fact of its own
+    j: Journey,
+    finding: _Finding,
+    ports: list[int],
+    prober: Evidence,
+    observer: Evidence,
+    *,
+    primary: bool,
+) -> Check:
+    text = format_ports(ports)
+    blockers = tuple(
+        Blocker(
+            code=code,
+            confidence=confidence,
+            because=because,
+            fix=fixes_for(_case(code, j, text, prober.facts, observer.facts)),
+        )
+        for code, confidence, because in finding.causes
+    )
+    return Check(
+        direction=j.direction,
+        transport=j.transport,
+        address=j.address,
+        ports=text,
+        primary=primary,
+        status=finding.status,
+        reachable=finding.reachable,
+        warnings=finding.warnings,
+        blockers=blockers,
+        candidates=finding.candidates,
+        next_step=finding.next_step,
+        segments=_segments(j, finding),
+        notes=finding.notes,
+    )
+
+
+def _case(code: str, j: Journey, ports: str, source: HostFacts, destination: HostFacts) -> FixCase:
+    wanted: PortSet = parse_ports(f"{j.transport}:{ports}")[0]
+    local = next((t.attempt.local_address for t in j.trails if t.attempt.local_address), "")
+    rows = j.holders or j.elsewhere
+    return FixCase(
+        code=code,
+        transport=j.transport,
+        ports=wanted.ranges,
+        address=j.address,
+        source_address=local,
+        source=source,
+        destination=destination,
+        program=next((row.program for row in rows if row.program), None),
+        listening=tuple(sorted({row.address for row in rows})),
+    )
+
+
+def _segment_states(j: Journey, finding: _Finding) -> dict[str, str]:
+    reached = j.furthest if not finding.path_clear else Stage.CONNECTED
+    after = {
+        "source": Stage.LEFT,
+        "network": Stage.ARRIVED,
+        "nat": Stage.ARRIVED,
+        "destination": Stage.DELIVERED,
+    }
+    states = {name: _CLEAR if reached >= stage else _UNKNOWN for name, stage in after.items()}
+    states["service"] = _CLEAR if finding.reachable == "yes" else _UNKNOWN
+    blocked = {_segment_of(code) for code, _, _ in finding.causes}
+    for name in blocked:
+        states[name] = _BLOCKED
+    first = next((n for n in SEGMENTS if states[n] == _BLOCKED), None)
+    if first is not None:
+        for name in SEGMENTS[SEGMENTS.index(first) + 1 :]:
+            if states[name] == _UNKNOWN:
+                states[name] = _NOT_REACHED
+    return states
+
+
+def _segment_of(code: str) -> str:
+    segment = code.partition(".")[0]
+    return segment if segment in SEGMENTS else "network"
+
+
+def _segments(j: Journey, finding: _Finding) -> tuple[Segment, ...]:
+    because = {_segment_of(code): text for code, _, text in finding.causes}
+    return tuple(
+        Segment(name=name, status=status, because=because.get(name, ()))
+        for name, status in _segment_states(j, finding).items()
+    )
+
+
+def _combine(checks: Sequence[Check], unresolved: Sequence[str]) -> Verdict:
+    decisive = [check for check in checks if check.primary] or list(checks)
+    statuses = {check.status for check in decisive}
+    if unresolved:
+        statuses.add("blocked")
+    status = next(
+        (s for s in ("blocked", "undetermined", "open") if s in statuses), "undetermined"
+    )
+    blockers = _union(unresolved, *([b.code for b in check.blockers] for check in decisive))
+    reachable = {check.reachable for check in decisive} | ({"no"} if unresolved else set())
+    return Verdict(
+        verdict_id=None,
+        status=status,
+        reachable=next((r for r in ("no", "unknown", "yes") if r in reachable), "unknown"),
+        blockers=blockers,
+        warnings=_union(*(check.warnings for check in decisive)),
+        candidates=_union(blockers, *(check.candidates for check in decisive)),
+        summary=title(status, decisive, unresolved),
+        checks=tuple(checks),
+    )
+
+
+def _union(*lists: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(item for items in lists for item in items))
+
+
+def _unresolved(source: Evidence) -> tuple[str, ...]:
+    return ("source.name",) if any(not t.addresses for t in source.targets) else ()
+
+
+def _with_directions(verdict: Verdict, checks: Sequence[Check]) -> Verdict:
+    from msgspec.structs import replace  # noqa: PLC0415  only with --both-ways
+
+    ways: dict[str, dict[str, object]] = {}
+    for direction in ("source-to-destination", "destination-to-source"):
+        part = _combine([c for c in checks if c.direction == direction], ())
+        ways[direction] = {"status": part.status, "blockers": list(part.blockers)}
+    return replace(verdict, directions=ways)
+
+
+def _signed(verdict: Verdict, source: Evidence, destination: Evidence) -> Verdict:
+    from msgspec.structs import replace  # noqa: PLC0415  kept beside its one use
+
+    from .wire import pack  # noqa: PLC0415
+
+    name = hashlib.sha256(pack(source) + pack(destination)).hexdigest()[:32]
+    return replace(verdict, verdict_id=name)
+
+
+def _alone(own: Evidence) -> list[Check]:
+    """The checks of a side that lost the other: what was tried, and no claim."""
+    if own.role != SOURCE:
+        return []
+    keys = list(dict.fromkeys((a.transport, a.address, a.port) for a in own.attempts))
+    primary = set(
+        primary_addresses(
+            targets=[a for t in own.targets for a in t.addresses],
+            typed=own.contact.typed,
+            remote=own.contact.remote,
+        )
+    )
+    checks = []
+    for key in keys:
+        j = observe(own, None, key)
+        fitting = tuple(cause.code for cause in _fitting(j)) if j.failed else ()
+        checks.append(
+            Check(
+                direction=f"{own.role}-to-{other_role(own.role)}",
+                transport=j.transport,
+                address=j.address,
+                ports=str(j.port),
+                primary=j.address in primary,
+                status="undetermined",
+                reachable="unknown",
+                candidates=fitting,
+                next_step="Run both sides again.",
+                segments=tuple(Segment(name=name, status=_UNKNOWN) for name in SEGMENTS),
+            )
+        )
+    return checks

@@ -1,0 +1,152 @@
+"""The messages two authenticated agents exchange, each a struct with its tag.
+
+They travel inside `conversation` envelopes, numbered, so that a message is
+taken once and in order however often the link breaks.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .evidence import RoundPlan, Target
+from .wire import pack, unpack
+
+__all__ = [
+    "BYES",
+    "REFUSALS",
+    "Agreed",
+    "Barrier",
+    "Bye",
+    "Done",
+    "EvidencePart",
+    "Finish",
+    "Message",
+    "Offer",
+    "Ready",
+    "Round",
+    "Seen",
+    "SeenPort",
+    "read_message",
+    "write_message",
+]
+
+REFUSALS = {
+    "wrong-code": "the words of the code differ",
+    "other-number": "that agent waits for another code number",
+    "same-role": "both agents were started in the same role",
+    "same-agent": "that is this very agent",
+    "busy": "that agent is already paired with another",
+    "used-up": "the code was retired after too many wrong tries",
+}
+"""Why a pairing is refused: the word on the wire, and what it means."""
+
+BYES = {
+    "interrupted": "bothends was interrupted on the other computer",
+    "timeout": "the time allowed ran out on the other computer",
+    "failed": "bothends failed on the other computer",
+}
+"""Why a side leaves before the verdict."""
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag=True):
+    """Base of all messages."""
+
+
+class Offer(_Message):
+    """First message of both sides: what this side is asked to find out."""
+
+    ports: tuple[str, ...] = ()
+    """Destination: port sets such as `tcp:4242`."""
+    targets: tuple[Target, ...] = ()
+    """Source: addresses that the user typed as the real application's."""
+    typed: tuple[str, ...] = ()
+    """The --peer addresses the user typed, resolved."""
+    addresses: tuple[str, ...] = ()
+    """This side's own addresses."""
+    remote: str = ""
+    """The other side's address as this link shows it."""
+    proven: tuple[str, ...] = ()
+    """Addresses of the other side at which its handshake succeeded."""
+    both_ways: bool = False
+    timeout: float = 60.0
+    """Seconds from pairing to verdict that this side allows."""
+
+
+class Round(_Message):
+    """The leader announces a round; the observer arms its witnesses and says `Ready`."""
+
+    plan: RoundPlan
+
+
+class Ready(_Message):
+    """The observer's witnesses are armed. `own` are the (transport, address, port) where its
+    own listener waits with a challenge."""
+
+    number: int
+    own: tuple[tuple[str, str, int], ...] = ()
+
+
+class Barrier(_Message):
+    """The prober has sent all probes of the round: nothing more is on the way."""
+
+    number: int
+
+
+class SeenPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the observer's witnesses hold of one probe; None where no witness can tell."""
+
+    address: str
+    port: int
+    arrived: int | None = None
+    answered: int | None = None
+
+
+class Seen(_Message):
+    """The observer's short answer to a barrier, enough to plan the next round."""
+
+    number: int
+    ports: tuple[SeenPort, ...] = ()
+
+
+class Done(_Message):
+    """A prober that does not lead has all outcomes of the round: the leader may go on."""
+
+    number: int
+
+
+class Finish(_Message):
+    """The leader ends the probing: both freeze their evidence and send it."""
+
+
+class EvidencePart(_Message):
+    """A piece of the sender's frozen evidence, in order."""
+
+    data: bytes
+    last: bool
+
+
+class Agreed(_Message):
+    """The sender holds both evidences: their digests, and that of the verdict it came to."""
+
+    source: bytes
+    destination: bytes
+    verdict: bytes
+
+
+class Bye(_Message):
+    """The sender ends the run for good, in whatever state it is; `reason` is one of `BYES`."""
+
+    reason: str
+
+
+Message = Bye | Offer | Round | Ready | Barrier | Seen | Done | Finish | EvidencePart | Agreed
+
+
+def write_message(message: Message) -> bytes:
+    """Return `message` as bytes."""
+    return pack(message)
+
+
+def read_message(data: bytes) -> Message:
+    """Return the message in `data`; raise `ProtocolError` for anything else."""
+    return unpack(data, Message)  # type: ignore[arg-type]

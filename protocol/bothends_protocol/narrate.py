@@ -1,0 +1,146 @@
+"""Sentences for people: how a finding is known, and the verdict in one line.
+
+Neutral in place ("on the destination", never "here"), since both sides print
+the same words, and free of port numbers where ports share a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .causes import PATH_CAUSES, SERVICE_CAUSES
+from .observations import Journey, Stage, Symptom
+from .verdict import Check
+
+__all__ = ["narrate", "title"]
+
+_SAYS = {cause.code: cause.says for cause in (*PATH_CAUSES, *SERVICE_CAUSES)} | {
+    "source.name": "the name that was given as the target does not resolve on the source",
+}
+
+
+def narrate(j: Journey) -> tuple[str, ...]:
+    """Return what was seen on the way, in order, as far as witnesses could tell."""
+    lines = [_left(j), _arrived(j), _delivered(j), _replied(j), _returned(j), _outcome(j)]
+    return tuple(line for line in lines if line)
+
+
+def _left(j: Journey) -> str:
+    if not j.source_packets:
+        return ""
+    left = sum(t.left is True for t in j.trails)
+    return f"{_of(left, j)} left the source's network card."
+
+
+def _arrived(j: Journey) -> str:
+    if not j.destination_packets:
+        return ""
+    arrived = sum(t.arrived is True for t in j.trails)
+    return f"{_of(arrived, j)} reached the destination's network card."
+
+
+def _delivered(j: Journey) -> str:
+    told = [t.delivered for t in j.trails if t.delivered is not None]
+    if not told or not any(t.reached[Stage.ARRIVED] is not False for t in j.trails):
+        return ""
+    count = sum(told)
+    listening = (
+        "bothends itself, which listened on the port in the service's place"
+        if j.own
+        else f"{j.holder}, which listens on the port"
+    )
+    return f"{_of(count, j)} came through to {listening}."
+
+
+def _replied(j: Journey) -> str:
+    if not j.destination_packets or not any(t.arrived for t in j.trails):
+        return ""
+    kinds = {kind for t in j.trails for kind in t.reply or ()}
+    return f"{_answer(kinds)} left the destination's network card."
+
+
+def _returned(j: Journey) -> str:
+    if not j.source_packets or not any(t.left for t in j.trails):
+        return ""
+    kinds = {kind for t in j.trails for kind in t.returned or ()}
+    return f"{_answer(kinds)} reached the source's network card."
+
+
+def _outcome(j: Journey) -> str:
+    if not j.failed:
+        told = (
+            " and bothends on the destination answered with the right challenge"
+            if any(t.attempt.spoke == "challenge" for t in j.trails)
+            else ""
+        )
+        return f"{_of(len(j.trails), j)} connected{told}."
+    if j.icmp is not None:
+        return (
+            f"The source was told by ICMP (type {j.icmp.kind}, code {j.icmp.code}) "
+            f"from {j.icmp.sender} that it may not connect."
+        )
+    if Symptom.RESET in j.symptoms:
+        return "The source's connection was refused (TCP reset)."
+    if Symptom.ICMP in j.symptoms:
+        return f"The source's connection was refused ({_errors(j)})."
+    if Symptom.LOCAL in j.symptoms:
+        return f"The source's own system would not connect ({_errors(j)})."
+    return "The source got no answer at all."
+
+
+def _errors(j: Journey) -> str:
+    return ", ".join(sorted({t.attempt.error for t in j.failed if t.attempt.error}))
+
+
+def _answer(kinds: set[str]) -> str:
+    names = {
+        "syn-ack": "The answer (SYN-ACK)",
+        "reset": "A refusal (TCP reset)",
+        "icmp": "A refusal (ICMP)",
+    }
+    for kind, name in names.items():
+        if kind in kinds:
+            return name
+    return "No answer"
+
+
+def _of(count: int, j: Journey) -> str:
+    return f"{count} of {len(j.trails)} connection requests (SYN)"
+
+
+def title(status: str, checks: Sequence[Check], unresolved: Sequence[str]) -> str:
+    """Return the verdict in one sentence."""
+    where = "; ".join(dict.fromkeys(_place(check) for check in checks))
+    if status == "open":
+        return f"{where} can be reached: the way is open."
+    if status == "blocked":
+        parts = [_SAYS[code] for code in unresolved]
+        parts += [_blocked(check) for check in checks if check.blockers]
+        return _sentence("; ".join(dict.fromkeys(parts)))
+    return _sentence("; ".join(dict.fromkeys(_open_question(c) for c in checks)))
+
+
+def _blocked(check: Check) -> str:
+    says = ", and ".join(_SAYS.get(b.code, b.code) for b in check.blockers)
+    return f"{_place(check)}: {says}"
+
+
+def _open_question(check: Check) -> str:
+    if check.status == "open":
+        return f"{_place(check)}: open"
+    if not check.candidates:
+        return f"{_place(check)}: what happens cannot be told"
+    likely = _SAYS.get(check.candidates[0], check.candidates[0])
+    more = len(check.candidates) - 1
+    rest = f" ({more} other explanation{'s' * (more > 1)} possible)" if more else ""
+    word = "does not work" if check.reachable == "no" else "cannot be told"
+    return f"{_place(check)}: {word}; most likely {likely}{rest}"
+
+
+def _place(check: Check) -> str:
+    ports = "port" if check.ports.isdigit() else "ports"
+    return f"{check.transport.upper()} {ports} {check.ports} at {check.address}"
+
+
+def _sentence(text: str) -> str:
+    return (text[:1].upper() + text[1:] if text else "Nothing could be tested") + "."

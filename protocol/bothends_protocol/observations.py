@@ -1,0 +1,412 @@
+"""From raw evidence to observations: how far did each connection request get?
+
+Each attempt of the prober becomes a `Trail`: a row of stages, each reached, not
+reached or unknown. A stage is unknown where no witness could have told, and
+that is never the same as not reached. The trails of one port at one address
+make a `Journey`, on which the causes are judged. Pure functions of the two
+evidences; no cause is named here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from .addresses import bare, family, is_loopback, is_wildcard
+from .evidence import Attempt, Connection, Evidence, Icmp, Listener, Neighbour, Sighting
+
+__all__ = ["Journey", "Stage", "Symptom", "Trail", "observe"]
+
+
+class Stage(enum.IntEnum):
+    """How far a connection request and its answer got, in order."""
+
+    MADE = 0
+    """The source's kernel was asked to connect."""
+    LEFT = 1
+    """The request left the source's card."""
+    ARRIVED = 2
+    """It reached the destination's card."""
+    DELIVERED = 3
+    """It came through to the destination's socket."""
+    REPLIED = 4
+    """The answer left the destination's card."""
+    RETURNED = 5
+    """The answer reached the source's card."""
+    CONNECTED = 6
+    """The source's kernel took it."""
+
+
+class Symptom(enum.Enum):
+    """What the source itself sees of an attempt that failed."""
+
+    SILENT = "silent"
+    RESET = "reset"
+    """Refused by a TCP reset, as far as can be told."""
+    ICMP = "icmp"
+    """Refused or called unreachable by an ICMP error."""
+    LOCAL = "local"
+    """connect() itself said no: nothing was sent."""
+
+
+@dataclass(frozen=True)
+class Trail:
+    """One attempt and the stages it reached; None where nobody could tell."""
+
+    attempt: Attempt
+    left: bool | None
+    arrived: bool | None
+    delivered: bool | None
+    reply: frozenset[str] | None
+    """Kinds of answer seen leaving the destination's card: `syn-ack`, `reset`, `icmp`."""
+    returned: frozenset[str] | None
+    """Kinds of answer seen reaching the source's card."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether connect() succeeded, which by itself proves nothing."""
+        return self.attempt.outcome == "connected"
+
+    @property
+    def proven(self) -> bool:
+        """Whether this connection is known to have reached the destination itself."""
+        if not self.connected:
+            return False
+        return self.attempt.spoke == "challenge" or bool(
+            self.delivered or (self.arrived and self.reply and "syn-ack" in self.reply)
+        )
+
+    @property
+    def symptom(self) -> Symptom | None:
+        """What the source saw, or None where it connected."""
+        outcome = self.attempt.outcome
+        if outcome == "connected":
+            return None
+        if outcome in ("no-route", "local-error"):
+            return Symptom.LOCAL
+        if outcome == "silent":
+            return Symptom.SILENT
+        if outcome == "unreachable" or self.attempt.icmp is not None:
+            return Symptom.ICMP
+        return Symptom.RESET
+
+    @cached_property
+    def reached(self) -> tuple[bool | None, ...]:
+        """Reached or not, by stage, with what one stage tells of the others filled in."""
+        stages: list[bool | None] = [
+            True,
+            self.left,
+            self.arrived,
+            self.delivered,
+            None if self.reply is None else "syn-ack" in self.reply,
+            None if self.returned is None else "syn-ack" in self.returned,
+            self.connected,
+        ]
+        # An end that connected to something else proves nothing about the stages between.
+        known = range(Stage.CONNECTED) if not self.proven else range(Stage.CONNECTED + 1)
+        last = max((stage for stage in known if stages[stage]), default=0)
+        for stage in range(last):
+            stages[stage] = True
+        first = next((s for s in range(last + 1, len(stages)) if stages[s] is False), None)
+        if first is not None:
+            for stage in range(first, Stage.CONNECTED):
+                stages[stage] = False
+        return tuple(stages)
+
+
+@dataclass(frozen=True)
+class Journey:
+    """All that was observed of one port at one address in one direction."""
+
+    direction: str
+    transport: str
+    address: str
+    port: int
+    trails: tuple[Trail, ...]
+    local: bool
+    """Whether the address is one of the destination's own (no translation on the way)."""
+    source_packets: bool
+    """Whether the packet witness of the source can be relied on."""
+    destination_packets: bool
+    destination_known: bool
+    """Whether the destination's evidence is here at all."""
+    own: bool
+    """Whether the agent's own listener held the port at this address."""
+    own_error: str | None
+    sockets: bool
+    """Whether the destination's socket table could be read."""
+    holders: tuple[Listener, ...] = ()
+    """Programs that listen on the port at this address."""
+    elsewhere: tuple[Listener, ...] = ()
+    """Programs that listen on the port, but not at this address."""
+    connections: tuple[Connection, ...] = ()
+    neighbour: Neighbour | None = None
+    route_error: str | None = None
+    """Why the source has no way to the address."""
+    return_error: str | None = None
+    """Why the destination does not take packets from the source, or has no way back."""
+    return_known: bool = False
+    source_addresses: frozenset[str] = field(default_factory=frozenset)
+
+    @cached_property
+    def failed(self) -> tuple[Trail, ...]:
+        """The attempts that did not connect."""
+        return tuple(trail for trail in self.trails if not trail.connected)
+
+    @cached_property
+    def proven(self) -> tuple[Trail, ...]:
+        """The attempts that are known to have reached the destination."""
+        return tuple(trail for trail in self.trails if trail.proven)
+
+    @cached_property
+    def symptoms(self) -> frozenset[Symptom]:
+        """What the source saw of the attempts that failed."""
+        return frozenset(trail.symptom for trail in self.failed if trail.symptom is not None)
+
+    @cached_property
+    def icmp(self) -> Icmp | None:
+        """The ICMP error that ended an attempt, the first of them."""
+        return next((t.attempt.icmp for t in self.failed if t.attempt.icmp is not None), None)
+
+    def count(self, stage: Stage) -> int | None:
+        """Return how many of the attempts reached `stage`; None where it is unknown of any."""
+        values = [trail.reached[stage] for trail in self.trails]
+        return None if None in values else sum(value is True for value in values)
+
+    @property
+    def furthest(self) -> Stage:
+        """The last stage that any failed attempt is known to have reached."""
+        return Stage(
+            max(
+                (s for t in self.failed for s in Stage if t.reached[s]),
+                default=Stage.MADE,
+            )
+        )
+
+    @property
+    def stopped(self) -> Stage:
+        """The first stage that every failed attempt is known not to have reached."""
+        for stage in Stage:
+            if stage > self.furthest and all(t.reached[stage] is False for t in self.failed):
+                return stage
+        return Stage.CONNECTED
+
+    @property
+    def holder(self) -> str:
+        """The program that listens at this address, as a reader knows it."""
+        names = sorted({row.program for row in self.holders if row.program})
+        return names[0] if names else "a program"
+
+
+def observe(
+    source: Evidence | None, destination: Evidence | None, key: tuple[str, str, int]
+) -> Journey:
+    """Return the journey of `key` (transport, address, port) from `source` to `destination`.
+
+    The two are whoever opens the connection and whoever takes it, which with
+    --both-ways may be the other way round than the agents' roles. Either may be
+    missing.
+    """
+    transport, address, port = key
+    attempts = [] if source is None else _attempts(source, key)
+    table = destination if destination is not None else None
+    own, own_error = _own(table, key)
+    rows = [] if table is None else _rows(table, transport, port)
+    holders = () if own else tuple(row for row in rows if _covers(row, address))
+    route_error, neighbour = _way(source, address)
+    return_known, return_error = _way_back(table, source, address)
+    return Journey(
+        direction="source-to-destination"
+        if source is None or source.role == "source"
+        else "destination-to-source",
+        transport=transport,
+        address=address,
+        port=port,
+        trails=tuple(_trail(a, source, table, own=own, held=bool(holders)) for a in attempts),
+        local=table is not None and bare(address) in _addresses(table),
+        source_packets=_relied(source, "packets"),
+        destination_packets=_relied(table, "packets"),
+        destination_known=table is not None,
+        own=own,
+        own_error=own_error,
+        sockets=_relied(table, "sockets"),
+        holders=holders,
+        elsewhere=tuple(row for row in rows if row not in holders),
+        connections=() if table is None else _connections(table, port),
+        neighbour=neighbour,
+        route_error=route_error,
+        return_error=return_error,
+        return_known=return_known,
+        source_addresses=frozenset() if source is None else _addresses(source),
+    )
+
+
+def _attempts(source: Evidence, key: tuple[str, str, int]) -> list[Attempt]:
+    return [a for a in source.attempts if (a.transport, a.address, a.port) == key]
+
+
+def _addresses(evidence: Evidence) -> frozenset[str]:
+    mine = {bare(item.address) for item in evidence.facts.addresses}
+    return frozenset(mine | {bare(evidence.contact.local)})
+
+
+def _relied(evidence: Evidence | None, name: str) -> bool:
+    return evidence is not None and any(
+        witness.name == name and witness.available and not witness.lost
+        for witness in evidence.witnesses
+    )
+
+
+def _own(table: Evidence | None, key: tuple[str, str, int]) -> tuple[bool, str | None]:
+    for mine in () if table is None else table.own_listeners:
+        if (mine.transport, bare(mine.address), mine.port) == (key[0], bare(key[1]), key[2]):
+            return mine.opened, mine.error
+    return False, None
+
+
+def _rows(table: Evidence, transport: str, port: int) -> list[Listener]:
+    return [row for row in table.listeners if row.transport == transport and row.port == port]
+
+
+def _covers(row: Listener, address: str) -> bool:
+    if bare(row.address) == bare(address):
+        return True
+    if not is_wildcard(row.address):
+        return False
+    if family(row.address) == family(address):
+        return True
+    # `::` takes IPv4 as well, unless the socket says otherwise.
+    return family(row.address) == 6 and row.v6only is not True
+
+
+def _connections(table: Evidence, port: int) -> tuple[Connection, ...]:
+    return tuple(row for row in table.connections if row.local_port == port)
+
+
+def _way(source: Evidence | None, address: str) -> tuple[str | None, Neighbour | None]:
+    if source is None:
+        return None, None
+    error = next((r.error for r in source.routes if bare(r.destination) == bare(address)), None)
+    states = [n for n in source.neighbours if bare(n.destination) == bare(address)]
+    return error, states[-1] if states else None
+
+
+def _way_back(
+    table: Evidence | None, source: Evidence | None, address: str
+) -> tuple[bool, str | None]:
+    if table is None or source is None:
+        return False, None
+    peers = _addresses(source)
+    errors = [r.error for r in table.routes if bare(r.destination) in peers]
+    errors += [
+        r.error
+        for r in table.returns
+        if bare(r.source) in peers and bare(r.local) == bare(address)
+    ]
+    return bool(errors), next((error for error in errors if error), None)
+
+
+def _trail(
+    attempt: Attempt, source: Evidence | None, table: Evidence | None, *, own: bool, held: bool
+) -> Trail:
+    here = _Matcher(attempt, source)
+    left = returned = arrived = reply = None
+    if source is not None and _relied(source, "packets"):
+        left = any(here.is_request(s, "out") for s in source.sightings)
+        returned = here.answers(source.sightings, "in")
+    if table is not None and _relied(table, "packets"):
+        arrived = any(here.is_request(s, "in") for s in table.sightings)
+        reply = here.answers(table.sightings, "out")
+    return Trail(
+        attempt=attempt,
+        left=left,
+        arrived=arrived,
+        delivered=None if table is None else _delivered(here, table, own=own, held=held),
+        reply=reply,
+        returned=returned,
+    )
+
+
+def _delivered(here: _Matcher, table: Evidence, *, own: bool, held: bool) -> bool | None:
+    if here.attempt.spoke == "challenge":
+        return True
+    if any(here.is_peer(a.remote_address, a.remote_port, a.port) for a in table.acceptances):
+        return True
+    rows = [c for c in table.connections if c.round == here.attempt.round]
+    if any(here.is_peer(c.remote_address, c.remote_port, c.local_port) for c in rows):
+        return True
+    # Only a socket that was there to take the request can be said not to have got it, and
+    # only while the source's end was still open could the table have shown it.
+    waiting = own or (held and _relied(table, "sockets"))
+    return False if waiting and here.attempt.outcome != "connected" else None
+
+
+class _Matcher:
+    """Knows the packets of one attempt wherever they are seen.
+
+    By the TCP sequence number, which the source's own witness showed and which
+    most NATs keep; where that is unknown, by addresses and ports as the source
+    used them.
+    """
+
+    def __init__(self, attempt: Attempt, source: Evidence | None) -> None:
+        self.attempt = attempt
+        self._seqs = frozenset(
+            s.seq
+            for s in (() if source is None else source.sightings)
+            if s.way == "out" and s.flags == "S" and s.icmp is None and self._is_mine(s)
+        )
+
+    def _is_mine(self, s: Sighting) -> bool:
+        a = self.attempt
+        return (
+            s.transport == a.transport
+            and s.source_port == a.local_port
+            and s.destination_port == a.port
+            and bare(s.destination) == bare(a.address)
+            and (not a.local_address or bare(s.source) == bare(a.local_address))
+        )
+
+    def is_request(self, s: Sighting, way: str) -> bool:
+        if s.way != way or s.icmp is not None or s.transport != self.attempt.transport:
+            return False
+        if s.transport == "tcp" and s.flags != "S":
+            return False
+        if way == "in" and self._seqs and s.transport == "tcp":
+            return s.seq in self._seqs
+        return self._is_mine(s)
+
+    def answers(self, sightings: Iterable[Sighting], way: str) -> frozenset[str]:
+        kinds = (self._answer(s) for s in sightings if s.way == way)
+        return frozenset(kind for kind in kinds if kind is not None)
+
+    def _answer(self, s: Sighting) -> str | None:
+        a = self.attempt
+        if s.icmp is not None:
+            # An ICMP error quotes the request, as it was where the error was made.
+            quoted = s.seq in self._seqs if self._seqs and s.seq else self._is_mine(s)
+            return "icmp" if quoted else None
+        if s.transport != a.transport or s.source_port != a.port:
+            return None
+        if self._seqs:
+            if (s.ack - 1) % 2**32 not in self._seqs:
+                return None
+        elif s.destination_port != a.local_port:
+            return None
+        if "R" in s.flags:
+            return "reset"
+        return "syn-ack" if s.flags == "SA" else None
+
+    def is_peer(self, address: str, port: int, local_port: int) -> bool:
+        a = self.attempt
+        return (port, local_port) == (a.local_port, a.port) and bare(address) == bare(
+            a.local_address
+        )
+
+
+def loopback_only(rows: Iterable[Listener]) -> bool:
+    """Return whether all of `rows` (at least one) listen on loopback addresses alone."""
+    listed = list(rows)
+    return bool(listed) and all(is_loopback(row.address) for row in listed)

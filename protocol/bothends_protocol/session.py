@@ -1,0 +1,464 @@
+"""One run between two paired agents: a state machine, the same table for both roles.
+
+The source leads: it announces rounds and ends them. In each round one side is
+the prober and the other the observer, whichever of them leads:
+
+    leader   -> Round          both sides know the probes
+    observer -> Ready          witnesses armed
+    prober   -> Barrier        all sent; what is silent now stays silent
+    observer -> Seen           what the witnesses hold
+    prober   -> Done           only where the prober does not lead
+
+then Finish, both evidences, and `Agreed` with the digests of both: only a side
+that knows the other to hold the same two documents prints a joint verdict.
+
+No I/O: `Session` takes messages and the driver's reports (`Armed`, `Fired`, …),
+and leaves orders (`Send`, `Arm`, `Fire`, …) in `orders`.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .addresses import bare
+from .errors import MisuseError, ProtocolError
+from .evidence import MAX_EVIDENCE, Evidence, Probe, RoundPlan, read_evidence
+from .judge import judge, verdict_digest
+from .messages import (
+    Agreed,
+    Barrier,
+    Done,
+    EvidencePart,
+    Finish,
+    Message,
+    Offer,
+    Ready,
+    Round,
+    Seen,
+    SeenPort,
+)
+from .pairing import DESTINATION, SOURCE, other_role
+from .plan import MAX_PROBES, Tally, first_round, further_round, probe_addresses
+from .verdict import Verdict
+
+__all__ = [
+    "Arm",
+    "Armed",
+    "Collect",
+    "Collected",
+    "Conclude",
+    "Fire",
+    "Fired",
+    "Freeze",
+    "Frozen",
+    "Gather",
+    "Gathered",
+    "Order",
+    "Report",
+    "Send",
+    "Session",
+    "State",
+]
+
+PART_SIZE = 64 * 1024
+"""Bytes of evidence per message."""
+
+MAX_ROUNDS = 400
+"""Rounds in one run: all 65,535 ports twice over, in waves of 512, and repeats."""
+
+
+class State(enum.Enum):
+    """Where a side is in the run."""
+
+    OFFERING = enum.auto()
+    IDLE = enum.auto()
+    """A follower between rounds."""
+    ARMING = enum.auto()
+    ARMED = enum.auto()
+    COLLECTING = enum.auto()
+    AWAITING_DONE = enum.auto()
+    """A leader that observed, until the prober has its outcomes."""
+    AWAITING_READY = enum.auto()
+    FIRING = enum.auto()
+    AWAITING_SEEN = enum.auto()
+    GATHERING = enum.auto()
+    FREEZING = enum.auto()
+    EXCHANGING = enum.auto()
+    AGREEING = enum.auto()
+    CONCLUDED = enum.auto()
+
+
+@dataclass(frozen=True)
+class Send:
+    """Order: send `message`."""
+
+    message: Message
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Order: get the witnesses and own listeners ready for `plan`, then report `Armed`."""
+
+    plan: RoundPlan
+
+
+@dataclass(frozen=True)
+class Fire:
+    """Order: send the probes of `plan`, then report `Fired`. `own` are the places where the
+    other agent itself listens and will speak its challenge."""
+
+    plan: RoundPlan
+    own: tuple[tuple[str, str, int], ...]
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Order: all is sent; look what the witnesses hold, then report `Collected`."""
+
+    plan: RoundPlan
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Order: the observer has answered; close the attempts, then report `Gathered`."""
+
+    plan: RoundPlan
+    seen: tuple[SeenPort, ...]
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Order: write down the evidence, then report `Frozen`."""
+
+
+@dataclass(frozen=True)
+class Conclude:
+    """Order: the joint verdict stands."""
+
+    verdict: Verdict
+    source: Evidence
+    destination: Evidence
+
+
+Order = Send | Arm | Fire | Collect | Gather | Freeze | Conclude
+
+
+@dataclass(frozen=True)
+class Armed:
+    """Report: witnesses ready; `own` listeners opened."""
+
+    own: tuple[tuple[str, str, int], ...]
+
+
+@dataclass(frozen=True)
+class Fired:
+    """Report: every probe is sent."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Report: what the witnesses hold."""
+
+    ports: tuple[SeenPort, ...]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Report: outcomes by probe: (connected, silent, all) attempts of the round."""
+
+    outcomes: tuple[tuple[Probe, int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Report: the evidence as bytes."""
+
+    data: bytes
+
+
+Report = Armed | Fired | Collected | Gathered | Frozen
+
+
+class Session:
+    """One side's run. Feed `receive` and `report`, carry out `orders`."""
+
+    def __init__(self, role: str, offer: Offer) -> None:
+        self.role = role
+        self.state = State.OFFERING
+        self.orders: list[Order] = []
+        self.peer_offer: Offer | None = None
+        self.rounds: list[RoundPlan] = []
+        self._offer = offer
+        self._queue: list[RoundPlan] = []
+        self._planned_back = False
+        self._seen: tuple[SeenPort, ...] = ()
+        self._tallies: dict[Probe, Tally] = {}
+        self._finishing = False
+        self._own_bytes = b""
+        self._peer_bytes = b""
+        self._peer_complete = False
+        self._peer_agreed: Agreed | None = None
+        self._result: Conclude | None = None
+        self._order(Send(offer))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this side announces the rounds."""
+        return self.role == SOURCE
+
+    def receive(self, message: Message) -> None:
+        """Take a message of the other side; raise `ProtocolError` where it is out of turn."""
+        handler = _TABLE.get((self.state, type(message)))
+        if handler is None:
+            raise ProtocolError(f"{type(message).__name__} is out of turn in {self.state.name}")
+        handler(self, message)
+
+    def report(self, report: Report) -> None:
+        """Take a report of the driver; raise `MisuseError` where no order asked for it."""
+        handler = _TABLE.get((self.state, type(report)))
+        if handler is None:
+            raise MisuseError(f"{type(report).__name__} is out of turn in {self.state.name}")
+        handler(self, report)
+
+    def hurry(self) -> None:
+        """End the probing at the next possible moment: time is up. For the leader."""
+        self._finishing = True
+
+    def _order(self, order: Order) -> None:
+        self.orders.append(order)
+
+    def _send(self, message: Message) -> None:
+        self._order(Send(message))
+
+    # Offers ------------------------------------------------------------------------------
+
+    def _on_offer(self, offer: Offer) -> None:
+        self.peer_offer = offer
+        self.state = State.IDLE
+        if self.leads:
+            self._queue = self._plan(SOURCE)
+            self._next()
+
+    def _plan(self, prober: str) -> list[RoundPlan]:
+        if self.peer_offer is None:
+            raise MisuseError("no offer yet")
+        mine, theirs = self._offer, self.peer_offer
+        source, destination = (mine, theirs) if self.leads else (theirs, mine)
+        sends = source if prober == SOURCE else destination
+        return first_round(
+            len(self.rounds) + 1, prober, probe_addresses(sends), destination.ports
+        )
+
+    # The leader --------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        """Announce the next round, or end the probing."""
+        if not self._queue and not self._planned_back and self._both_ways():
+            self._planned_back = True
+            self._queue = self._plan(DESTINATION)
+        if self._finishing or not self._queue or len(self.rounds) >= MAX_ROUNDS:
+            self._send(Finish())
+            self._freeze()
+            return
+        plan = _renumbered(self._queue.pop(0), len(self.rounds) + 1)
+        self._send(Round(plan=plan))
+        self._begin(plan)
+
+    def _both_ways(self) -> bool:
+        return self._offer.both_ways or bool(self.peer_offer and self.peer_offer.both_ways)
+
+    def _repeat(self, outcomes: Sequence[tuple[Probe, int, int, int]]) -> None:
+        plan = self.rounds[-1]
+        arrived = {(bare(s.address), s.port): s.arrived for s in self._seen}
+        tallies = []
+        for probe, connected, silent, attempts in outcomes:
+            tally = self._add(
+                probe,
+                Tally(attempts, connected, silent, arrived.get((bare(probe.address), probe.port))),
+            )
+            tallies.append((probe, tally))
+        # Numbers stay in the order of announcement: what waits is numbered when it is sent.
+        again = further_round(len(self.rounds) + 1, plan, tallies)
+        if again is not None:
+            self._queue.insert(0, again)
+
+    def _add(self, probe: Probe, new: Tally) -> Tally:
+        old = self._tallies.get(probe, Tally(0, 0, 0, None))
+        known = [n for n in (old.arrived, new.arrived) if n is not None]
+        total = Tally(
+            old.attempts + new.attempts,
+            old.connected + new.connected,
+            old.silent + new.silent,
+            sum(known) if known else None,
+        )
+        self._tallies[probe] = total
+        return total
+
+    # Rounds ------------------------------------------------------------------------------
+
+    def _on_round(self, message: Round) -> None:
+        plan = message.plan
+        if not self._permitted(plan):
+            raise ProtocolError("a round that was not agreed to")
+        self._begin(plan)
+
+    def _permitted(self, plan: RoundPlan) -> bool:
+        """Whether the leader may announce this: in turn, of a bearable size, and nothing to
+        be probed from here but what this side's own user typed or what authenticated."""
+        if plan.number != len(self.rounds) + 1 or len(self.rounds) >= MAX_ROUNDS:
+            return False
+        if not 0 < len(plan.probes) <= MAX_PROBES or not 0 < plan.attempts <= 16:
+            return False
+        if plan.kind != "connect" or plan.prober not in (SOURCE, DESTINATION):
+            return False
+        if plan.prober != self.role:
+            return True
+        allowed = {bare(address) for address in probe_addresses(self._offer)}
+        return self._both_ways() and all(
+            bare(probe.address) in allowed and 0 < probe.port <= 65535 for probe in plan.probes
+        )
+
+    def _begin(self, plan: RoundPlan) -> None:
+        self.rounds.append(plan)
+        if plan.prober == self.role:
+            self.state = State.AWAITING_READY
+        else:
+            self.state = State.ARMING
+            self._order(Arm(plan))
+
+    def _on_armed(self, report: Armed) -> None:
+        self._send(Ready(number=self.rounds[-1].number, own=report.own))
+        self.state = State.ARMED
+
+    def _on_barrier(self, message: Barrier) -> None:
+        self._same(message.number)
+        self.state = State.COLLECTING
+        self._order(Collect(self.rounds[-1]))
+
+    def _on_collected(self, report: Collected) -> None:
+        self._send(Seen(number=self.rounds[-1].number, ports=report.ports))
+        self.state = State.AWAITING_DONE if self.leads else State.IDLE
+
+    def _on_done(self, message: Done) -> None:
+        self._same(message.number)
+        self.state = State.IDLE
+        self._next()
+
+    def _on_ready(self, message: Ready) -> None:
+        self._same(message.number)
+        self.state = State.FIRING
+        self._order(Fire(self.rounds[-1], message.own))
+
+    def _on_fired(self, _report: Fired) -> None:
+        self._send(Barrier(number=self.rounds[-1].number))
+        self.state = State.AWAITING_SEEN
+
+    def _on_seen(self, message: Seen) -> None:
+        self._same(message.number)
+        self._seen = message.ports
+        self.state = State.GATHERING
+        self._order(Gather(self.rounds[-1], message.ports))
+
+    def _on_gathered(self, report: Gathered) -> None:
+        self.state = State.IDLE
+        if not self.leads:
+            self._send(Done(number=self.rounds[-1].number))
+            return
+        self._repeat(report.outcomes)
+        self._next()
+
+    def _same(self, number: int) -> None:
+        if not self.rounds or self.rounds[-1].number != number:
+            raise ProtocolError("another round is on")
+
+    # Evidence and verdict ----------------------------------------------------------------
+
+    def _on_finish(self, _message: Finish) -> None:
+        self._freeze()
+
+    def _freeze(self) -> None:
+        self.state = State.FREEZING
+        self._order(Freeze())
+
+    def _on_frozen(self, report: Frozen) -> None:
+        self._own_bytes = report.data
+        pieces = [
+            report.data[at : at + PART_SIZE] for at in range(0, len(report.data), PART_SIZE)
+        ] or [b""]
+        for index, piece in enumerate(pieces):
+            self._send(EvidencePart(data=piece, last=index == len(pieces) - 1))
+        self.state = State.EXCHANGING
+        self._judge_if_complete()
+
+    def _on_part(self, message: EvidencePart) -> None:
+        if self._peer_complete or len(self._peer_bytes) + len(message.data) > MAX_EVIDENCE:
+            raise ProtocolError("more evidence than allowed")
+        self._peer_bytes += message.data
+        self._peer_complete = message.last
+        if self.state is State.EXCHANGING:
+            self._judge_if_complete()
+
+    def _judge_if_complete(self) -> None:
+        if not self._peer_complete:
+            return
+        mine, theirs = read_evidence(self._own_bytes), read_evidence(self._peer_bytes)
+        if theirs.role != other_role(self.role) or theirs.session != mine.session:
+            raise ProtocolError("the evidence belongs to another run")
+        source, destination = (mine, theirs) if self.leads else (theirs, mine)
+        verdict = judge(source, destination)
+        self._result = Conclude(verdict, source, destination)
+        self._send(self._agreed(verdict))
+        self.state = State.AGREEING
+        if self._peer_agreed is not None:
+            self._on_agreed(self._peer_agreed)
+
+    def _agreed(self, verdict: Verdict) -> Agreed:
+        mine = hashlib.sha256(self._own_bytes).digest()
+        theirs = hashlib.sha256(self._peer_bytes).digest()
+        return Agreed(
+            source=mine if self.leads else theirs,
+            destination=theirs if self.leads else mine,
+            verdict=verdict_digest(verdict),
+        )
+
+    def _on_agreed_early(self, message: Agreed) -> None:
+        self._peer_agreed = message
+
+    def _on_agreed(self, message: Agreed) -> None:
+        if self._result is None or message != self._agreed(self._result.verdict):
+            raise ProtocolError("the two sides did not come to the same verdict")
+        self.state = State.CONCLUDED
+        self._order(self._result)
+
+
+def _renumbered(plan: RoundPlan, number: int) -> RoundPlan:
+    if plan.number == number:
+        return plan
+    from msgspec.structs import replace  # noqa: PLC0415  rare: only where repeats came between
+
+    return replace(plan, number=number)
+
+
+_Handler = Callable[[Session, object], None]
+
+_TABLE: dict[tuple[State, type], _Handler] = {
+    (State.OFFERING, Offer): Session._on_offer,
+    (State.IDLE, Round): Session._on_round,
+    (State.ARMING, Armed): Session._on_armed,
+    (State.ARMED, Barrier): Session._on_barrier,
+    (State.COLLECTING, Collected): Session._on_collected,
+    (State.AWAITING_DONE, Done): Session._on_done,
+    (State.AWAITING_READY, Ready): Session._on_ready,
+    (State.FIRING, Fired): Session._on_fired,
+    (State.AWAITING_SEEN, Seen): Session._on_seen,
+    (State.GATHERING, Gathered): Session._on_gathered,
+    (State.IDLE, Finish): Session._on_finish,
+    (State.FREEZING, Frozen): Session._on_frozen,
+    (State.FREEZING, EvidencePart): Session._on_part,
+    (State.EXCHANGING, EvidencePart): Session._on_part,
+    (State.EXCHANGING, Agreed): Session._on_agreed_early,
+    (State.AGREEING, Agreed): Session._on_agreed,
+}

@@ -1,0 +1,259 @@
+"""Faults: the things that block, each a value that does its work when called with the stage.
+
+Most are real nftables rules, built by small functions so that a row of the
+table of scenarios reads like what it does. Every rule has a counter, which
+``hits`` reads, so that a test can show that a fault was met at all. Several
+faults on one host do not disturb each other: each has a table of its own, and a
+packet that one of them drops is dropped.
+
+In rules ``{from_source}``, ``{to_destination}``, ... stand for a match on that
+address in its IP version; a brace of nftables' own is written twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable
+
+from .network import DEVICE, Stage
+
+__all__ = [
+    "ADMIN",
+    "PORT_UNREACHABLE",
+    "RESET",
+    "Fault",
+    "Rules",
+    "default_deny",
+    "delay",
+    "destination_drop",
+    "destination_drop_at_card",
+    "destination_drop_raw",
+    "destination_drop_replies",
+    "destination_reject",
+    "hits",
+    "isolated",
+    "loss",
+    "no_neighbour",
+    "no_way_back",
+    "path_drop",
+    "path_drop_replies",
+    "path_reject",
+    "rules",
+    "source_drop",
+    "source_drop_at_card",
+    "source_drop_replies",
+    "source_reject",
+    "strict_reverse_path",
+]
+
+Fault = Callable[[Stage], object]
+
+RESET = "tcp reset"
+PORT_UNREACHABLE = "icmpx port-unreachable"
+ADMIN = "icmpx admin-prohibited"
+"""How a rule can refuse: what follows ``reject with``."""
+
+CONTROL_PORT = 24242
+_numbers = itertools.count(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """One chain of nftables rules on one host."""
+
+    on: str
+    hook: str
+    rules: tuple[str, ...]
+    policy: str = "accept"
+    priority: str = "filter"
+    family: str = "inet"
+
+    def __call__(self, stage: Stage) -> None:
+        stage.host(self.on).nft(self.text(stage))
+
+    def text(self, stage: Stage) -> str:
+        device = f' device "{DEVICE}"' if self.family == "netdev" else ""
+        policy = f" policy {self.policy};" if self.family != "netdev" else ""
+        body = "\n".join(f"    {rule.format_map(_matches(stage))}" for rule in self.rules)
+        return (
+            f"table {self.family} fault{next(_numbers)} {{\n"
+            f"  chain {self.hook} {{\n"
+            f"    type filter hook {self.hook}{device} priority {self.priority};{policy}\n"
+            f"{body}\n  }}\n}}\n"
+        )
+
+
+def _matches(stage: Stage) -> dict[str, str]:
+    ends = ("source", "destination")
+    return {f"from_{end}": stage.sees("saddr", end) for end in ends} | {
+        f"to_{end}": stage.sees("daddr", end) for end in ends
+    }
+
+
+def rules(on: str, hook: str, *lines: str) -> Rules:
+    """Rules as they are, in a chain of the ordinary filter."""
+    return Rules(on, hook, lines)
+
+
+def hits(stage: Stage, on: str) -> int:
+    """How many packets the rules of all faults on a host have met."""
+    listing = json.loads(stage.host(on).run(["nft", "-j", "list", "ruleset"]).stdout)
+    rule_texts = [entry["rule"]["expr"] for entry in listing["nftables"] if "rule" in entry]
+    return sum(
+        part["counter"]["packets"] for expr in rule_texts for part in expr if "counter" in part
+    )
+
+
+def _request(port: int | str) -> str:
+    """Matches what opens a connection to the port; sets of ports as nftables writes them."""
+    return f"tcp dport {_escaped(port)}"
+
+
+def _reply(port: int | str) -> str:
+    """Matches the answer to it (and what a service that runs sends later)."""
+    return f"tcp sport {_escaped(port)}"
+
+
+def _escaped(port: int | str) -> str:
+    """A set of ports has braces, which mean something else in a rule here."""
+    return str(port).replace("{", "{{").replace("}", "}}")
+
+
+# -- on the destination
+
+
+def destination_drop(port: int | str = 4242) -> Rules:
+    """The usual firewall: no answer at all."""
+    return rules("destination", "input", f"{_request(port)} counter drop")
+
+
+def destination_reject(how: str = RESET, port: int | str = 4242) -> Rules:
+    return rules("destination", "input", f"{_request(port)} counter reject with {how}")
+
+
+def destination_drop_raw(port: int | str = 4242) -> Rules:
+    """Before connection tracking, where few people look."""
+    return Rules("destination", "prerouting", (f"{_request(port)} counter drop",), priority="raw")
+
+
+def destination_drop_at_card(port: int | str = 4242) -> Rules:
+    """Below the IP layer: the kernel's counters do not know of the packet."""
+    return Rules(
+        "destination", "ingress", (f"{_request(port)} counter drop",), priority="0", family="netdev"
+    )
+
+
+def destination_drop_replies(port: int | str = 4242) -> Rules:
+    """The request is let in, the SYN-ACK is not let out."""
+    return rules("destination", "output", f"{_reply(port)} counter drop")
+
+
+def default_deny(*allowed: str, on: str = "destination") -> Rules:
+    """A firewall as distributions set it up: answers, loopback and ND in, the rest not.
+
+    ``allowed`` are further matches: ``tcp dport 24242``.
+    """
+    accepted = (
+        "ct state established,related",
+        'iif "lo"',
+        "icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert }}",
+        *allowed,
+    )
+    return Rules(
+        on, "input", (*(f"{match} accept" for match in accepted), "counter drop"), policy="drop"
+    )
+
+
+def strict_reverse_path(stage: Stage) -> None:
+    """Drop what comes in by another way than answers would go (needs an asymmetric route)."""
+    stage.destination.sysctl(ipv4__conf__all__rp_filter=1)
+
+
+def no_way_back(stage: Stage) -> None:
+    """Take the destination's route to the source away; requests still come in."""
+    stage.destination.sysctl(
+        ipv4__conf__all__rp_filter=0, **{f"ipv4__conf__{DEVICE}__rp_filter": 0}
+    )
+    stage.destination.ip([f"route add unreachable {stage.source_address}"])
+
+
+# -- on the source
+
+
+def source_drop(port: int | str = 4242) -> Rules:
+    return rules("source", "output", f"{_request(port)} counter drop")
+
+
+def source_reject(how: str = RESET, port: int | str = 4242) -> Rules:
+    return rules("source", "output", f"{_request(port)} counter reject with {how}")
+
+
+def source_drop_at_card(port: int | str = 4242) -> Rules:
+    """Below the IP layer, on the way out."""
+    return Rules(
+        "source", "egress", (f"{_request(port)} counter drop",), priority="0", family="netdev"
+    )
+
+
+def source_drop_replies(port: int | str = 4242) -> Rules:
+    """The SYN-ACK reaches the card and goes no further."""
+    return rules("source", "input", f"{_reply(port)} counter drop")
+
+
+def no_neighbour(stage: Stage) -> None:
+    """Nobody answers for the destination's address any more: the source never gets to send."""
+    stage.destination.nft(
+        f"""table arp fault{next(_numbers)} {{
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    arp daddr ip {stage.destination_address} counter drop
+  }}
+}}
+"""
+    )
+    stage.source.ip([f"neigh flush to {stage.destination_address} dev {DEVICE}"])
+
+
+# -- on the way
+
+
+def path_drop(port: int | str = 4242, router: int = 1) -> Rules:
+    return rules(f"router{router}", "forward", f"{_request(port)} counter drop")
+
+
+def path_reject(how: str = ADMIN, port: int | str = 4242, router: int = 1) -> Rules:
+    """By ICMP, or with ``RESET`` by a reset that bears the destination's address."""
+    return rules(f"router{router}", "forward", f"{_request(port)} counter reject with {how}")
+
+
+def path_drop_replies(port: int | str = 4242, router: int = 1) -> Rules:
+    return rules(f"router{router}", "forward", f"{_reply(port)} counter drop")
+
+
+def isolated(stage: Stage) -> None:
+    """Both reach the rest of the segment, but not each other."""
+    network = stage.network
+    network.isolate(network.port(stage.source), network.port(stage.destination))
+
+
+def loss(percent: float) -> Fault:
+    """Lose that share of the packets, in each direction."""
+
+    def lose(stage: Stage) -> None:
+        for host in (stage.source, stage.destination):
+            stage.network.lose(stage.network.port(host), percent)
+
+    lose.__name__ = f"loss_{percent:g}"
+    return lose
+
+
+def delay(milliseconds: float) -> Fault:
+    """Make the round trip that much longer."""
+
+    def slow(stage: Stage) -> None:
+        stage.network.delay(stage.network.port(stage.source), milliseconds / 2)
+
+    slow.__name__ = f"delay_{milliseconds:g}"
+    return slow
