@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 from bothends_protocol.conversation import Conversation
 from bothends_protocol.errors import MisuseError, ProtocolError
@@ -204,20 +205,19 @@ async def nominated(contact: Contact, role: str) -> tuple[Link, bytes | None]:
     offered = asyncio.ensure_future(contact.links.get())
     try:
         while True:
-            done, _ = await asyncio.wait(
-                {offered, *listening}, return_when=asyncio.FIRST_COMPLETED
-            )
-            if offered in done:
+            waiting: list[asyncio.Future[Any]] = [offered, *listening]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if offered.done():
                 link = offered.result()
                 listening[asyncio.ensure_future(link.receive())] = link
                 offered = asyncio.ensure_future(contact.links.get())
-            for task in done & listening.keys():
+            for task in [task for task in listening if task.done()]:
                 link = listening.pop(task)
                 if task.exception() is None:
                     return link, task.result()
                 link.close()
     finally:
-        waiting = [offered, *listening]
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        rest: list[asyncio.Future[Any]] = [offered, *listening]
+        for unused in rest:
+            unused.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)

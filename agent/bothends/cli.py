@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from . import __version__
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Commands = argparse._SubParsersAction  # type: ignore[type-arg]  # noqa: SLF001  argparse names no public type for it
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001  no public name
 
 
 def _add_destination(commands: _Commands) -> None:

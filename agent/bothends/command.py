@@ -57,9 +57,7 @@ async def _run(options: Options) -> int:
 
 def usage_document(sentence: str) -> str:
     """Return the JSON document for a command line that cannot be used."""
-    verdict = Verdict(
-        verdict_id=None, status="no-contact", reachable="unknown", summary=sentence
-    )
+    verdict = Verdict(verdict_id=None, status="no-contact", reachable="unknown", summary=sentence)
     return render.dumps(render.document(verdict))
 
 

@@ -98,10 +98,10 @@ class Contact:
     links: asyncio.Queue[Link] = field(default_factory=asyncio.Queue)
     refusals: dict[str, str] = field(default_factory=dict)
     """What the ways that did not work met, by place."""
-    failed: asyncio.Future[str] | None = None
-    """Resolved with a sentence where pairing is hopeless."""
 
     def __post_init__(self) -> None:
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Resolved with a sentence where pairing is hopeless."""
         self.instance = secrets.token_bytes(INSTANCE_SIZE)
         self.listening = False
         self.closed_to_new = False
@@ -317,16 +317,14 @@ class Contact:
         self._fail(sentence)
 
     def _fail(self, sentence: str) -> None:
-        if self.failed is not None and not self.failed.done():
+        if not self.failed.done():
             self.failed.set_result(sentence)
 
     # Nomination and resumption -----------------------------------------------------------
 
     def settle(self, link: Link, keys: Keys) -> None:
         """The two are paired on `link`: close every other way, expect resumption only."""
-        self._session = _Session(
-            keys.derive("session name", 16), keys.derive("session resumption")
-        )
+        self._session = _Session(keys.derive("session name", 16), keys.derive("session resumption"))
         self.closed_to_new = True
         self._wake.set()
         self._tasks.cancel()
@@ -445,5 +443,3 @@ async def _dial(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.
     except BaseException:
         sock.close()
         raise
-
-

@@ -254,7 +254,7 @@ def _macos(root: Path) -> Iterator[Firewall]:
     except (OSError, ValueError, AttributeError, plistlib.InvalidFileException):
         state = None
     active = state > 0 if isinstance(state, int) else None
-    detail = "blocks all incoming connections" if state == 2 else ""  # noqa: PLR2004 their number
+    detail = "blocks all incoming connections" if state == 2 else ""
     yield Firewall(name="macos", active=active, detail=detail)
 
 

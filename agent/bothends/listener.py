@@ -124,9 +124,9 @@ class OwnListeners:
 def _listening(address: str, port: int) -> socket.socket:
     version = family(address.partition("%")[0])
     kind = socket.AF_INET6 if version == 6 else socket.AF_INET
-    name = socket.getaddrinfo(
-        address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-    )[0][4]
+    name = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[
+        0
+    ][4]
     sock = socket.socket(kind, socket.SOCK_STREAM)
     try:
         if os.name == "posix":

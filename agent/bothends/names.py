@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 from bothends_protocol.addresses import normal
@@ -33,8 +34,6 @@ async def resolve(host: str, *, seconds: float) -> tuple[str, ...]:
 def _text(name: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]) -> str:
     address = str(name[0])
     if len(name) == 4 and name[3] and "%" not in address:
-        try:
+        with contextlib.suppress(OSError):
             address += f"%{socket.if_indextoname(name[3])}"
-        except OSError:
-            pass
     return normal(address)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Collection
 
-from bothends_protocol.addresses import bare, family
+from bothends_protocol.addresses import bare, family, is_wildcard
 from bothends_protocol.evidence import (
     OwnListener,
     Probe,
@@ -187,4 +187,4 @@ def _covers(listening: str, address: str) -> bool:
     # is found out by trying.
     if bare(listening) == bare(address):
         return True
-    return bare(listening) in ("0.0.0.0", "::") and family(listening) == family(address)
+    return is_wildcard(listening) and family(listening) == family(address)

@@ -281,7 +281,7 @@ def _outcome(number: int, *, at_once: bool) -> str:
         return "silent"
     if not at_once and number in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES):
         return "unreachable"
-    return "local-error" if number not in (errno.EHOSTUNREACH,) else "unreachable"
+    return "unreachable" if number == errno.EHOSTUNREACH else "local-error"
 
 
 def _ask_for_errors(sock: socket.socket) -> None:

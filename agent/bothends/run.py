@@ -143,7 +143,6 @@ class Run:
             control_port=options.control_port,
             say=self._say,
             fresh_code=fresh,
-            failed=asyncio.get_running_loop().create_future(),
         )
 
     def _fresh_code(self) -> Code:
@@ -167,18 +166,14 @@ class Run:
         if self.options.mdns:
             self._discover(contact)
         chosen = asyncio.ensure_future(nominated(contact, self.options.role))
-        failed = contact.failed
         try:
-            done, _ = await asyncio.wait(
-                {chosen, failed} if failed else {chosen},
-                timeout=self.options.wait,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if chosen in done:
+            ends: list[asyncio.Future[Any]] = [chosen, contact.failed]
+            await asyncio.wait(ends, timeout=self.options.wait, return_when=asyncio.FIRST_COMPLETED)
+            if chosen.done():
                 self._pair(contact, *chosen.result())
                 return None
-            if failed is not None and failed in done:
-                return failed.result()
+            if contact.failed.done():
+                return contact.failed.result()
             return self._nobody(contact)
         finally:
             if not chosen.done():
@@ -253,7 +248,10 @@ class Run:
         self._prober = Prober(self._recorder, key)
         session = self._session = Session(self.options.role, self._offer(contact, link))
         self._deadline = asyncio.get_running_loop().call_later(
-            self.options.timeout, self._events.put_nowait, _Deadline()
+            # The leader ends the probing; the other waits for that a little longer.
+            self.options.timeout + (0.0 if session.leads else FINISH_SECONDS),
+            self._events.put_nowait,
+            _Deadline(),
         )
         try:
             return await self._drive(session, channel)

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .addresses import bare, family
+from .evidence import Listener
 from .observations import Journey, Stage, Symptom, loopback_only
 
 __all__ = ["PATH_CAUSES", "SERVICE_CAUSES", "PathCause", "ServiceCause"]
@@ -154,12 +155,19 @@ def _no_way_back(j: Journey) -> bool | None:
 def _backlog(j: Journey) -> bool | None:
     if j.own or not j.holders:
         return False
-    filled = [
-        row.waiting > row.backlog
-        for row in j.holders
-        if row.waiting is not None and row.backlog is not None
-    ]
-    return any(filled) if filled else None
+    full = [_full(row) for row in j.holders]
+    if any(full):
+        return True
+    return False if all(state is False for state in full) else None
+
+
+def _full(row: Listener) -> bool | None:
+    if row.waiting is None:
+        return None
+    # sk_acceptq_is_full: more waiting than the backlog, which is at least 0.
+    if row.backlog is None:
+        return None if row.waiting else False
+    return row.waiting > row.backlog
 
 
 def _always(_j: Journey) -> bool | None:
@@ -310,7 +318,7 @@ PATH_CAUSES: tuple[PathCause, ...] = (
 
 
 def _nobody(j: Journey) -> bool:
-    return j.sockets and not j.holders and (j.own or j.own_error not in ("EADDRINUSE",))
+    return j.sockets and not j.holders and (j.own or j.own_error != "EADDRINUSE")
 
 
 def _not_running(j: Journey) -> bool:

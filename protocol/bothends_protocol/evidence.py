@@ -12,6 +12,8 @@ before what across the two sides is known from the rounds' barriers alone.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from .errors import ProtocolError
@@ -49,121 +51,133 @@ MAX_EVIDENCE = 8 * 1024 * 1024
 """Largest evidence document taken from a peer, in bytes: a full sweep stays far below."""
 
 
+MAX_TEXT = 1024
+"""Longest text in a record: names, addresses, error words. Nothing honest comes near it."""
+
+MAX_RECORDS = 100_000
+"""Longest list in a document: a full sweep of one port each stays below."""
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+Word32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of all records: immutable, and nothing unknown is let through."""
 
 
-class Address(_Record):
+class Address(_Record, frozen=True):
     """One address of an interface."""
 
-    interface: str
-    address: str
+    interface: Text
+    address: Text
     prefix: int
 
 
-class Firewall(_Record):
+class Firewall(_Record, frozen=True):
     """A firewall front-end found on the host; `active` is None where it cannot be read."""
 
-    name: str
+    name: Text
     """`ufw`, `firewalld`, `nftables`, `iptables`, `windows` or `macos`."""
     active: bool | None = None
-    detail: str = ""
+    detail: Text = ""
 
 
-class HostFacts(_Record):
+class HostFacts(_Record, frozen=True):
     """What a host says of itself. Support for the evidence, never a substitute for it."""
 
-    product: str
-    version: str
-    system: str
+    product: Text
+    version: Text
+    system: Text
     """`Linux`, `Windows` or `Darwin`, as Python's platform.system() says it."""
-    release: str
-    kernel: str
-    hostname: str
+    release: Text
+    kernel: Text
+    hostname: Text
     privileged: bool
     """Whether the packet witness may be opened."""
     addresses: tuple[Address, ...] = ()
     firewalls: tuple[Firewall, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Text, ...] = ()
 
 
-class Target(_Record):
+class Target(_Record, frozen=True):
     """An address that the real application is told to use, as the user typed it."""
 
-    text: str
-    addresses: tuple[str, ...] = ()
+    text: Text
+    addresses: tuple[Text, ...] = ()
     """What the name resolved to on the source; empty where it did not resolve."""
-    error: str | None = None
+    error: Text | None = None
 
 
-class ContactFacts(_Record):
+class ContactFacts(_Record, frozen=True):
     """How this side sees the link that authenticated the other."""
 
-    path: str
+    path: Text
     """`direct` (the source dialled), `reverse`, `punched`, `rendezvous` or `offline`."""
-    local: str
-    remote: str
+    local: Text
+    remote: Text
     rtt: float
     """Smallest round trip seen, in seconds."""
-    typed: tuple[str, ...] = ()
+    typed: tuple[Text, ...] = ()
     """This side's --peer addresses, resolved."""
-    proven: tuple[str, ...] = ()
+    proven: tuple[Text, ...] = ()
     """Addresses of the other side at which its handshake succeeded."""
-    refused: tuple[str, ...] = ()
+    refused: tuple[Text, ...] = ()
     """What the ways that did not work met, one sentence each."""
 
 
-class Probe(_Record):
+class Probe(_Record, frozen=True):
     """One thing to try in a round: a port at an address."""
 
-    transport: str
-    address: str
-    port: int
+    transport: Text
+    address: Text
+    port: Port
 
 
-class RoundPlan(_Record):
+class RoundPlan(_Record, frozen=True):
     """A round, as announced by the leader before it starts."""
 
     number: int
-    kind: str
+    kind: Text
     """`connect`: fresh connects to each probe."""
-    prober: str
+    prober: Text
     """Role that sends."""
     attempts: int
     """Fresh sockets per probe."""
     probes: tuple[Probe, ...]
 
 
-class Icmp(_Record):
+class Icmp(_Record, frozen=True):
     """An ICMP (v4 or v6) error and who sent it."""
 
-    kind: int
-    code: int
-    sender: str
+    kind: Byte
+    code: Byte
+    sender: Text
 
 
-class Attempt(_Record):
+class Attempt(_Record, frozen=True):
     """One connect() from a fresh socket."""
 
     round: int
-    transport: str
-    address: str
-    port: int
-    local_address: str
-    local_port: int
+    transport: Text
+    address: Text
+    port: Port
+    local_address: Text
+    local_port: Port
     started: float
     ended: float | None
     """When the outcome came; None while it was still open when the round was collected."""
-    outcome: str
+    outcome: Text
     """`connected`, `refused`, `unreachable`, `reset`, `silent`, `no-route` or `local-error`."""
-    error: str | None = None
+    error: Text | None = None
     """Symbolic errno, as in `EHOSTUNREACH`."""
     icmp: Icmp | None = None
-    spoke: str = "nothing"
+    spoke: Text = "nothing"
     """What the far end said first: `challenge` (ours, genuine), `other`, `nothing`, `closed`."""
 
 
-class Sighting(_Record):
+class Sighting(_Record, frozen=True):
     """A packet that the packet witness saw on one of the host's cards.
 
     `way` is `in` (before any filter of this host, but XDP) or `out` (after
@@ -172,140 +186,140 @@ class Sighting(_Record):
     """
 
     at: float
-    way: str
-    interface: str
-    transport: str
-    source: str
-    source_port: int
-    destination: str
-    destination_port: int
-    flags: str = ""
+    way: Text
+    interface: Text
+    transport: Text
+    source: Text
+    source_port: Port
+    destination: Text
+    destination_port: Port
+    flags: Text = ""
     """TCP flags, of `SARF`."""
-    seq: int = 0
-    ack: int = 0
-    ttl: int = 0
+    seq: Word32 = 0
+    ack: Word32 = 0
+    ttl: Byte = 0
     icmp: Icmp | None = None
 
 
-class Witness(_Record):
+class Witness(_Record, frozen=True):
     """A witness and how far it can be trusted."""
 
-    name: str
+    name: Text
     """`packets`, `sockets`, `routes`, `counters`, …"""
     available: bool
     lost: int = 0
     """Records it knows it missed (a full buffer); with any, its silence proves nothing."""
-    detail: str = ""
+    detail: Text = ""
 
 
-class OwnListener(_Record):
+class OwnListener(_Record, frozen=True):
     """The agent's own listener on a candidate port, or why there is none."""
 
-    transport: str
-    address: str
-    port: int
+    transport: Text
+    address: Text
+    port: Port
     opened: bool
-    error: str | None = None
+    error: Text | None = None
 
 
-class Acceptance(_Record):
+class Acceptance(_Record, frozen=True):
     """A connection that the agent's own listener took."""
 
     at: float
-    transport: str
-    address: str
-    port: int
-    remote_address: str
-    remote_port: int
+    transport: Text
+    address: Text
+    port: Port
+    remote_address: Text
+    remote_port: Port
     genuine: bool
     """Whether the other end answered the challenge, so that it is the other agent."""
 
 
-class Listener(_Record):
+class Listener(_Record, frozen=True):
     """A LISTEN row (TCP) or a bound row (UDP) of the socket table, none of them the agent's."""
 
-    transport: str
-    address: str
-    port: int
+    transport: Text
+    address: Text
+    port: Port
     v6only: bool | None = None
     """For `::`: whether IPv4 is left out; None where it cannot be told."""
-    program: str | None = None
+    program: Text | None = None
     pid: int | None = None
     waiting: int | None = None
     """Connections that the program has not accepted yet."""
     backlog: int | None = None
 
 
-class Connection(_Record):
+class Connection(_Record, frozen=True):
     """A row of the socket table about a candidate port, other than LISTEN."""
 
     round: int
-    transport: str
-    state: str
+    transport: Text
+    state: Text
     """`SYN_RECV`, `ESTABLISHED`, `CLOSE_WAIT`, …"""
-    local_address: str
-    local_port: int
-    remote_address: str
-    remote_port: int
+    local_address: Text
+    local_port: Port
+    remote_address: Text
+    remote_port: Port
     accepted: bool | None = None
     """False while no program has accepted it; None where it cannot be told."""
 
 
-class Counters(_Record):
+class Counters(_Record, frozen=True):
     """Kernel counters of the network stack before or after a round."""
 
     round: int
-    when: str
+    when: Text
     """`before` or `after`."""
     values: dict[str, int]
 
 
-class Route(_Record):
+class Route(_Record, frozen=True):
     """What the kernel would do with a packet to `destination`."""
 
-    destination: str
-    source: str | None = None
-    interface: str | None = None
-    gateway: str | None = None
-    error: str | None = None
+    destination: Text
+    source: Text | None = None
+    interface: Text | None = None
+    gateway: Text | None = None
+    error: Text | None = None
     """Symbolic errno where there is no way."""
 
 
-class Return(_Record):
+class Return(_Record, frozen=True):
     """Whether the kernel takes a packet from `source` to `local` on `interface`.
 
     The check that reverse-path filtering makes (net/ipv4/fib_frontend.c,
     fib_validate_source), asked of the kernel through rtnetlink.
     """
 
-    source: str
-    local: str
-    interface: str
-    error: str | None = None
+    source: Text
+    local: Text
+    interface: Text
+    error: Text | None = None
 
 
-class Neighbour(_Record):
+class Neighbour(_Record, frozen=True):
     """State of the next hop towards `destination` on its link."""
 
-    destination: str
-    next_hop: str
-    interface: str
-    state: str
+    destination: Text
+    next_hop: Text
+    interface: Text
+    state: Text
     """`reachable`, `unresolved` or `unknown`."""
     round: int
 
 
-class Evidence(_Record):
+class Evidence(_Record, frozen=True):
     """All that one side brings to the judgement."""
 
-    format: str
-    role: str
+    format: Text
+    role: Text
     session: bytes
     facts: HostFacts
     contact: ContactFacts
-    ports: tuple[str, ...] = ()
+    ports: tuple[Text, ...] = ()
     """Destination: the port sets asked for, as `tcp:4242`."""
-    service: str | None = None
+    service: Text | None = None
     """Destination: the program that ought to hold the port."""
     targets: tuple[Target, ...] = ()
     both_ways: bool = False

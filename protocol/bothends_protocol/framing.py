@@ -1,6 +1,6 @@
-"""Frames on a byte stream: a preamble line, then length-prefixed frames.
+r"""Frames on a byte stream: a preamble line, then length-prefixed frames.
 
-The preamble `bothends N\\n` never changes its form, so that two versions that
+The preamble `bothends N\n` never changes its form, so that two versions that
 share nothing else can still tell each other who they are. Until the peer has
 authenticated, frames are limited to what a handshake needs.
 """

@@ -89,9 +89,7 @@ def verdict_digest(verdict: Verdict) -> bytes:
     return hashlib.sha256(pack(verdict)).digest()
 
 
-def _directions(
-    source: Evidence, destination: Evidence
-) -> Iterable[tuple[Evidence, Evidence]]:
+def _directions(source: Evidence, destination: Evidence) -> Iterable[tuple[Evidence, Evidence]]:
     yield source, destination
     if source.both_ways or destination.both_ways:
         yield destination, source
@@ -133,7 +131,12 @@ def _shape(journey: Journey) -> object:
 def _find(j: Journey) -> _Finding:
     services = _service_causes(j)
     if not j.trails:
-        return _Finding(False, "unknown", services, tuple(c[0] for c in services))
+        return _Finding(
+            path_clear=False,
+            reachable="unknown",
+            causes=services,
+            candidates=tuple(code for code, _, _ in services),
+        )
     if j.proven:
         return _clear(j, services)
     if not j.failed:
@@ -146,9 +149,11 @@ def _clear(j: Journey, services: tuple[tuple[str, str, tuple[str, ...]], ...]) -
     # socket table does not show: then what answered was not our own listener.
     forwarded = j.own and all(t.attempt.spoke != "challenge" for t in j.proven)
     found = () if forwarded else services
-    warnings = ("network.loss",) if j.failed and Symptom.SILENT in j.symptoms else ()
+    lossy = bool(j.failed) and Symptom.SILENT in j.symptoms
     proven = tuple((code, "proven", (*narrate(j), *because)) for code, _, because in found)
-    notes = ("The connection is forwarded inside the destination.",) if forwarded else ()
+    notes: tuple[str, ...] = ()
+    if forwarded:
+        notes += ("The connection is forwarded inside the destination.",)
     if not found and all(t.attempt.spoke == "nothing" for t in j.proven):
         notes += ("The program sent nothing by itself; many wait for the other side to begin.",)
     return _Finding(
@@ -156,7 +161,7 @@ def _clear(j: Journey, services: tuple[tuple[str, str, tuple[str, ...]], ...]) -
         reachable="no" if found else "yes",
         causes=proven,
         candidates=tuple(code for code, _, _ in found),
-        warnings=warnings,
+        warnings=("network.loss",) if lossy else (),
         notes=notes,
     )
 
@@ -182,20 +187,16 @@ def _stopped(j: Journey, services: tuple[tuple[str, str, tuple[str, ...]], ...])
     path: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     if len(left) == 1 and len(j.failed) >= ENOUGH:
         path = ((left[0].code, _confidence(j, left[0]), narrate(j)),)
-    found = services if path or _refused_by_kernel(j) else ()
-    if not path and services and not fitting:
-        found = services
-    causes = (*path, *found)
+    # Where the way ends is one question, who listens another: both are told.
+    causes = (*path, *services)
     codes = [c[0] for c in path] or [c.code for c in left]
-    next_step = ""
-    if not path:
-        next_step = left[0].decide if left else _NOTHING_FITS
+    next_step = "" if path else left[0].decide if left else _NOTHING_FITS
     return _Finding(
         path_clear=False,
         reachable="no",
         causes=causes,
         candidates=tuple(dict.fromkeys((*codes, *(c[0] for c in services)))),
-        next_step=next_step if not causes or not path else "",
+        next_step=next_step,
     )
 
 
@@ -203,11 +204,6 @@ _NOTHING_FITS = (
     "What was seen fits none of the known causes. Save the evidence on both computers "
     "(--save) and test again with -v."
 )
-
-
-def _refused_by_kernel(j: Journey) -> bool:
-    """Whether the refusal is what a port without a listener gives, seen at the destination."""
-    return Symptom.RESET in j.symptoms and any(t.reply and "reset" in t.reply for t in j.failed)
 
 
 def _fitting(j: Journey) -> list[PathCause]:
@@ -240,7 +236,7 @@ def _service_causes(j: Journey) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     )
 
 
-def _check(  # noqa: PLR0913  each is a fact of its own
+def _check(
     j: Journey,
     finding: _Finding,
     ports: list[int],
@@ -332,9 +328,7 @@ def _combine(checks: Sequence[Check], unresolved: Sequence[str]) -> Verdict:
     statuses = {check.status for check in decisive}
     if unresolved:
         statuses.add("blocked")
-    status = next(
-        (s for s in ("blocked", "undetermined", "open") if s in statuses), "undetermined"
-    )
+    status = next((s for s in ("blocked", "undetermined", "open") if s in statuses), "undetermined")
     blockers = _union(unresolved, *([b.code for b in check.blockers] for check in decisive))
     reachable = {check.reachable for check in decisive} | ({"no"} if unresolved else set())
     return Verdict(

@@ -52,7 +52,7 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Base of all messages."""
 
 
-class Offer(_Message):
+class Offer(_Message, frozen=True):
     """First message of both sides: what this side is asked to find out."""
 
     ports: tuple[str, ...] = ()
@@ -72,21 +72,22 @@ class Offer(_Message):
     """Seconds from pairing to verdict that this side allows."""
 
 
-class Round(_Message):
+class Round(_Message, frozen=True):
     """The leader announces a round; the observer arms its witnesses and says `Ready`."""
 
     plan: RoundPlan
 
 
-class Ready(_Message):
-    """The observer's witnesses are armed. `own` are the (transport, address, port) where its
-    own listener waits with a challenge."""
+class Ready(_Message, frozen=True):
+    """The observer's witnesses are armed."""
 
     number: int
     own: tuple[tuple[str, str, int], ...] = ()
+    """Transport, address and port of each place where the observer itself listens and speaks
+    its challenge."""
 
 
-class Barrier(_Message):
+class Barrier(_Message, frozen=True):
     """The prober has sent all probes of the round: nothing more is on the way."""
 
     number: int
@@ -101,31 +102,31 @@ class SeenPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     answered: int | None = None
 
 
-class Seen(_Message):
+class Seen(_Message, frozen=True):
     """The observer's short answer to a barrier, enough to plan the next round."""
 
     number: int
     ports: tuple[SeenPort, ...] = ()
 
 
-class Done(_Message):
+class Done(_Message, frozen=True):
     """A prober that does not lead has all outcomes of the round: the leader may go on."""
 
     number: int
 
 
-class Finish(_Message):
+class Finish(_Message, frozen=True):
     """The leader ends the probing: both freeze their evidence and send it."""
 
 
-class EvidencePart(_Message):
+class EvidencePart(_Message, frozen=True):
     """A piece of the sender's frozen evidence, in order."""
 
     data: bytes
     last: bool
 
 
-class Agreed(_Message):
+class Agreed(_Message, frozen=True):
     """The sender holds both evidences: their digests, and that of the verdict it came to."""
 
     source: bytes
@@ -133,7 +134,7 @@ class Agreed(_Message):
     verdict: bytes
 
 
-class Bye(_Message):
+class Bye(_Message, frozen=True):
     """The sender ends the run for good, in whatever state it is; `reason` is one of `BYES`."""
 
     reason: str

@@ -14,7 +14,9 @@ from .verdict import Check
 
 __all__ = ["narrate", "title"]
 
-_SAYS = {cause.code: cause.says for cause in (*PATH_CAUSES, *SERVICE_CAUSES)} | {
+_SAYS = {
+    **{cause.code: cause.says for cause in PATH_CAUSES},
+    **{cause.code: cause.says for cause in SERVICE_CAUSES},
     "source.name": "the name that was given as the target does not resolve on the source",
 }
 

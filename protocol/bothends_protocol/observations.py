@@ -1,4 +1,4 @@
-"""From raw evidence to observations: how far did each connection request get?
+"""From raw evidence to observations of how far each connection request got.
 
 Each attempt of the prober becomes a `Trail`: a row of stages, each reached, not
 reached or unknown. A stage is unknown where no witness could have told, and
@@ -301,9 +301,7 @@ def _way_back(
     peers = _addresses(source)
     errors = [r.error for r in table.routes if bare(r.destination) in peers]
     errors += [
-        r.error
-        for r in table.returns
-        if bare(r.source) in peers and bare(r.local) == bare(address)
+        r.error for r in table.returns if bare(r.source) in peers and bare(r.local) == bare(address)
     ]
     return bool(errors), next((error for error in errors if error), None)
 

@@ -64,7 +64,7 @@ class _Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Base of the handshake's frames."""
 
 
-class Hello(_Frame):
+class Hello(_Frame, frozen=True):
     """First frame of each side; everything in it may be seen by anybody."""
 
     role: str
@@ -77,13 +77,13 @@ class Hello(_Frame):
     """The session to resume; empty for a first pairing."""
 
 
-class Confirm(_Frame):
+class Confirm(_Frame, frozen=True):
     """Proof that the sender came to the same key."""
 
     mac: bytes
 
 
-class Refusal(_Frame):
+class Refusal(_Frame, frozen=True):
     """The listener, or the destination, will not pair; `reason` is one of `REFUSALS`."""
 
     reason: str
@@ -173,7 +173,7 @@ class Handshake:
 
         Raises `RefusedError`, `WrongCodeError` or another `ProtocolError`.
         """
-        message = unpack(data, _Any)  # type: ignore[arg-type]
+        message: _Any = unpack(data, _Any)  # type: ignore[arg-type]
         if isinstance(message, Refusal):
             raise RefusedError(message.reason if message.reason in REFUSALS else "busy")
         if isinstance(message, Hello) and self.peer is None:

@@ -75,9 +75,9 @@ def probe_addresses(prober: Offer) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*primary, *prober.proven)))
 
 
-def first_round(number: int, prober: str, addresses: Iterable[str], ports: Sequence[str]) -> (
-    list[RoundPlan]
-):
+def first_round(
+    number: int, prober: str, addresses: Iterable[str], ports: Sequence[str]
+) -> list[RoundPlan]:
     """Return the rounds that try every port at every address once, `number` being the first."""
     probes = [
         Probe(transport=wanted.transport, address=address, port=port)

@@ -18,7 +18,9 @@ __all__ = ["MAX_PORT", "TRANSPORTS", "PortSet", "format_ports", "parse_ports"]
 MAX_PORT = 65535
 TRANSPORTS = ("tcp", "udp")
 
-_ITEM = re.compile(r"(?:(?P<transport>[a-z]+):)?(?P<first>\d{1,9})(?:-(?P<last>\d{1,9}))?", re.ASCII)
+_ITEM = re.compile(
+    r"(?:(?P<transport>[a-z]+):)?(?P<first>\d{1,9})(?:-(?P<last>\d{1,9}))?", re.ASCII
+)
 
 
 class PortSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

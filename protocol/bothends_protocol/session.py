@@ -22,9 +22,10 @@ import enum
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .addresses import bare
-from .errors import MisuseError, ProtocolError
+from .errors import InputError, MisuseError, ProtocolError
 from .evidence import MAX_EVIDENCE, Evidence, Probe, RoundPlan, read_evidence
 from .judge import judge, verdict_digest
 from .messages import (
@@ -42,6 +43,7 @@ from .messages import (
 )
 from .pairing import DESTINATION, SOURCE, other_role
 from .plan import MAX_PROBES, Tally, first_round, further_round, probe_addresses
+from .ports import MAX_PORT, parse_ports
 from .verdict import Verdict
 
 __all__ = [
@@ -68,6 +70,14 @@ PART_SIZE = 64 * 1024
 
 MAX_ROUNDS = 400
 """Rounds in one run: all 65,535 ports twice over, in waves of 512, and repeats."""
+
+
+MAX_ROUND_ATTEMPTS = 16
+"""Attempts per probe that a leader may ask for in one round."""
+
+
+MAX_OFFERED = 65535
+"""Ports that one offer may name, all transports together."""
 
 
 class State(enum.Enum):
@@ -107,8 +117,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Fire:
-    """Order: send the probes of `plan`, then report `Fired`. `own` are the places where the
-    other agent itself listens and will speak its challenge."""
+    """Order: send the probes of `plan`, then report `Fired`.
+
+    `own` are the places where the other agent itself listens and will speak its challenge.
+    """
 
     plan: RoundPlan
     own: tuple[tuple[str, str, int], ...]
@@ -236,11 +248,21 @@ class Session:
     # Offers ------------------------------------------------------------------------------
 
     def _on_offer(self, offer: Offer) -> None:
+        self._check(offer)
         self.peer_offer = offer
         self.state = State.IDLE
         if self.leads:
             self._queue = self._plan(SOURCE)
             self._next()
+
+    @staticmethod
+    def _check(offer: Offer) -> None:
+        try:
+            count = sum(len(part) for text in offer.ports for part in parse_ports(text))
+        except InputError as error:
+            raise ProtocolError("an offer with ports that are none") from error
+        if count > MAX_OFFERED:
+            raise ProtocolError("an offer of more ports than allowed")
 
     def _plan(self, prober: str) -> list[RoundPlan]:
         if self.peer_offer is None:
@@ -248,9 +270,7 @@ class Session:
         mine, theirs = self._offer, self.peer_offer
         source, destination = (mine, theirs) if self.leads else (theirs, mine)
         sends = source if prober == SOURCE else destination
-        return first_round(
-            len(self.rounds) + 1, prober, probe_addresses(sends), destination.ports
-        )
+        return first_round(len(self.rounds) + 1, prober, probe_addresses(sends), destination.ports)
 
     # The leader --------------------------------------------------------------------------
 
@@ -306,11 +326,14 @@ class Session:
         self._begin(plan)
 
     def _permitted(self, plan: RoundPlan) -> bool:
-        """Whether the leader may announce this: in turn, of a bearable size, and nothing to
-        be probed from here but what this side's own user typed or what authenticated."""
+        """Whether the leader may announce this.
+
+        It must be in turn and of a bearable size, and have nothing probed from here but what
+        this side's own user typed or what authenticated.
+        """
         if plan.number != len(self.rounds) + 1 or len(self.rounds) >= MAX_ROUNDS:
             return False
-        if not 0 < len(plan.probes) <= MAX_PROBES or not 0 < plan.attempts <= 16:
+        if not 0 < len(plan.probes) <= MAX_PROBES or not 0 < plan.attempts <= MAX_ROUND_ATTEMPTS:
             return False
         if plan.kind != "connect" or plan.prober not in (SOURCE, DESTINATION):
             return False
@@ -318,7 +341,7 @@ class Session:
             return True
         allowed = {bare(address) for address in probe_addresses(self._offer)}
         return self._both_ways() and all(
-            bare(probe.address) in allowed and 0 < probe.port <= 65535 for probe in plan.probes
+            bare(probe.address) in allowed and 0 < probe.port <= MAX_PORT for probe in plan.probes
         )
 
     def _begin(self, plan: RoundPlan) -> None:
@@ -442,8 +465,9 @@ def _renumbered(plan: RoundPlan, number: int) -> RoundPlan:
     return replace(plan, number=number)
 
 
-_Handler = Callable[[Session, object], None]
+_Handler = Callable[[Session, Any], None]
 
+# ruff: noqa: SLF001  the table belongs to the class
 _TABLE: dict[tuple[State, type], _Handler] = {
     (State.OFFERING, Offer): Session._on_offer,
     (State.IDLE, Round): Session._on_round,

@@ -34,7 +34,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the parts of a verdict."""
 
 
-class Fix(_Part):
+class Fix(_Part, frozen=True):
     """One way to remove a cause; `argv` is the command, empty where it is done by hand."""
 
     on: str
@@ -44,7 +44,7 @@ class Fix(_Part):
     argv: tuple[str, ...] = ()
 
 
-class Blocker(_Part):
+class Blocker(_Part, frozen=True):
     """A cause that was found, how it is known, and what to do about it."""
 
     code: str
@@ -54,7 +54,7 @@ class Blocker(_Part):
     fix: tuple[Fix, ...] = ()
 
 
-class Segment(_Part):
+class Segment(_Part, frozen=True):
     """One stretch of the way."""
 
     name: str
@@ -63,7 +63,7 @@ class Segment(_Part):
     because: tuple[str, ...] = ()
 
 
-class Check(_Part):
+class Check(_Part, frozen=True):
     """One direction, transport, address and set of ports with one finding."""
 
     direction: str
@@ -81,7 +81,7 @@ class Check(_Part):
     notes: tuple[str, ...] = ()
 
 
-class Verdict(_Part):
+class Verdict(_Part, frozen=True):
     """What both sides agree on. `verdict_id` is None where they could not agree any more."""
 
     verdict_id: str | None

@@ -261,10 +261,13 @@ def _contact() -> Iterator[Scenario]:
     yield Scenario(
         name="peer-at-source-only", services=(ECHO,), peers=frozenset({"source"}), expected=open_()
     )
+    deaf = tuple(rules(end, "input", "udp dport 5353 counter drop") for end in sorted(BOTH))
     yield Scenario(
         name="peer-at-destination-only",
         services=(ECHO,),
+        faults=deaf,
         peers=frozenset({"destination"}),
+        mdns=True,  # without it the source would rather have a --peer than wait
         expected=open_(),
     )
 

@@ -1,9 +1,10 @@
-"""Questions to the Linux kernel about routes and neighbours, over rtnetlink.
+"""Questions to the Linux kernel about routes, neighbours and listening sockets, over netlink.
 
 Needs no privilege and runs no program. Only what the witnesses ask for: one
 route, one reverse-path check, the state of one neighbour (linux/rtnetlink.h,
-linux/neighbour.h; rtnetlink(7)). On other systems, and where the kernel does
-not answer, the functions return None: not known.
+linux/neighbour.h; rtnetlink(7)), the queues of listeners (linux/inet_diag.h;
+sock_diag(7)). On other systems, and where the kernel does not answer, the
+functions return None: not known.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ import struct
 import sys
 from dataclasses import dataclass
 
-__all__ = ["Hop", "NetlinkError", "find_route", "neighbour_state", "returns_from"]
+__all__ = [
+    "Hop",
+    "NetlinkError",
+    "Queue",
+    "find_route",
+    "listening_queues",
+    "neighbour_state",
+    "returns_from",
+]
 
 _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
 _RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
@@ -24,6 +33,12 @@ _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _RTA_DST, _RTA_SRC, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 2, 3, 4, 5, 7
 _NDA_DST = 1
+_NETLINK_ROUTE, _NETLINK_SOCK_DIAG = 0, 4
+_SOCK_DIAG_BY_FAMILY = 20
+_TCP_LISTEN_ONLY = 1 << 10
+_INET_DIAG_SKV6ONLY = 11
+_INET_DIAG_MSG = 72
+"""Size of struct inet_diag_msg."""
 _NUD_INCOMPLETE, _NUD_FAILED, _NUD_NOARP = 0x01, 0x20, 0x40
 _TIMEOUT = 0.5
 """Seconds. The kernel answers within the call; this only bounds a broken one."""
@@ -90,6 +105,38 @@ def returns_from(source: str, local: str, interface: str) -> bool | None:
     )
     _route(address, attributes, source_bits=32)
     return True
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What the kernel knows of a listening socket beside its address."""
+
+    waiting: int
+    """Connections not yet accepted."""
+    backlog: int
+    """How many may wait; the queue is full when more than that do (sk_acceptq_is_full)."""
+    v6only: bool | None
+    """None for IPv4."""
+
+
+def listening_queues() -> dict[int, Queue]:
+    """Return the queues of all listening TCP sockets by inode; empty where it cannot be asked."""
+    if not _possible():
+        return {}
+    queues: dict[int, Queue] = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _TCP_LISTEN_ONLY)
+        try:
+            answers = _ask(
+                _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, body + bytes(48), netlink=_NETLINK_SOCK_DIAG
+            )
+        except NetlinkError:
+            continue  # a kernel without inet_diag
+        for _, answer in answers:
+            waiting, backlog, _, inode = struct.unpack_from("=IIII", answer, 56)
+            only = _attributes(answer[_INET_DIAG_MSG:]).get(_INET_DIAG_SKV6ONLY)
+            queues[inode] = Queue(waiting, backlog, bool(only[0]) if only else None)
+    return queues
 
 
 def neighbour_state(address: str, interface: str) -> str | None:
@@ -168,12 +215,14 @@ def _attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def _ask(kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
+def _ask(
+    kind: int, flags: int, body: bytes, *, netlink: int = _NETLINK_ROUTE
+) -> list[tuple[int, bytes]]:
     """Send one request; return its answers as (type, body). Raises `NetlinkError`."""
     answers: list[tuple[int, bytes]] = []
     header = struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_REQUEST | flags, 1, 0)
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink) as sock:
             sock.settimeout(_TIMEOUT)
             sock.bind((0, 0))
             sock.send(header + body)

@@ -191,7 +191,7 @@ def _address(raw: bytes) -> str:
     return normal(str(ipaddress.ip_address(raw)))
 
 
-def _tcp(  # noqa: PLR0913  the fields of one packet
+def _tcp(
     payload: bytes, source: str, destination: str, *, way: str, at: float, interface: str, ttl: int
 ) -> Sighting:
     source_port, destination_port, seq, ack = struct.unpack_from(">HHII", payload)

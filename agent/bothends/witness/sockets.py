@@ -20,6 +20,8 @@ from pathlib import Path
 from bothends_protocol.addresses import normal
 from bothends_protocol.evidence import Connection, Listener
 
+from .netlink import Queue, listening_queues
+
 __all__ = ["Row", "connections", "listeners", "read_table"]
 
 _STATES = {
@@ -82,18 +84,25 @@ def listeners(
         for row in table
         if row.state == "LISTEN" and row.local_port in ports and row.inode not in own
     ]
+    if not rows:
+        return ()
     holders = _programs({row.inode: row.uid for row in rows if row.inode})
+    queues = listening_queues()
     return tuple(
-        Listener(
-            transport=row.transport,
-            address=row.local,
-            port=row.local_port,
-            v6only=None,
-            program=holders.get(row.inode, (None, None))[0],
-            pid=holders.get(row.inode, (None, None))[1],
-            waiting=row.waiting,
-        )
-        for row in rows
+        _listener(row, holders.get(row.inode, (None, None)), queues.get(row.inode)) for row in rows
+    )
+
+
+def _listener(row: Row, holder: tuple[str | None, int | None], queue: Queue | None) -> Listener:
+    return Listener(
+        transport=row.transport,
+        address=row.local,
+        port=row.local_port,
+        v6only=queue.v6only if queue else None,
+        program=holder[0],
+        pid=holder[1],
+        waiting=queue.waiting if queue else row.waiting,
+        backlog=queue.backlog if queue else None,
     )
 
 
