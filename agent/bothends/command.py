@@ -62,6 +62,12 @@ def usage_document(sentence: str) -> str:
 
 
 def _show(options: Options, outcome: Outcome) -> None:
+    verdict = outcome.verdict
+    if verdict.verdict_id is None:
+        # Not a joint verdict but a failure: told where failures are told, too.
+        _say(f"bothends: {verdict.summary}")
+    if verdict.status == "no-contact" and not options.json:
+        return
     try:
         if options.json:
             print(render.dumps(_document(outcome)), flush=True)

@@ -212,6 +212,8 @@ class Run:
         self._discovery.start(MDNS_HEAD_START if self.options.peers else 0.0)
 
     def _nobody(self, contact: Contact) -> str:
+        if not self._facts.addresses:
+            return "No contact: this computer has no network address."
         other = "destination" if self.options.role == SOURCE else "source"
         met = "; ".join(f"{place}: {what}" for place, what in sorted(contact.refusals.items()))
         return (

@@ -1,0 +1,66 @@
+"""The challenge of the own listener: each end proves itself, and a stranger learns nothing."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bothends_protocol.challenge import (
+    ANSWER_SIZE,
+    CHALLENGE_SIZE,
+    NONCE_SIZE,
+    answer,
+    challenge,
+    is_answer,
+)
+
+KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+nonces = st.binary(min_size=NONCE_SIZE, max_size=NONCE_SIZE)
+
+
+@given(nonces)
+def test_the_other_agent_answers_rightly(nonce: bytes) -> None:
+    asked = challenge(KEY, nonce)
+    told = answer(KEY, asked)
+    assert told is not None
+    assert (len(asked), len(told)) == (CHALLENGE_SIZE, ANSWER_SIZE)
+    assert is_answer(KEY, nonce, told)
+
+
+@given(nonces, nonces)
+def test_an_answer_serves_for_one_nonce_only(nonce: bytes, later: bytes) -> None:
+    told = answer(KEY, challenge(KEY, nonce))
+    assert told is not None
+    assert is_answer(KEY, later, told) == (nonce == later)
+
+
+@given(nonces)
+def test_without_the_key_there_is_neither_challenge_nor_answer(nonce: bytes) -> None:
+    assert answer(KEY, challenge(OTHER_KEY, nonce)) is None
+    told = answer(OTHER_KEY, challenge(OTHER_KEY, nonce))
+    assert told is not None
+    assert not is_answer(KEY, nonce, told)
+
+
+@given(nonces, st.integers(0, CHALLENGE_SIZE * 8 - 1))
+def test_an_altered_challenge_is_not_answered(nonce: bytes, bit: int) -> None:
+    asked = bytearray(challenge(KEY, nonce))
+    asked[bit // 8] ^= 1 << bit % 8
+    assert answer(KEY, bytes(asked)) is None
+
+
+@given(st.binary(max_size=100))
+def test_the_banner_of_a_service_is_no_challenge(banner: bytes) -> None:
+    assert answer(KEY, banner) is None
+
+
+@given(nonces, st.binary(max_size=100))
+def test_whatever_a_stranger_says_is_no_answer(nonce: bytes, heard: bytes) -> None:
+    assert not is_answer(KEY, nonce, heard)
+
+
+@given(nonces)
+def test_a_challenge_sent_back_is_no_answer(nonce: bytes) -> None:
+    asked = challenge(KEY, nonce)
+    assert not is_answer(KEY, nonce, asked)
+    assert not is_answer(KEY, nonce, asked[NONCE_SIZE:])
