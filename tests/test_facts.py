@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import plistlib
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bothends import facts, front_ends
+from bothends import facts, front_ends, interfaces
 from bothends.facts import host_facts, interfering_software
 from bothends.front_ends import read_ruleset
 from bothends_protocol.evidence import Firewall, HostFacts
@@ -199,6 +201,53 @@ def test_legacy_tables_may_be_empty(tmp_path: Path) -> None:
     assert iptables.detail == "legacy tables loaded: filter, nat"
 
 
+# --- other systems, as far as they can be tried on this one ----------------------------------
+
+
+@linux_only
+def test_both_ways_of_reading_addresses_agree() -> None:
+    assert sorted(map(str, interfaces._from_kernel())) == sorted(
+        map(str, interfaces._from_psutil())
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "active", "detail"),
+    [(0, False, ""), (1, True, ""), (2, True, "blocks all incoming connections"), ("x", None, "")],
+)
+def test_macos_settings(tmp_path: Path, state: object, active: bool | None, detail: str) -> None:  # noqa: FBT001
+    path = tmp_path / "Library" / "Preferences" / "com.apple.alf.plist"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(plistlib.dumps({"globalstate": state}))
+    expected = Firewall(name="macos", active=active, detail=detail)
+    assert list(front_ends._macos(tmp_path)) == [expected]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a plist", plistlib.dumps([1])])
+def test_macos_settings_that_are_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "Library" / "Preferences" / "com.apple.alf.plist"
+    assert list(front_ends._macos(tmp_path)) == [Firewall(name="macos")]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    assert list(front_ends._macos(tmp_path)) == [Firewall(name="macos")]
+
+
+@pytest.mark.parametrize(
+    ("on", "off", "active"),
+    [([], [], None), (["public"], ["domain"], True), ([], ["domain", "private"], False)],
+)
+def test_windows_profiles(
+    monkeypatch: pytest.MonkeyPatch,
+    on: list[str],
+    off: list[str],
+    active: bool | None,  # noqa: FBT001
+) -> None:
+    monkeypatch.setattr(front_ends, "_windows_profiles", lambda: (on, off))
+    (found,) = front_ends._windows()
+    assert found.active is active
+    assert all(word in found.detail for word in (*on, *off))
+
+
 # --- real hosts ----------------------------------------------------------------------------
 
 
@@ -318,6 +367,15 @@ def test_every_known_product_is_recognised_by_its_folder(tmp_path: Path) -> None
     for product in INTERFERING:
         (tmp_path / "apps" / f"{product} 2.app").mkdir(parents=True)
     assert set(interfering_software(tmp_path, ("apps", "missing"))) == set(INTERFERING)
+
+
+def test_names_that_are_no_utf8_can_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "host\udcff")
+    (tmp_path / "McAfee\udcff").mkdir()
+    assert host_facts(privileged=False).hostname == "host?"
+    assert interfering_software(tmp_path, (".",)) == {"McAfee": "./McAfee?"}
 
 
 def test_other_names_are_not_mistaken(tmp_path: Path) -> None:

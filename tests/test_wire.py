@@ -15,7 +15,7 @@ from bothends_protocol.errors import MisuseError, ProtocolError
 from bothends_protocol.evidence import MAX_EVIDENCE, Evidence, Icmp, read_evidence
 from bothends_protocol.messages import Agreed, Bye, EvidencePart, Finish, read_message
 from bothends_protocol.wire import MAX_DEPTH, pack, unpack
-from evidence_builder import blocked_story
+from evidence_builder import Story
 
 
 class Loose(msgspec.Struct):
@@ -73,7 +73,7 @@ def test_what_is_packed_is_unpacked() -> None:
         EvidencePart(data=bytes(range(256)), last=True),
     ):
         assert read_message(pack(value)) == value
-    source, _ = blocked_story()
+    source, _ = Story().evidence()
     assert read_evidence(pack(source)) == source
 
 
@@ -98,7 +98,7 @@ def test_what_the_types_do_not_say_is_refused(document: object, why: str) -> Non
 
 
 def test_unknown_fields_are_refused_at_every_depth() -> None:
-    source, _ = blocked_story()
+    source, _ = Story().evidence()
     document = msgpack.unpackb(pack(source))
     read_evidence(msgpack.packb(document))
     document["facts"]["mood"] = "good"
@@ -126,17 +126,11 @@ def test_nesting_in_maps_is_bounded_too() -> None:
         unpack(msgpack.packb({"anything": document}), Loose)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=MemoryError,
-    reason="wire.unpack: msgpack makes each announced list at once, so 6 KB nest into 2 TB",
-)
-def test_announced_lists_cost_no_memory() -> None:
-    # 8 MiB: as large as evidence may be. Each of the first 1,000 lists announces 8 million items.
-    announced = (MAX_EVIDENCE - 8192).to_bytes(4, "big")
-    data = (b"\xdd" + announced) * 1000
+def test_lists_are_not_made_as_large_as_announced() -> None:
+    # Each of 1,000 lists in one another announces 8 million items: together 64 GB.
+    announced = b"\xdd" + (MAX_EVIDENCE - 8192).to_bytes(4, "big")
     with pytest.raises(ProtocolError):
-        unpack(data.ljust(MAX_EVIDENCE, b"\xc0"), Evidence)
+        read_evidence((announced * 1000).ljust(MAX_EVIDENCE, b"\xc0"))
 
 
 def test_the_error_does_not_repeat_what_was_sent() -> None:
@@ -146,7 +140,7 @@ def test_the_error_does_not_repeat_what_was_sent() -> None:
 
 
 def test_evidence_of_another_format_or_size_is_refused() -> None:
-    source, _ = blocked_story()
+    source, _ = Story().evidence()
     other = msgspec.structs.replace(source, format="bothends-evidence/2")
     with pytest.raises(ProtocolError, match="format"):
         read_evidence(pack(other))
@@ -154,7 +148,7 @@ def test_evidence_of_another_format_or_size_is_refused() -> None:
         read_evidence(bytes(MAX_EVIDENCE + 1))
 
 
-@pytest.mark.parametrize("value", [object(), 2**64, "\ud800", {1, 2}, lambda: 0, math.inf + 1j])
+@pytest.mark.parametrize("value", [object(), 2**64, "\ud800", lambda: 0, math.inf + 1j])
 def test_what_cannot_be_packed_is_the_callers_mistake(value: object) -> None:
     with pytest.raises(MisuseError):
         pack({"value": value})

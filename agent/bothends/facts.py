@@ -75,7 +75,7 @@ def host_facts(*, privileged: bool) -> HostFacts:
         system=platform.system(),
         release=_try("the system's name", _release, "", notes),
         kernel=platform.release(),
-        hostname=_try("the host's name", socket.gethostname, "", notes),
+        hostname=_try("the host's name", lambda: _text(socket.gethostname()), "", notes),
         privileged=privileged,
         addresses=_try("the network addresses", interface_addresses, no_addresses, notes),
         firewalls=_try(
@@ -95,7 +95,7 @@ def interfering_software(root: Path, folders: tuple[str, ...]) -> dict[str, str]
     for folder in folders:
         try:
             with os.scandir(root / folder) as entries:
-                names = sorted(entry.name for entry in entries)
+                names = sorted(_text(entry.name) for entry in entries)
         except OSError:
             continue
         for name in names:
@@ -135,7 +135,12 @@ def _release() -> str:
         return f"macOS {platform.mac_ver()[0]}"
     if sys.platform == "win32":
         return f"Windows {platform.release()} {platform.version()}"
-    return platform.freedesktop_os_release()["PRETTY_NAME"]
+    return _text(platform.freedesktop_os_release()["PRETTY_NAME"])
+
+
+def _text(name: str) -> str:
+    """Return `name` without the surrogates by which Python keeps bytes that are no UTF-8."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _try(what: str, read: Callable[[], T], default: T, notes: list[str]) -> T:

@@ -63,6 +63,7 @@ class Link:
         self._writer = writer
         self._frames = FrameReader()
         self._ready: list[bytes] = []
+        self._ended = False
 
     async def authenticate(self, make: Callable[[], Handshake]) -> None:
         """Run the handshake that `make` begins.
@@ -130,7 +131,7 @@ class Link:
         return self._opener.open(await self._next_frame())
 
     def _put(self, payloads: list[bytes]) -> None:
-        if payloads and not self._writer.is_closing():
+        if payloads and not self._ended and not self._writer.is_closing():
             self._writer.write(b"".join(frame(payload) for payload in payloads))
 
     async def _next_frame(self) -> bytes:
@@ -150,6 +151,7 @@ class Link:
         Closing with data unread would reset the connection and could take the last
         message from the other side (RFC 9293, 3.10.4).
         """
+        self._ended = True
         with contextlib.suppress(OSError):
             self._writer.write_eof()
 

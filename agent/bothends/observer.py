@@ -17,9 +17,11 @@ from bothends_protocol.evidence import (
     Witness,
 )
 from bothends_protocol.messages import SeenPort
+from bothends_protocol.plan import BURST
 
 from .listener import OwnListeners
 from .recorder import Recorder
+from .witness.counters import Sampler
 from .witness.netlink import NetlinkError, find_route, returns_from
 from .witness.packets import PacketWitness
 from .witness.sockets import connections, listeners, read_table
@@ -50,10 +52,14 @@ class Observer:
         self._addresses = {bare(address) for address in addresses}
         self._peers = [bare(a) for a in peer_addresses if a][:MAX_PEER_ADDRESSES]
         self._packets = packets
+        self._sampler = Sampler(recorder.clock)
         self._mark = 0
 
     def arm(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
         """Note who listens, listen where nobody does; return where this agent listens."""
+        if plan.kind == BURST:
+            self._sampler.start()
+            return ()
         ports = {probe.port for probe in plan.probes}
         self._note_listeners(ports)
         self._drain()
@@ -71,12 +77,26 @@ class Observer:
 
     async def collect(self, plan: RoundPlan, rtt: float) -> tuple[SeenPort, ...]:
         """Give what is under way its grace; return what the witnesses hold."""
+        if plan.kind == BURST:
+            await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
+            samples = self._sampler.stop(plan.number)
+            if samples is not None:
+                self._recorder.samples.append(samples)
+            return ()
         self._drain()
         if not self._all_answered(plan):
             await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
             self._drain()
         self._note_connections(plan)
         return tuple(self._seen(probe) for probe in plan.probes)
+
+    def mark(self) -> None:
+        """The burst that was announced begins now."""
+        self._sampler.mark()
+
+    def close(self) -> None:
+        """Stop what is still watching; safe to call again."""
+        self._sampler.close()
 
     def _drain(self) -> None:
         if self._packets is not None:
@@ -167,9 +187,24 @@ class Observer:
             for s in self._recorder.sightings[self._mark :]
         )
 
+    def _delivered(self, probe: Probe) -> int:
+        """How many connections from the other side this host's sockets hold for `probe`."""
+        taken = {
+            (row.remote_address, row.remote_port)
+            for row in self._recorder.connections
+            if row.local_port == probe.port and bare(row.remote_address) in self._peers
+        }
+        taken |= {
+            (item.remote_address, item.remote_port)
+            for item in self._recorder.acceptances
+            if item.port == probe.port and item.genuine
+        }
+        return len(taken)
+
     def _seen(self, probe: Probe) -> SeenPort:
+        delivered = self._delivered(probe)
         if self._packets is None:
-            return SeenPort(address=probe.address, port=probe.port)
+            return SeenPort(address=probe.address, port=probe.port, delivered=delivered)
         requests = {s.seq: s for s in self._requests(probe)}.values()
         for request in requests:
             with contextlib.suppress(ValueError):
@@ -179,6 +214,7 @@ class Observer:
             port=probe.port,
             arrived=len(requests),
             answered=sum(self._answered(s) for s in requests),
+            delivered=delivered,
         )
 
 

@@ -18,11 +18,14 @@ import struct
 from dataclasses import dataclass, field
 
 from bothends_protocol.addresses import bare, normal
+from bothends_protocol.bursts import WINDOW_SECONDS
 from bothends_protocol.challenge import CHALLENGE_SIZE, answer
-from bothends_protocol.evidence import Attempt, Icmp, Neighbour, Probe, RoundPlan, Route
-from bothends_protocol.messages import SeenPort
+from bothends_protocol.evidence import Attempt, Burst, Icmp, Neighbour, Probe, RoundPlan, Route
+from bothends_protocol.messages import SeenPort, Tried
+from bothends_protocol.plan import BURST
 
 from .recorder import Recorder
+from .witness.counters import Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state
 
 __all__ = ["Prober"]
@@ -69,12 +72,17 @@ class Prober:
         self._key = key
         self._tries: list[_Try] = []
         self._changed = asyncio.Event()
+        self._sampler = Sampler(recorder.clock)
+        self._burst_sockets: list[socket.socket] = []
 
     async def fire(
         self, plan: RoundPlan, own: tuple[tuple[str, str, int], ...], rtt: float
     ) -> None:
         """Send all probes of `plan`; return when nothing more is on its way out."""
         self._tries = []
+        if plan.kind == BURST:
+            await self._burst(plan)
+            return
         places = {(transport, bare(address), port) for transport, address, port in own}
         mine = {p: (p.transport, bare(p.address), p.port) in places for p in plan.probes}
         for address in dict.fromkeys(probe.address for probe in plan.probes):
@@ -95,8 +103,10 @@ class Prober:
 
     async def gather(
         self, plan: RoundPlan, seen: tuple[SeenPort, ...], rtt: float
-    ) -> tuple[tuple[Probe, int, int, int], ...]:
-        """Close the attempts; return (probe, connected, silent, all) for each probe."""
+    ) -> tuple[Tried, ...]:
+        """Close the attempts; return the outcomes of each probe."""
+        if plan.kind == BURST:
+            return self._end_burst(plan)
         answered = sum(item.answered or 0 for item in seen)
         if answered > sum(t.outcome != "silent" for t in self._tries):
             await self._settle(SETTLE_SECONDS + 2 * rtt)
@@ -111,11 +121,59 @@ class Prober:
         """Close what is still open; safe to call again."""
         for item in self._tries:
             self._close(item)
+        self._close_burst()
+        self._sampler.close()
 
-    def _outcome(self, probe: Probe) -> tuple[Probe, int, int, int]:
+    def _outcome(self, probe: Probe) -> Tried:
         mine = [t for t in self._tries if t.probe == probe]
-        connected = sum(t.outcome == "connected" for t in mine)
-        return probe, connected, sum(t.outcome == "silent" for t in mine), len(mine)
+        return Tried(
+            probe=probe,
+            attempts=len(mine),
+            connected=sum(t.outcome == "connected" for t in mine),
+            silent=sum(t.outcome == "silent" for t in mine),
+            explained=sum(t.icmp is not None for t in mine),
+        )
+
+    async def _burst(self, plan: RoundPlan) -> None:
+        """Send the coded burst; the kernel's counters tell on both sides where it got to."""
+        clock = self._recorder.clock
+        zero = clock()
+        self._sampler.mark()
+        probe = plan.probes[0]
+        sends: list[float] = []
+        for window, full in enumerate(plan.pattern):
+            await asyncio.sleep(zero + window * WINDOW_SECONDS - clock())
+            for _ in range(plan.attempts if full == "1" else 0):
+                sock = _connecting(probe)
+                if sock is not None:
+                    self._burst_sockets.append(sock)
+                    sends.append(round(clock() - zero, 6))
+        await asyncio.sleep(zero + len(plan.pattern) * WINDOW_SECONDS - clock())
+        self._recorder.bursts.append(
+            Burst(
+                round=plan.number,
+                transport=probe.transport,
+                address=probe.address,
+                port=probe.port,
+                sends=tuple(sends),
+            )
+        )
+
+    def _end_burst(self, plan: RoundPlan) -> tuple[Tried, ...]:
+        samples = self._sampler.stop(plan.number)
+        if samples is not None:
+            self._recorder.samples.append(samples)
+        self._close_burst()
+        return ()
+
+    def _close_burst(self) -> None:
+        for sock in self._burst_sockets:
+            sock.close()
+        self._burst_sockets.clear()
+
+    def prepare(self) -> None:
+        """Begin to read the counters, ahead of a burst."""
+        self._sampler.start()
 
     def _connected(self, probe: Probe) -> bool:
         return any(t.probe == probe and t.outcome == "connected" for t in self._tries)
@@ -270,6 +328,24 @@ class Prober:
                         round=number,
                     )
                 )
+
+
+def _connecting(probe: Probe) -> socket.socket | None:
+    """Return a fresh socket that is connecting to `probe`, None where it would not."""
+    try:
+        name = socket.getaddrinfo(
+            probe.address, probe.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+        )[0]
+        sock = socket.socket(name[0], socket.SOCK_STREAM)
+    except OSError:
+        return None
+    try:
+        sock.setblocking(False)
+        sock.connect_ex(name[4])
+    except OSError:
+        sock.close()
+        return None
+    return sock
 
 
 def _outcome(number: int, *, at_once: bool) -> str:

@@ -13,6 +13,7 @@ from bothends_protocol.evidence import (
     EVIDENCE_FORMAT,
     Acceptance,
     Attempt,
+    Burst,
     Connection,
     ContactFacts,
     Evidence,
@@ -23,6 +24,7 @@ from bothends_protocol.evidence import (
     Return,
     RoundPlan,
     Route,
+    Samples,
     Sighting,
     Target,
     Witness,
@@ -42,6 +44,8 @@ class Recorder:
     sightings: list[Sighting] = field(default_factory=list)
     own_listeners: list[OwnListener] = field(default_factory=list)
     listeners: dict[Listener, None] = field(default_factory=dict)
+    bursts: list[Burst] = field(default_factory=list)
+    samples: list[Samples] = field(default_factory=list)
     connections: dict[Connection, None] = field(default_factory=dict)
     routes: dict[Route, None] = field(default_factory=dict)
     returns: dict[Return, None] = field(default_factory=dict)
@@ -83,6 +87,8 @@ class Recorder:
             acceptances=tuple(self.acceptances),
             listeners=tuple(self.listeners),
             connections=tuple(self.connections),
+            bursts=tuple(self.bursts),
+            samples=tuple(self.samples),
             routes=tuple(self.routes),
             returns=tuple(self.returns),
             neighbours=tuple(self.neighbours),

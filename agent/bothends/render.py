@@ -122,7 +122,8 @@ def document(
 
 def dumps(document: Mapping[str, object]) -> str:
     """Return `document` as JSON text. Pure ASCII, so that any standard output can take it."""
-    return json.dumps(document, indent=2, ensure_ascii=True)
+    # DEL is the one control character that JSON leaves as it is.
+    return json.dumps(document, indent=2, ensure_ascii=True).replace("\x7f", "\\u007f")
 
 
 # For people ----------------------------------------------------------------------------------

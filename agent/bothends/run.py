@@ -20,7 +20,7 @@ from bothends_protocol.code import Code, make_code
 from bothends_protocol.errors import ProtocolError
 from bothends_protocol.evidence import ContactFacts, Evidence, HostFacts, Target, Witness
 from bothends_protocol.judge import lost_verdict
-from bothends_protocol.messages import BYES, Bye, Message, Offer
+from bothends_protocol.messages import BYES, Bye, Mark, Message, Offer
 from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.ports import parse_ports
 from bothends_protocol.session import (
@@ -35,6 +35,7 @@ from bothends_protocol.session import (
     Frozen,
     Gather,
     Gathered,
+    Marked,
     Order,
     Report,
     Send,
@@ -248,7 +249,9 @@ class Run:
         key = link.keys.derive("challenge")
         self._own = OwnListeners(key, self._recorder.clock, self._recorder.acceptances.append)
         self._prober = Prober(self._recorder, key)
-        session = self._session = Session(self.options.role, self._offer(contact, link))
+        session = self._session = Session(
+            self.options.role, self._offer(contact, link), secrets.token_bytes
+        )
         self._deadline = asyncio.get_running_loop().call_later(
             # The leader ends the probing; the other waits for that a little longer.
             self.options.timeout + (0.0 if session.leads else FINISH_SECONDS),
@@ -341,7 +344,13 @@ class Run:
 
     def _carry_out(self, order: Order, channel: Channel) -> None:
         if isinstance(order, Send):
+            if isinstance(order.message, Mark) and self._prober is not None:
+                # Read before the first SYN, so that what was before can be told from it.
+                self._prober.prepare()
             channel.send(order.message)
+        elif isinstance(order, Marked):
+            if self._observer is not None:
+                self._observer.mark()
         elif isinstance(order, Freeze):
             self._events.put_nowait(Frozen(pack(self._freeze())))
         else:
@@ -371,7 +380,8 @@ class Run:
             case Collect(plan):
                 return Collected(await observer.collect(plan, rtt))
             case Gather(plan, seen):
-                return Gathered(await prober.gather(plan, seen, rtt))
+                tried = await prober.gather(plan, seen, rtt)
+                return Gathered(tried, packets=self._packets is not None)
         raise ProtocolError("an unknown order")
 
     def _freeze(self) -> Evidence:
@@ -483,6 +493,8 @@ class Run:
             self._deadline.cancel()
         if self._prober is not None:
             self._prober.close()
+        if self._observer is not None:
+            self._observer.close()
         if self._packets is not None:
             self._packets.close()
         if self._own is not None:

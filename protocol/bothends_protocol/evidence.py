@@ -25,9 +25,9 @@ __all__ = [
     "Acceptance",
     "Address",
     "Attempt",
+    "Burst",
     "Connection",
     "ContactFacts",
-    "Counters",
     "Evidence",
     "Firewall",
     "HostFacts",
@@ -39,6 +39,7 @@ __all__ = [
     "Return",
     "RoundPlan",
     "Route",
+    "Samples",
     "Sighting",
     "Target",
     "Witness",
@@ -140,12 +141,14 @@ class RoundPlan(_Record, frozen=True):
 
     number: int
     kind: Text
-    """`connect`: fresh connects to each probe."""
+    """`connect`: fresh connects to each probe. `burst`: a coded burst to its one probe."""
     prober: Text
     """Role that sends."""
     attempts: int
     """Fresh sockets per probe."""
     probes: tuple[Probe, ...]
+    pattern: Text = ""
+    """Burst: one character a window, `1` with SYNs and `0` without."""
 
 
 class Icmp(_Record, frozen=True):
@@ -265,13 +268,26 @@ class Connection(_Record, frozen=True):
     """False while no program has accepted it; None where it cannot be told."""
 
 
-class Counters(_Record, frozen=True):
-    """Kernel counters of the network stack before or after a round."""
+class Burst(_Record, frozen=True):
+    """A coded burst as it was really sent."""
 
     round: int
-    when: Text
-    """`before` or `after`."""
-    values: dict[str, int]
+    transport: Text
+    address: Text
+    port: Port
+    sends: tuple[float, ...]
+    """When each SYN was handed to the kernel, in seconds since the burst's mark."""
+
+
+class Samples(_Record, frozen=True):
+    """Kernel counters of the network stack, read again and again during a burst."""
+
+    round: int
+    times: tuple[float, ...]
+    """When each reading was taken, in seconds since the burst's mark as it was known here."""
+    values: dict[Text, tuple[int, ...]]
+    """The readings by counter, as in `Ip.InReceives`; `dev.rx` and `dev.tx` are packets of all
+    cards together."""
 
 
 class Route(_Record, frozen=True):
@@ -331,7 +347,8 @@ class Evidence(_Record, frozen=True):
     acceptances: tuple[Acceptance, ...] = ()
     listeners: tuple[Listener, ...] = ()
     connections: tuple[Connection, ...] = ()
-    counters: tuple[Counters, ...] = ()
+    bursts: tuple[Burst, ...] = ()
+    samples: tuple[Samples, ...] = ()
     routes: tuple[Route, ...] = ()
     returns: tuple[Return, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()

@@ -225,7 +225,8 @@ def _confidence(j: Journey, cause: PathCause) -> str:
     start, end = cause.acts
     bracketed = j.furthest >= start and j.stopped <= end
     seen = j.count(j.furthest)
-    return "proven" if bracketed and (seen or 0) >= ENOUGH else "likely"
+    counted = j.counted.get(j.stopped) is False
+    return "proven" if bracketed and (counted or (seen or 0) >= ENOUGH) else "likely"
 
 
 def _service_causes(j: Journey) -> tuple[tuple[str, str, tuple[str, ...]], ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .evidence import RoundPlan, Target
+from .evidence import Probe, RoundPlan, Target
 from .wire import pack, unpack
 
 __all__ = [
@@ -20,12 +20,14 @@ __all__ = [
     "Done",
     "EvidencePart",
     "Finish",
+    "Mark",
     "Message",
     "Offer",
     "Ready",
     "Round",
     "Seen",
     "SeenPort",
+    "Tried",
     "read_message",
     "write_message",
 ]
@@ -87,6 +89,12 @@ class Ready(_Message, frozen=True):
     its challenge."""
 
 
+class Mark(_Message, frozen=True):
+    """The first SYN of a coded burst leaves right behind this message."""
+
+    number: int
+
+
 class Barrier(_Message, frozen=True):
     """The prober has sent all probes of the round: nothing more is on the way."""
 
@@ -100,6 +108,7 @@ class SeenPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     port: int
     arrived: int | None = None
     answered: int | None = None
+    delivered: int | None = None
 
 
 class Seen(_Message, frozen=True):
@@ -109,10 +118,24 @@ class Seen(_Message, frozen=True):
     ports: tuple[SeenPort, ...] = ()
 
 
+class Tried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What became of one probe's attempts in a round."""
+
+    probe: Probe
+    attempts: int
+    connected: int
+    silent: int
+    explained: int = 0
+    """Refusals whose sender is known, from an ICMP error."""
+
+
 class Done(_Message, frozen=True):
     """A prober that does not lead has all outcomes of the round: the leader may go on."""
 
     number: int
+    tried: tuple[Tried, ...] = ()
+    packets: bool = False
+    """Whether the prober's packet witness saw what left."""
 
 
 class Finish(_Message, frozen=True):
@@ -140,7 +163,9 @@ class Bye(_Message, frozen=True):
     reason: str
 
 
-Message = Bye | Offer | Round | Ready | Barrier | Seen | Done | Finish | EvidencePart | Agreed
+Message = (
+    Bye | Offer | Round | Ready | Mark | Barrier | Seen | Done | Finish | EvidencePart | Agreed
+)
 
 
 def write_message(message: Message) -> bytes:

@@ -24,7 +24,38 @@ _SAYS = {
 def narrate(j: Journey) -> tuple[str, ...]:
     """Return what was seen on the way, in order, as far as witnesses could tell."""
     lines = [_left(j), _arrived(j), _delivered(j), _replied(j), _returned(j), _outcome(j)]
-    return tuple(line for line in lines if line)
+    return tuple(line for line in (*lines, *_burst(j)) if line)
+
+
+_COUNTED = {
+    Stage.LEFT: ("left the source", "the source's counters of sent packets"),
+    Stage.ARRIVED: ("reached the destination", "the destination's counters of received packets"),
+    Stage.DELIVERED: (
+        "came through to the destination's TCP",
+        "the destination's counters of TCP segments",
+    ),
+    Stage.REPLIED: ("was answered", "the destination's counters of sent packets"),
+    Stage.RETURNED: (
+        "had its answers reach the source",
+        "the source's counters of received packets",
+    ),
+}
+
+
+def _burst(j: Journey) -> list[str]:
+    """What the counters say of a coded burst, up to the first thing it did not do."""
+    lines = []
+    for stage, (did, where) in _COUNTED.items():
+        told = j.counted.get(stage)
+        if told is None or j.burst is None:
+            continue
+        burst = f"A coded burst of {j.burst.sent} requests"
+        if told:
+            lines.append(f"{burst} {did}: {where} follow it.")
+        else:
+            lines.append(f"{burst} shows no trace in {where}.")
+            break
+    return lines
 
 
 def _left(j: Journey) -> str:

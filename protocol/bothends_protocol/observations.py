@@ -15,7 +15,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from .addresses import bare, family, is_loopback, is_wildcard
-from .evidence import Attempt, Connection, Evidence, Icmp, Listener, Neighbour, Sighting
+from .bursts import follows
+from .evidence import (
+    Attempt,
+    Burst,
+    Connection,
+    Evidence,
+    Icmp,
+    Listener,
+    Neighbour,
+    Samples,
+    Sighting,
+)
 
 __all__ = ["Journey", "Stage", "Symptom", "Trail", "observe"]
 
@@ -117,6 +128,17 @@ class Trail:
 
 
 @dataclass(frozen=True)
+class BurstView:
+    """What the counters of both sides say of a coded burst, each True, False or unknown."""
+
+    sent: int
+    reached: dict[Stage, bool]
+    """Stages the burst is known to have reached or not; those that are unknown are missing."""
+    forwarded: bool | None
+    """Whether the destination passed it on to somebody else (a container)."""
+
+
+@dataclass(frozen=True)
 class Journey:
     """All that was observed of one port at one address in one direction."""
 
@@ -149,6 +171,8 @@ class Journey:
     """Why the destination does not take packets from the source, or has no way back."""
     return_known: bool = False
     source_addresses: frozenset[str] = field(default_factory=frozenset)
+    burst: BurstView | None = None
+    """What the counters of both sides say of a coded burst."""
 
     @cached_property
     def failed(self) -> tuple[Trail, ...]:
@@ -170,6 +194,18 @@ class Journey:
         """The ICMP error that ended an attempt, the first of them."""
         return next((t.attempt.icmp for t in self.failed if t.attempt.icmp is not None), None)
 
+    @cached_property
+    def counted(self) -> dict[Stage, bool]:
+        """What a coded burst told of the stages.
+
+        Where attempts are refused, the answers it counted are the refusals, and say nothing
+        of a connection.
+        """
+        if self.burst is None:
+            return {}
+        last = Stage.CONNECTED if self.symptoms == {Symptom.SILENT} else Stage.DELIVERED
+        return {stage: told for stage, told in self.burst.reached.items() if stage <= last}
+
     def count(self, stage: Stage) -> int | None:
         """Return how many of the attempts reached `stage`; None where it is unknown of any."""
         values = [trail.reached[stage] for trail in self.trails]
@@ -178,18 +214,19 @@ class Journey:
     @property
     def furthest(self) -> Stage:
         """The last stage that any failed attempt is known to have reached."""
-        return Stage(
-            max(
-                (s for t in self.failed for s in Stage if t.reached[s]),
-                default=Stage.MADE,
-            )
-        )
+        by_trails = (s for t in self.failed for s in Stage if t.reached[s])
+        by_burst = (s for s in Stage if self.counted.get(s))
+        return max(*by_trails, *by_burst, Stage.MADE, Stage.MADE)
 
     @property
     def stopped(self) -> Stage:
         """The first stage that every failed attempt is known not to have reached."""
         for stage in Stage:
-            if stage > self.furthest and all(t.reached[stage] is False for t in self.failed):
+            if stage <= self.furthest:
+                continue
+            if all(t.reached[stage] is False for t in self.failed):
+                return stage
+            if self.counted.get(stage) is False:
                 return stage
         return Stage.CONNECTED
 
@@ -240,7 +277,80 @@ def observe(
         return_error=return_error,
         return_known=return_known,
         source_addresses=frozenset() if source is None else _addresses(source),
+        burst=_burst_view(source, table, key),
     )
+
+
+def _burst_view(
+    source: Evidence | None, table: Evidence | None, key: tuple[str, str, int]
+) -> BurstView | None:
+    sent = next(
+        (
+            b
+            for b in (() if source is None else source.bursts)
+            if (b.transport, b.address, b.port) == key
+        ),
+        None,
+    )
+    if sent is None or source is None:
+        return None
+    here = _samples(source, sent.round)
+    there = None if table is None else _samples(table, sent.round)
+    ip = "Ip" if family(bare(key[1])) == 4 else "Ip6"
+    reached: dict[Stage, bool | None] = {}
+    if here is not None:
+        reached[Stage.LEFT] = _left_by_counters(sent, here, ip)
+        reached[Stage.RETURNED] = _follows_live(sent, here, "dev.rx")
+    if there is not None:
+        reached[Stage.ARRIVED] = _arrived_by_counters(sent, there, ip)
+        reached[Stage.DELIVERED] = follows(sent, there, "Tcp.InSegs")
+        reached[Stage.REPLIED] = _follows_live(sent, there, "dev.tx")
+    return BurstView(
+        sent=len(sent.sends),
+        reached={stage: value for stage, value in reached.items() if value is not None},
+        forwarded=None
+        if there is None
+        else follows(sent, there, "Ip.ForwDatagrams" if ip == "Ip" else "Ip6.OutForwDatagrams"),
+    )
+
+
+def _samples(evidence: Evidence, number: int) -> Samples | None:
+    return next((s for s in evidence.samples if s.round == number), None)
+
+
+def _left_by_counters(sent: Burst, samples: Samples, ip: str) -> bool | None:
+    by_card = _follows_live(sent, samples, "dev.tx")
+    if by_card is not None:
+        return by_card
+    # Behind this counter there may still be an egress filter, so it can only say no.
+    counter = f"{ip}.OutTransmits"
+    if counter not in samples.values:
+        counter = f"{ip}.OutRequests"  # before Linux 6.7 it was counted behind the filter
+    if follows(sent, samples, counter) is False and follows(sent, samples, "Tcp.OutSegs"):
+        return False
+    return None
+
+
+def _arrived_by_counters(sent: Burst, samples: Samples, ip: str) -> bool | None:
+    by_ip = follows(sent, samples, f"{ip}.InReceives")
+    return True if by_ip else _follows_live(sent, samples, "dev.rx")
+
+
+def _follows_live(sent: Burst, samples: Samples, name: str) -> bool | None:
+    """As `follows`, but no "no" from a card that does not count as packets pass.
+
+    Some drivers fetch their counters once a second; those stand still meanwhile.
+    """
+    told = follows(sent, samples, name)
+    readings = samples.values.get(name, ())
+    if told is False and len(set(readings)) < _LIVE_READINGS:
+        return None
+    return told
+
+
+_LIVE_READINGS = 3
+"""Different values of a card's counter during a burst that show it to be live: the contact
+alone moves it at the burst's mark and at its barrier."""
 
 
 def _attempts(source: Evidence, key: tuple[str, str, int]) -> list[Attempt]:

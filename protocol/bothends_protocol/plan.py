@@ -6,24 +6,31 @@ are primary is decided on evidence again by the judge (`primary_addresses`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from .addresses import bare, is_loopback
+from .addresses import bare
+from .bursts import PER_WINDOW, make_pattern
 from .evidence import Probe, RoundPlan
-from .messages import Offer, SeenPort
-from .pairing import SOURCE
+from .messages import Offer, SeenPort, Tried
 from .ports import parse_ports
 
 __all__ = [
     "ATTEMPTS",
+    "BURST",
+    "CONNECT",
     "MAX_ATTEMPTS",
+    "MAX_BURSTS",
     "MAX_PROBES",
     "Tally",
+    "add",
+    "burst_probes",
+    "burst_round",
     "first_round",
     "further_round",
     "primary_addresses",
     "probe_addresses",
+    "well_formed",
 ]
 
 ATTEMPTS = 3
@@ -39,14 +46,43 @@ MAX_PROBES = 512
 descriptor limit of 1,024. A wider request is cut into several rounds."""
 
 
+MAX_BURSTS = 4
+"""Coded bursts in one run. Each takes a third of a second and tells for all ports that met
+the same fate."""
+
+CONNECT, BURST = "connect", "burst"
+
+
 @dataclass(frozen=True)
 class Tally:
     """What is known of one probe after the rounds so far."""
 
-    attempts: int
-    connected: int
-    silent: int
-    arrived: int | None
+    attempts: int = 0
+    connected: int = 0
+    silent: int = 0
+    explained: int = 0
+    arrived: int | None = None
+    delivered: int | None = None
+    left_known: bool = False
+
+
+def add(old: Tally | None, tried: Tried, seen: SeenPort | None, *, left_known: bool) -> Tally:
+    """Return `old` with the outcomes of one more round."""
+    old = old or Tally()
+    return Tally(
+        attempts=old.attempts + tried.attempts,
+        connected=old.connected + tried.connected,
+        silent=old.silent + tried.silent,
+        explained=old.explained + tried.explained,
+        arrived=_sum(old.arrived, seen.arrived if seen else None),
+        delivered=_sum(old.delivered, seen.delivered if seen else None),
+        left_known=left_known,
+    )
+
+
+def _sum(old: int | None, new: int | None) -> int | None:
+    known = [count for count in (old, new) if count is not None]
+    return sum(known) if known else None
 
 
 def primary_addresses(
@@ -90,7 +126,7 @@ def first_round(
     return [
         RoundPlan(
             number=number + index,
-            kind="connect",
+            kind=CONNECT,
             prober=prober,
             attempts=ATTEMPTS,
             probes=tuple(chunk),
@@ -131,16 +167,50 @@ def _conclusive(tally: Tally) -> bool:
     return tally.arrived is None or tally.arrived == 0 or tally.arrived >= ATTEMPTS
 
 
-def seen_tally(seen: Iterable[SeenPort]) -> dict[tuple[str, int], int | None]:
-    """Return how many requests arrived, by (address, port), out of an observer's answer."""
-    return {(bare(item.address), item.port): item.arrived for item in seen}
+def burst_probes(tallies: Sequence[tuple[Probe, Tally]]) -> list[Probe]:
+    """Return the probes whose fate a coded burst would tell, one of each kind."""
+    kinds: dict[object, Probe] = {}
+    for probe, tally in tallies:
+        if _unwitnessed(tally):
+            silent = tally.silent == tally.attempts
+            kinds.setdefault((probe.address, silent, bool(tally.connected)), probe)
+    return list(kinds.values())
 
 
-def usable(address: str) -> bool:
-    """Return whether an address means the same host on both sides."""
-    return bool(address) and not is_loopback(address)
+def _unwitnessed(tally: Tally) -> bool:
+    """Whether no witness has told where the requests ended, or whether they came through."""
+    if not tally.attempts or tally.explained:
+        return False
+    if tally.connected:
+        return tally.delivered == 0 and tally.arrived is None
+    return not (tally.left_known and tally.arrived is not None)
 
 
-def prober_of(direction: str) -> str:
-    """Return the role that opens the connection in `direction`."""
-    return direction.partition("-to-")[0] or SOURCE
+def burst_round(
+    number: int, prober: str, probe: Probe, entropy: Callable[[int], bytes]
+) -> RoundPlan:
+    """Return a round that sends a coded burst at `probe`."""
+    return RoundPlan(
+        number=number,
+        kind=BURST,
+        prober=prober,
+        attempts=PER_WINDOW,
+        probes=(probe,),
+        pattern=make_pattern(entropy),
+    )
+
+
+def well_formed(plan: RoundPlan) -> bool:
+    """Return whether `plan` is of a kind that is known here, and of a bearable size."""
+    if plan.kind == CONNECT:
+        return not plan.pattern
+    return (
+        plan.kind == BURST
+        and len(plan.probes) == 1
+        and 0 < len(plan.pattern) <= MAX_WINDOWS
+        and set(plan.pattern) <= {"0", "1"}
+    )
+
+
+MAX_WINDOWS = 64
+"""Windows of a burst that a leader may ask for."""

@@ -34,15 +34,29 @@ from .messages import (
     Done,
     EvidencePart,
     Finish,
+    Mark,
     Message,
     Offer,
     Ready,
     Round,
     Seen,
     SeenPort,
+    Tried,
 )
 from .pairing import DESTINATION, SOURCE, other_role
-from .plan import MAX_PROBES, Tally, first_round, further_round, probe_addresses
+from .plan import (
+    BURST,
+    MAX_BURSTS,
+    MAX_PROBES,
+    Tally,
+    add,
+    burst_probes,
+    burst_round,
+    first_round,
+    further_round,
+    probe_addresses,
+    well_formed,
+)
 from .ports import MAX_PORT, parse_ports
 from .verdict import Verdict
 
@@ -58,6 +72,7 @@ __all__ = [
     "Frozen",
     "Gather",
     "Gathered",
+    "Marked",
     "Order",
     "Report",
     "Send",
@@ -127,6 +142,11 @@ class Fire:
 
 
 @dataclass(frozen=True)
+class Marked:
+    """Order: the burst begins; count its time from now. Asks for no report."""
+
+
+@dataclass(frozen=True)
 class Collect:
     """Order: all is sent; look what the witnesses hold, then report `Collected`."""
 
@@ -155,7 +175,7 @@ class Conclude:
     destination: Evidence
 
 
-Order = Send | Arm | Fire | Collect | Gather | Freeze | Conclude
+Order = Send | Arm | Fire | Marked | Collect | Gather | Freeze | Conclude
 
 
 @dataclass(frozen=True)
@@ -179,9 +199,10 @@ class Collected:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Report: outcomes by probe: (connected, silent, all) attempts of the round."""
+    """Report: the outcomes of the round, and whether the packet witness saw what left."""
 
-    outcomes: tuple[tuple[Probe, int, int, int], ...]
+    tried: tuple[Tried, ...]
+    packets: bool
 
 
 @dataclass(frozen=True)
@@ -197,7 +218,8 @@ Report = Armed | Fired | Collected | Gathered | Frozen
 class Session:
     """One side's run. Feed `receive` and `report`, carry out `orders`."""
 
-    def __init__(self, role: str, offer: Offer) -> None:
+    def __init__(self, role: str, offer: Offer, entropy: Callable[[int], bytes]) -> None:
+        """Begin the run of `role`; `entropy(n)` returns n random bytes."""
         self.role = role
         self.state = State.OFFERING
         self.orders: list[Order] = []
@@ -208,6 +230,8 @@ class Session:
         self._planned_back = False
         self._seen: tuple[SeenPort, ...] = ()
         self._tallies: dict[Probe, Tally] = {}
+        self._entropy = entropy
+        self._bursts = 0
         self._finishing = False
         self._own_bytes = b""
         self._peer_bytes = b""
@@ -290,32 +314,26 @@ class Session:
     def _both_ways(self) -> bool:
         return self._offer.both_ways or bool(self.peer_offer and self.peer_offer.both_ways)
 
-    def _repeat(self, outcomes: Sequence[tuple[Probe, int, int, int]]) -> None:
+    def _repeat(self, tried: Sequence[Tried], *, packets: bool) -> None:
+        """Queue what the outcomes of a round of connects still leave open."""
         plan = self.rounds[-1]
-        arrived = {(bare(s.address), s.port): s.arrived for s in self._seen}
+        if plan.kind == BURST:
+            return
+        seen = {(bare(s.address), s.port): s for s in self._seen}
         tallies = []
-        for probe, connected, silent, attempts in outcomes:
-            tally = self._add(
-                probe,
-                Tally(attempts, connected, silent, arrived.get((bare(probe.address), probe.port))),
-            )
-            tallies.append((probe, tally))
+        for item in tried:
+            key = (bare(item.probe.address), item.probe.port)
+            tally = add(self._tallies.get(item.probe), item, seen.get(key), left_known=packets)
+            self._tallies[item.probe] = tally
+            tallies.append((item.probe, tally))
         # Numbers stay in the order of announcement: what waits is numbered when it is sent.
         again = further_round(len(self.rounds) + 1, plan, tallies)
         if again is not None:
             self._queue.insert(0, again)
-
-    def _add(self, probe: Probe, new: Tally) -> Tally:
-        old = self._tallies.get(probe, Tally(0, 0, 0, None))
-        known = [n for n in (old.arrived, new.arrived) if n is not None]
-        total = Tally(
-            old.attempts + new.attempts,
-            old.connected + new.connected,
-            old.silent + new.silent,
-            sum(known) if known else None,
-        )
-        self._tallies[probe] = total
-        return total
+            return
+        for probe in burst_probes(tallies)[: MAX_BURSTS - self._bursts]:
+            self._bursts += 1
+            self._queue.append(burst_round(len(self.rounds) + 1, plan.prober, probe, self._entropy))
 
     # Rounds ------------------------------------------------------------------------------
 
@@ -335,7 +353,7 @@ class Session:
             return False
         if not 0 < len(plan.probes) <= MAX_PROBES or not 0 < plan.attempts <= MAX_ROUND_ATTEMPTS:
             return False
-        if plan.kind != "connect" or plan.prober not in (SOURCE, DESTINATION):
+        if not well_formed(plan) or plan.prober not in (SOURCE, DESTINATION):
             return False
         if plan.prober != self.role:
             return True
@@ -365,14 +383,21 @@ class Session:
         self._send(Seen(number=self.rounds[-1].number, ports=report.ports))
         self.state = State.AWAITING_DONE if self.leads else State.IDLE
 
+    def _on_mark(self, message: Mark) -> None:
+        self._same(message.number)
+        self._order(Marked())
+
     def _on_done(self, message: Done) -> None:
         self._same(message.number)
+        self._repeat(message.tried, packets=message.packets)
         self.state = State.IDLE
         self._next()
 
     def _on_ready(self, message: Ready) -> None:
         self._same(message.number)
         self.state = State.FIRING
+        if self.rounds[-1].kind == BURST:
+            self._send(Mark(number=message.number))
         self._order(Fire(self.rounds[-1], message.own))
 
     def _on_fired(self, _report: Fired) -> None:
@@ -388,9 +413,15 @@ class Session:
     def _on_gathered(self, report: Gathered) -> None:
         self.state = State.IDLE
         if not self.leads:
-            self._send(Done(number=self.rounds[-1].number))
+            self._send(
+                Done(
+                    number=self.rounds[-1].number,
+                    tried=report.tried,
+                    packets=report.packets,
+                )
+            )
             return
-        self._repeat(report.outcomes)
+        self._repeat(report.tried, packets=report.packets)
         self._next()
 
     def _same(self, number: int) -> None:
@@ -472,6 +503,7 @@ _TABLE: dict[tuple[State, type], _Handler] = {
     (State.OFFERING, Offer): Session._on_offer,
     (State.IDLE, Round): Session._on_round,
     (State.ARMING, Armed): Session._on_armed,
+    (State.ARMED, Mark): Session._on_mark,
     (State.ARMED, Barrier): Session._on_barrier,
     (State.COLLECTING, Collected): Session._on_collected,
     (State.AWAITING_DONE, Done): Session._on_done,

@@ -104,7 +104,7 @@ def agent(host: Host, *arguments: str, as_user: bool = False, piped: bool = Fals
     return host.popen(argv, as_user=as_user, piped=piped)
 
 
-def destination(  # noqa: PLR0913  # one per option of the command
+def destination(
     stage: Stage,
     *arguments: str,
     ports: str = "4242",

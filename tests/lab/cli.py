@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in names:
             print(f"{name:45} {by_name(name).expected.status}: {by_name(name).expected.label}")
         return 0
+    if os.geteuid() != 0:
+        print("the lab makes network namespaces: run it as root", file=sys.stderr)
+        return USAGE
     lines: list[Line] = []
     try:
         for line in _run(names * options.times, options.jobs):

@@ -211,7 +211,7 @@ class Host:
 
     # -- commands
 
-    def popen(  # noqa: PLR0913  # as subprocess has them
+    def popen(
         self,
         argv: Sequence[str],
         *,
@@ -261,7 +261,7 @@ class Host:
             os.close(ready)
         return process
 
-    def run(  # noqa: PLR0913  # as subprocess has them
+    def run(
         self,
         argv: Sequence[str],
         *,

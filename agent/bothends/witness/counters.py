@@ -1,0 +1,161 @@
+"""Kernel counters, read again and again: the witness that needs no privilege.
+
+/proc/net/snmp, netstat, snmp6 and dev (proc(5); RFC 4293 gives the IP names
+their meaning), of this network namespace. What is read during a burst is kept
+as bytes and taken apart afterwards, so that a reading costs a fraction of a
+millisecond. Which counters there are depends on the kernel; what it does not
+have is left out (Ip.OutTransmits came with Linux 6.7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+
+from bothends_protocol.bursts import SAMPLE_SECONDS
+from bothends_protocol.evidence import Samples
+
+__all__ = ["COUNTERS", "Sampler", "parse_counters"]
+
+MAX_READINGS = 1000
+"""Four seconds of readings: a burst that is never collected stops by itself."""
+
+COUNTERS = frozenset(
+    {
+        "Ip.InReceives",
+        "Ip.InDelivers",
+        "Ip.ForwDatagrams",
+        "Ip.OutRequests",
+        "Ip.OutTransmits",
+        "Ip.OutNoRoutes",
+        "Icmp.OutDestUnreachs",
+        "Tcp.InSegs",
+        "Tcp.OutSegs",
+        "Tcp.OutRsts",
+        "TcpExt.IPReversePathFilter",
+        "TcpExt.ListenOverflows",
+        "TcpExt.ListenDrops",
+        "Ip6.InReceives",
+        "Ip6.InDelivers",
+        "Ip6.InMcastPkts",
+        "Ip6.OutForwDatagrams",
+        "Ip6.OutRequests",
+        "Ip6.OutTransmits",
+        "Ip6.OutNoRoutes",
+        "Icmp6.OutDestUnreachs",
+        "dev.rx",
+        "dev.tx",
+    }
+)
+"""What is kept of the hundreds there are."""
+
+_FILES = ("/proc/net/snmp", "/proc/net/netstat", "/proc/net/snmp6", "/proc/net/dev")
+_READ = 1 << 16
+
+
+class Sampler:
+    """Reads the counters every `SAMPLE_SECONDS` from `start` to `stop`."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._files: list[int] = []
+        self._readings: list[tuple[float, list[bytes]]] = []
+        self._mark: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> bool:
+        """Begin; return whether there is anything to read on this host."""
+        self.close()
+        self._readings = []
+        self._mark = None
+        if not sys.platform.startswith("linux"):
+            return False
+        for name in _FILES:
+            with contextlib.suppress(OSError):
+                self._files.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
+        if self._files:
+            self._read()
+        return bool(self._files)
+
+    def mark(self) -> None:
+        """The burst begins now: times are counted from here."""
+        self._mark = self._clock()
+
+    def _read(self) -> None:
+        self._readings.append((self._clock(), [os.pread(file, _READ, 0) for file in self._files]))
+        if len(self._readings) < MAX_READINGS:
+            self._timer = asyncio.get_running_loop().call_later(SAMPLE_SECONDS, self._read)
+
+    def stop(self, number: int) -> Samples | None:
+        """End; return the readings for round `number`, None where there are none."""
+        if not self._files or self._mark is None:
+            self.close()
+            return None
+        self._read()
+        self.close()
+        parsed = [parse_counters(b"".join(texts)) for _, texts in self._readings]
+        names = sorted(set.intersection(*(set(reading) for reading in parsed)))
+        return Samples(
+            round=number,
+            times=tuple(round(at - self._mark, 6) for at, _ in self._readings),
+            values={name: tuple(reading[name] for reading in parsed) for name in names},
+        )
+
+    def close(self) -> None:
+        """Stop reading; safe to call again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for file in self._files:
+            os.close(file)
+        self._files = []
+
+
+def parse_counters(text: bytes) -> dict[str, int]:
+    """Return the counters of interest in the joined texts of the files."""
+    found: dict[str, int] = {}
+    names: dict[str, list[str]] = {}
+    for line in text.decode("ascii", "replace").splitlines():
+        group, colon, rest = line.partition(":")
+        if not colon:
+            _take_pair(line, found)
+            continue
+        parts = rest.split()
+        if group not in names and parts and not parts[0].lstrip("-").isdigit():
+            names[group] = parts
+        elif group in names:
+            _take_group(group, names[group], parts, found)
+        else:
+            _take_card(group.strip(), parts, found)
+    return found
+
+
+def _take_group(group: str, names: list[str], values: list[str], found: dict[str, int]) -> None:
+    """/proc/net/snmp and netstat: a line of names, then a line of values."""
+    for name, value in zip(names, values, strict=False):
+        full = f"{group}.{name}"
+        if full in COUNTERS:
+            found[full] = int(value)
+
+
+def _take_pair(line: str, found: dict[str, int]) -> None:
+    """/proc/net/snmp6: a name and a value a line, the group glued to the name."""
+    parts = line.split()
+    if len(parts) != 2 or not parts[1].isdigit():
+        return
+    for group in ("Icmp6", "Ip6"):
+        full = f"{group}.{parts[0].removeprefix(group)}"
+        if parts[0].startswith(group) and full in COUNTERS:
+            found[full] = int(parts[1])
+            return
+
+
+def _take_card(card: str, parts: list[str], found: dict[str, int]) -> None:
+    """/proc/net/dev: received packets in column 2, sent ones in column 10."""
+    if card == "lo" or len(parts) < 10 or not parts[1].isdigit():
+        return
+    found["dev.rx"] = found.get("dev.rx", 0) + int(parts[1])
+    found["dev.tx"] = found.get("dev.tx", 0) + int(parts[9])

@@ -1,0 +1,347 @@
+"""Synthetic evidence: a story of what happens to packets, told as both sides would write it.
+
+A `Fate` is the truth about one connection request. A `Story` adds who listens
+and who is able to see; `Story.evidence` writes down what the two agents would
+hold of it and no more: without a packet witness there is no sighting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from bothends_protocol.addresses import family, is_wildcard
+from bothends_protocol.evidence import (
+    EVIDENCE_FORMAT,
+    Acceptance,
+    Address,
+    Attempt,
+    Connection,
+    ContactFacts,
+    Evidence,
+    HostFacts,
+    Icmp,
+    Listener,
+    Neighbour,
+    OwnListener,
+    Probe,
+    Return,
+    RoundPlan,
+    Route,
+    Sighting,
+    Target,
+    Witness,
+)
+from bothends_protocol.pairing import SOURCE, other_role
+
+__all__ = ["DROPPED", "HERE", "LOST", "OPEN", "PORT", "ROUTER", "THERE", "Fate", "Story"]
+
+HERE, THERE, ROUTER = "192.168.7.10", "192.168.7.20", "192.168.7.1"
+"""Who opens the connection, who should take it, and something between."""
+PORT = 4242
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of one connection request; as it stands here, it connects."""
+
+    left: bool = True
+    arrived: bool = True
+    delivered: bool = True
+    answer: str = "syn-ack"
+    """What leaves the destination's card: `syn-ack`, `reset`, `icmp` or nothing."""
+    returned: str = "syn-ack"
+    """What reaches the source's card, whoever sent it."""
+    outcome: str = "connected"
+    error: str | None = None
+    icmp: Icmp | None = None
+    spoke: str | None = None
+    """What the far end said; None: what whoever holds the port would say."""
+
+
+OPEN = Fate()
+DROPPED = Fate(delivered=False, answer="", returned="", outcome="silent")
+"""Dropped at the destination, behind its card."""
+LOST = replace(DROPPED, arrived=False)
+"""Lost between the two."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happens, and which witnesses there are."""
+
+    fates: tuple[Fate, ...] = (OPEN,) * 3
+    source_sees: bool = True
+    """Whether the source has a packet witness."""
+    destination_sees: bool = True
+    sockets: bool = True
+    """Whether the destination's socket table can be read."""
+    listening: tuple[str, ...] = ("0.0.0.0",)
+    """Addresses on which the service listens; empty: it does not run."""
+    own: bool = True
+    """Whether the agent may listen where nobody does."""
+    queue: tuple[int, int] = (0, 128)
+    """Connections that wait for the service, and how many may."""
+    ports: tuple[int, ...] = (PORT,)
+    by_port: Mapping[int, tuple[Fate, ...]] = field(default_factory=dict)
+    """Where ports differ: the fates of each."""
+    address: str = THERE
+    more_addresses: tuple[str, ...] = ()
+    """Of the destination."""
+    neighbour: Neighbour | None = None
+    routes: tuple[Route, ...] = ()
+    """What the source's kernel says of the way there."""
+    way_back: tuple[Route, ...] = (Route(destination=HERE, interface="eth0"),)
+    returns: tuple[Return, ...] = ()
+    seen_as: str = HERE
+    """The source's address as the destination sees it: a NAT changes it, and the ports."""
+    new_numbers: bool = False
+    """Whether something on the way changes the TCP sequence numbers."""
+    typed: tuple[str, ...] = (THERE,)
+    targets: tuple[Target, ...] = ()
+    prober: str = SOURCE
+    both_ways: bool = False
+
+    @property
+    def held(self) -> bool:
+        """Whether the service listens at the tested address."""
+        return any(_covers(row, self.address) for row in self.listening)
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether the agent itself listens there."""
+        return self.own and self.local and not self.held
+
+    @property
+    def local(self) -> bool:
+        """Whether the tested address is the destination's own."""
+        return self.address in (THERE, *self.more_addresses)
+
+    def evidence(self) -> tuple[Evidence, Evidence]:
+        """Return what the two hold of it, the source's first."""
+        sides = _opener(self), _taker(self)
+        return sides if self.prober == SOURCE else sides[::-1]
+
+
+@dataclass(frozen=True)
+class _Try:
+    """One attempt, with the numbers that name its packets."""
+
+    fate: Fate
+    port: int
+    local_port: int
+    seq: int
+
+
+def _tries(story: Story) -> Iterator[_Try]:
+    number = 0
+    for port in story.ports:
+        for fate in story.by_port.get(port, story.fates):
+            number += 1
+            yield _Try(fate, port, 40_000 + number, 2**32 - 1 - 1_000_000 * number)
+
+
+def _covers(listening: str, address: str) -> bool:
+    same = family(listening) == family(address)
+    return listening == address or (is_wildcard(listening) and (same or listening == "::"))
+
+
+def _round(story: Story) -> RoundPlan:
+    probes = [Probe(transport="tcp", address=story.address, port=port) for port in story.ports]
+    return RoundPlan(
+        number=1,
+        kind="connect",
+        prober=story.prober,
+        attempts=len(story.fates),
+        probes=tuple(probes),
+    )
+
+
+def _facts(*addresses: str, privileged: bool) -> HostFacts:
+    return HostFacts(
+        product="bothends",
+        version="0",
+        system="Linux",
+        release="Debian GNU/Linux 12",
+        kernel="6.1.0",
+        hostname="host",
+        privileged=privileged,
+        addresses=tuple(Address(interface="eth0", address=a, prefix=24) for a in addresses),
+    )
+
+
+# -- who opens the connections
+
+
+def _opener(story: Story) -> Evidence:
+    return Evidence(
+        format=EVIDENCE_FORMAT,
+        role=story.prober,
+        session=b"session",
+        facts=_facts(HERE, privileged=story.source_sees),
+        contact=ContactFacts(
+            path="direct", local=HERE, remote=THERE, rtt=0.001, typed=story.typed, proven=(THERE,)
+        ),
+        targets=story.targets,
+        both_ways=story.both_ways,
+        rounds=(_round(story),),
+        attempts=tuple(_attempt(story, item) for item in _tries(story)),
+        sightings=tuple(_seen_leaving(story)) if story.source_sees else (),
+        witnesses=(Witness(name="packets", available=story.source_sees),),
+        routes=story.routes,
+        neighbours=(story.neighbour,) if story.neighbour else (),
+    )
+
+
+def _attempt(story: Story, item: _Try) -> Attempt:
+    fate = item.fate
+    genuine = fate.outcome == "connected" and fate.delivered and story.stands_in
+    bound = fate.outcome != "no-route"
+    return Attempt(
+        round=1,
+        transport="tcp",
+        address=story.address,
+        port=item.port,
+        local_address=HERE if bound else "",
+        local_port=item.local_port if bound else 0,
+        started=0.0,
+        ended=None if fate.outcome == "silent" else 0.001,
+        outcome=fate.outcome,
+        error=fate.error,
+        icmp=fate.icmp,
+        spoke=fate.spoke or ("challenge" if genuine else "nothing"),
+    )
+
+
+def _request(way: str, source: tuple[str, int], destination: tuple[str, int], seq: int) -> Sighting:
+    return Sighting(
+        at=0.1,
+        way=way,
+        interface="eth0",
+        transport="tcp",
+        source=source[0],
+        source_port=source[1],
+        destination=destination[0],
+        destination_port=destination[1],
+        flags="S",
+        seq=seq,
+        ttl=64,
+    )
+
+
+def _answer(kind: str, request: Sighting, way: str, icmp: Icmp | None) -> Sighting:
+    if kind == "icmp":
+        return msgspec.structs.replace(request, way=way, flags="", icmp=icmp)
+    back = (request.destination, request.destination_port), (request.source, request.source_port)
+    return msgspec.structs.replace(
+        _request(way, *back, 7),
+        flags="SA" if kind == "syn-ack" else "AR",
+        ack=(request.seq + 1) % 2**32,
+    )
+
+
+def _seen_leaving(story: Story) -> Iterator[Sighting]:
+    for item in _tries(story):
+        there = story.address, item.port
+        request = _request("out", (HERE, item.local_port), there, item.seq)
+        if item.fate.left:
+            yield request
+        if item.fate.returned:
+            yield _answer(item.fate.returned, request, "in", item.fate.icmp)
+
+
+# -- who should take them
+
+
+def _taker(story: Story) -> Evidence:
+    return Evidence(
+        format=EVIDENCE_FORMAT,
+        role=other_role(story.prober),
+        session=b"session",
+        facts=_facts(THERE, *story.more_addresses, privileged=story.destination_sees),
+        contact=ContactFacts(path="direct", local=THERE, remote=HERE, rtt=0.001),
+        ports=tuple(f"tcp:{port}" for port in story.ports),
+        both_ways=story.both_ways,
+        rounds=(_round(story),),
+        sightings=tuple(_seen_arriving(story)) if story.destination_sees else (),
+        witnesses=(
+            Witness(name="packets", available=story.destination_sees),
+            Witness(name="sockets", available=story.sockets),
+        ),
+        own_listeners=tuple(_own(story, port) for port in story.ports if story.local),
+        acceptances=tuple(_acceptances(story)),
+        listeners=tuple(_listeners(story)) if story.sockets else (),
+        connections=tuple(_connections(story)) if story.sockets else (),
+        routes=story.way_back,
+        returns=story.returns,
+    )
+
+
+def _as_seen(story: Story, item: _Try) -> tuple[str, int]:
+    """The source's address and port as the destination sees them."""
+    return story.seen_as, item.local_port + (1000 if story.seen_as != HERE else 0)
+
+
+def _seen_arriving(story: Story) -> Iterator[Sighting]:
+    for item in _tries(story):
+        seq = item.seq - 12345 if story.new_numbers else item.seq
+        request = _request("in", _as_seen(story, item), (story.address, item.port), seq)
+        if item.fate.arrived:
+            yield request
+        if item.fate.answer:
+            yield _answer(item.fate.answer, request, "out", item.fate.icmp)
+
+
+def _own(story: Story, port: int) -> OwnListener:
+    error = None if story.stands_in else "EADDRINUSE" if story.held else "EACCES"
+    return OwnListener(
+        transport="tcp", address=story.address, port=port, opened=story.stands_in, error=error
+    )
+
+
+def _acceptances(story: Story) -> Iterator[Acceptance]:
+    for item in _tries(story):
+        if story.stands_in and item.fate.delivered and item.fate.outcome == "connected":
+            address, port = _as_seen(story, item)
+            yield Acceptance(
+                at=0.2,
+                transport="tcp",
+                address=story.address,
+                port=item.port,
+                remote_address=address,
+                remote_port=port,
+                genuine=item.fate.spoke in (None, "challenge"),
+            )
+
+
+def _listeners(story: Story) -> Iterator[Listener]:
+    for port in story.ports:
+        for address in story.listening:
+            yield Listener(
+                transport="tcp",
+                address=address,
+                port=port,
+                program="backupd",
+                pid=1,
+                waiting=story.queue[0],
+                backlog=story.queue[1],
+            )
+
+
+def _connections(story: Story) -> Iterator[Connection]:
+    for item in _tries(story):
+        if item.fate.delivered and (story.held or story.stands_in):
+            address, port = _as_seen(story, item)
+            connected = item.fate.outcome == "connected"
+            yield Connection(
+                round=1,
+                transport="tcp",
+                state="ESTABLISHED" if connected else "SYN_RECV",
+                local_address=story.address,
+                local_port=item.port,
+                remote_address=address,
+                remote_port=port,
+                accepted=True if connected else None,
+            )

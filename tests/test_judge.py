@@ -1,0 +1,840 @@
+"""From evidence to verdict: what is named, what is left open, and what is never claimed.
+
+A golden table of stories (`evidence_builder`), each told four times: with a
+packet witness on both sides, on one, on none. Findings are written as
+
+    cccB-  destination.firewall-drop!
+    c????  ? destination.firewall-drop network.drop
+
+first the five segments (c clear, B blocked, ? unknown, - not reached), then the
+blockers (! proven, ~ likely), and after a question mark the further candidates.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bothends_protocol.causes import PATH_CAUSES, SERVICE_CAUSES
+from bothends_protocol.codes import CODES
+from bothends_protocol.evidence import (
+    Evidence,
+    Icmp,
+    Neighbour,
+    Return,
+    Route,
+    Sighting,
+    Target,
+    read_evidence,
+)
+from bothends_protocol.judge import judge, lost_verdict, verdict_digest
+from bothends_protocol.pairing import DESTINATION
+from bothends_protocol.verdict import SEGMENTS, Check, Verdict
+from bothends_protocol.wire import pack
+from evidence_builder import DROPPED, HERE, LOST, OPEN, PORT, ROUTER, THERE, Fate, Story
+
+# -- stories
+
+PUBLIC = "11.0.0.1"
+"""An address that is none of the destination's own."""
+
+REFUSED = replace(DROPPED, outcome="refused", error="ECONNREFUSED")
+KEPT = replace(LOST, left=False)
+"""Never left the source."""
+
+
+def prohibited(fate: Fate, sender: str, code: int = 13) -> Fate:
+    """`fate`, ended by an ICMP error (RFC 792: destination unreachable) of `sender`."""
+    # As Linux translates it: net/ipv4/icmp.c, icmp_err_convert.
+    error = {0: "ENETUNREACH", 3: "ECONNREFUSED"}.get(code, "EHOSTUNREACH")
+    return replace(
+        fate,
+        answer="icmp" if sender == THERE else "",
+        returned="" if sender == HERE else "icmp",
+        outcome="refused" if code == 3 else "unreachable",
+        error=error,
+        icmp=Icmp(kind=3, code=code, sender=sender),
+    )
+
+
+def silent_neighbour(next_hop: str) -> Neighbour:
+    return Neighbour(
+        destination=THERE, next_hop=next_hop, interface="eth0", state="unresolved", round=1
+    )
+
+
+def always(fate: Fate, **more: object) -> Story:
+    return Story(fates=(fate,) * 3, **more)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A story, its true causes, and what must be found by who sees packets."""
+
+    name: str
+    causes: tuple[str, ...]
+    story: Story
+    both: str
+    source: str
+    destination: str
+    none: str
+
+    @property
+    def told(self) -> list[tuple[str, Story, str]]:
+        return [
+            ("both", self.story, self.both),
+            ("source", replace(self.story, destination_sees=False), self.source),
+            ("destination", replace(self.story, source_sees=False), self.destination),
+            ("none", without_packets(self.story), self.none),
+        ]
+
+
+def without_packets(story: Story) -> Story:
+    return replace(story, source_sees=False, destination_sees=False)
+
+
+def everywhere(name: str, causes: str, story: Story, finding: str) -> Row:
+    """A row in which the packet witness adds nothing."""
+    return Row(name, tuple(causes.split()), story, finding, finding, finding, finding)
+
+
+DESTINATION_OR_NETWORK = "c????  ? destination.firewall-drop network.drop"
+ANY_DROP = "?????  ? destination.firewall-drop network.drop source.firewall-drop"
+ANY_REJECT = "?????  ? destination.firewall-reject network.reject source.firewall-reject"
+ANY_REPLY = "cccc?  ? destination.reply-blocked network.reply-lost source.reply-blocked"
+
+GOLDEN = [
+    everywhere("open", "", Story(), "ccccc"),
+    everywhere(
+        "the service does not run",
+        "service.not-running",
+        Story(listening=()),
+        "ccccB  service.not-running!",
+    ),
+    everywhere(
+        "the service listens on loopback",
+        "service.loopback-only",
+        Story(listening=("127.0.0.1", "::1")),
+        "ccccB  service.loopback-only!",
+    ),
+    everywhere(
+        "the service listens on another address",
+        "service.wrong-interface",
+        Story(listening=("10.9.8.7",)),
+        "ccccB  service.wrong-interface!",
+    ),
+    everywhere(
+        "the service listens on IPv6",
+        "service.wrong-family",
+        Story(listening=("fd00::20",)),
+        "ccccB  service.wrong-family!",
+    ),
+    Row(
+        "the destination drops",
+        ("destination.firewall-drop",),
+        always(DROPPED),
+        both="cccB-  destination.firewall-drop!",
+        source=DESTINATION_OR_NETWORK,
+        destination="cccB-  destination.firewall-drop!",
+        none=ANY_DROP,
+    ),
+    Row(
+        "the destination drops IPv6",
+        ("destination.firewall-drop",),
+        always(DROPPED, address="fd00::20", more_addresses=("fd00::20",), listening=("::",)),
+        both="cccB-  destination.firewall-drop!",
+        source=DESTINATION_OR_NETWORK,
+        destination="cccB-  destination.firewall-drop!",
+        none=ANY_DROP,
+    ),
+    Row(
+        "the destination drops, and the service listens on loopback",
+        ("destination.firewall-drop", "service.loopback-only"),
+        always(DROPPED, listening=("127.0.0.1",)),
+        both="cccBB  destination.firewall-drop! service.loopback-only~",
+        source="c???B  service.loopback-only~ ? destination.firewall-drop network.drop",
+        destination="cccBB  destination.firewall-drop! service.loopback-only~",
+        none="????B  service.loopback-only~"
+        " ? destination.firewall-drop network.drop source.firewall-drop",
+    ),
+    Row(
+        "the destination resets",
+        ("destination.firewall-reject",),
+        always(replace(REFUSED, answer="reset", returned="reset")),
+        both="cccB-  destination.firewall-reject!",
+        source="c????  ? destination.firewall-reject network.reject",
+        destination="cccB-  destination.firewall-reject!",
+        none=ANY_REJECT,
+    ),
+    Row(
+        "the destination prohibits",
+        ("destination.firewall-reject",),
+        always(prohibited(DROPPED, THERE, 3)),
+        both="cccB-  destination.firewall-reject!",
+        source="c??B-  destination.firewall-reject~",
+        destination="cccB-  destination.firewall-reject!",
+        none="???B-  destination.firewall-reject~",
+    ),
+    Row(
+        "the destination prohibits, and seldom says so",
+        ("destination.firewall-reject",),
+        Story(fates=(prohibited(DROPPED, THERE, 3), *(DROPPED,) * 5)),
+        both="cccB-  destination.firewall-reject!",
+        source="c??B-  destination.firewall-reject~",
+        destination="cccB-  destination.firewall-reject!",
+        none="???B-  destination.firewall-reject~",
+    ),
+    Row(
+        "the destination drops its answers",
+        ("destination.reply-blocked",),
+        always(replace(DROPPED, delivered=True)),
+        both="cccB-  destination.reply-blocked!",
+        source="cccc?  ? destination.reply-blocked network.reply-lost",
+        destination="cccB-  destination.reply-blocked!",
+        none=ANY_REPLY,
+    ),
+    Row(
+        "the destination has no way back",
+        ("destination.no-route",),
+        always(
+            replace(DROPPED, delivered=True),
+            way_back=(Route(destination=HERE, error="ENETUNREACH"),),
+        ),
+        both="cccB-  destination.no-route!",
+        source="cccB-  destination.no-route~",
+        destination="cccB-  destination.no-route!",
+        none="cccB-  destination.no-route~",
+    ),
+    Row(
+        "the destination's reverse-path filter",
+        ("destination.no-route",),
+        always(
+            DROPPED,
+            returns=(Return(source=HERE, local=THERE, interface="eth0", error="EXDEV"),),
+        ),
+        both="cccB-  destination.no-route!",
+        source="c??B-  destination.no-route~",
+        destination="cccB-  destination.no-route!",
+        none="???B-  destination.no-route~",
+    ),
+    Row(
+        "the service's queue is full",
+        ("service.backlog-full",),
+        always(DROPPED, queue=(2, 1)),
+        both="ccc?B  service.backlog-full!",
+        source="c???B  service.backlog-full~",
+        destination="ccc?B  service.backlog-full!",
+        none="????B  service.backlog-full~",
+    ),
+    Row(
+        "the network drops",
+        ("network.drop",),
+        always(LOST),
+        both="cB---  network.drop!",
+        source=DESTINATION_OR_NETWORK,
+        destination="?????  ? network.drop source.firewall-drop",
+        none=ANY_DROP,
+    ),
+    Row(
+        "the network resets",
+        ("network.reject",),
+        always(replace(REFUSED, arrived=False, returned="reset")),
+        both="cB---  network.reject!",
+        source="c????  ? destination.firewall-reject network.reject",
+        destination="?????  ? network.reject source.firewall-reject",
+        none=ANY_REJECT,
+    ),
+    Row(
+        "a router prohibits",
+        ("network.reject",),
+        always(prohibited(LOST, ROUTER)),
+        both="cB---  network.reject!",
+        source="cB---  network.reject~",
+        destination="?B---  network.reject~",
+        none="?B---  network.reject~",
+    ),
+    Row(
+        "a router knows no way on to the host",
+        ("network.unreachable",),
+        always(prohibited(LOST, ROUTER, 1)),
+        both="c????  ? network.unreachable network.reject",
+        source="c????  ? network.unreachable network.reject",
+        destination="?????  ? network.unreachable network.reject",
+        none="?????  ? network.unreachable network.reject",
+    ),
+    Row(
+        "the answers are lost",
+        ("network.reply-lost",),
+        always(replace(DROPPED, delivered=True, answer="syn-ack")),
+        both="cBcc-  network.reply-lost!",
+        source="cccc?  ? destination.reply-blocked network.reply-lost",
+        destination="cccc?  ? network.reply-lost source.reply-blocked",
+        none=ANY_REPLY,
+    ),
+    Row(
+        "the source drops the answers",
+        ("source.reply-blocked",),
+        always(replace(DROPPED, delivered=True, answer="syn-ack", returned="syn-ack")),
+        both="Bccc-  source.reply-blocked!",
+        source="Bccc-  source.reply-blocked!",
+        destination="cccc?  ? network.reply-lost source.reply-blocked",
+        none=ANY_REPLY,
+    ),
+    Row(
+        "the source drops",
+        ("source.firewall-drop",),
+        always(KEPT),
+        both="B----  source.firewall-drop!",
+        source="B----  source.firewall-drop!",
+        destination="?????  ? network.drop source.firewall-drop",
+        none=ANY_DROP,
+    ),
+    Row(
+        "the source drops, and the service does not run",
+        ("source.firewall-drop", "service.not-running"),
+        always(KEPT, listening=()),
+        both="B---B  source.firewall-drop! service.not-running~",
+        source="B---B  source.firewall-drop! service.not-running~",
+        destination="????B  service.not-running~ ? network.drop source.firewall-drop",
+        none="????B  service.not-running~"
+        " ? destination.firewall-drop network.drop source.firewall-drop",
+    ),
+    Row(
+        "the source resets",
+        ("source.firewall-reject",),
+        always(replace(REFUSED, left=False, arrived=False)),
+        both="B----  source.firewall-reject!",
+        source="B----  source.firewall-reject!",
+        destination="?????  ? network.reject source.firewall-reject",
+        none=ANY_REJECT,
+    ),
+    Row(
+        "the source prohibits",
+        ("source.firewall-reject",),
+        always(prohibited(KEPT, HERE)),
+        both="B----  source.firewall-reject!",
+        source="B----  source.firewall-reject!",
+        destination="B----  source.firewall-reject~",
+        none="B----  source.firewall-reject~",
+    ),
+    Row(
+        "the source's system does not permit it",
+        ("source.firewall-reject",),
+        always(replace(KEPT, outcome="local-error", error="EPERM")),
+        both="B----  source.firewall-reject!",
+        source="B----  source.firewall-reject!",
+        destination="B----  source.firewall-reject~",
+        none="B----  source.firewall-reject~",
+    ),
+    Row(
+        "the source has no route",
+        ("source.no-route",),
+        always(
+            replace(KEPT, outcome="no-route", error="ENETUNREACH"),
+            routes=(Route(destination=THERE, error="ENETUNREACH"),),
+        ),
+        both="B----  source.no-route!",
+        source="B----  source.no-route!",
+        destination="B----  source.no-route~",
+        none="B----  source.no-route~",
+    ),
+    Row(
+        "nobody has the address",
+        ("address.no-host",),
+        always(KEPT, neighbour=silent_neighbour(THERE)),
+        both="?B---  address.no-host!",
+        source="?B---  address.no-host!",
+        destination="?B---  address.no-host~",
+        none="?B---  address.no-host~",
+    ),
+    Row(
+        "lost on the way to an address that is none of the destination's own",
+        ("nat.no-forward",),
+        always(LOST, address=PUBLIC, typed=(PUBLIC,)),
+        both="c????  ? network.drop address.wrong-host nat.no-forward",
+        source="c????  ? destination.firewall-drop network.drop address.wrong-host nat.no-forward",
+        destination="?????  ? network.drop source.firewall-drop address.wrong-host nat.no-forward",
+        none="?????  ? destination.firewall-drop network.drop source.firewall-drop"
+        " address.wrong-host nat.no-forward",
+    ),
+    everywhere(
+        "another machine has the address, and connects",
+        "address.wrong-host",
+        always(
+            replace(OPEN, arrived=False, delivered=False, answer="", spoke="other"),
+            address=PUBLIC,
+            typed=(PUBLIC,),
+        ),
+        "?????  ? address.wrong-host",
+    ),
+    Row(
+        "a container has the port: no row of the socket table, and all is well",
+        (),
+        always(replace(OPEN, delivered=False, spoke="other"), listening=()),
+        both="ccccc",
+        source="?????",
+        destination="ccccc",
+        none="?????",
+    ),
+]
+
+LETTERS = {"clear": "c", "blocked": "B", "unknown": "?", "not-reached": "-"}
+
+
+def finding(check: Check) -> str:
+    """The check in the notation of the table."""
+    blockers = [f"{b.code}{'!' if b.confidence == 'proven' else '~'}" for b in check.blockers]
+    named = {blocker.code for blocker in check.blockers}
+    further = [code for code in check.candidates if code not in named]
+    segments = "".join(LETTERS[segment.status] for segment in check.segments)
+    return " ".join([segments, *blockers, *(["?", *further] if further else [])])
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("story", "expected", "causes"),
+    [
+        pytest.param(story, expected, row.causes, id=f"{row.name}-{who}")
+        for row in GOLDEN
+        for who, story, expected in row.told
+    ],
+)
+def test_golden(story: Story, expected: str, causes: tuple[str, ...]) -> None:
+    verdict = judge(*story.evidence())
+    (check,) = verdict.checks
+    told = words(expected)
+    assert sorted(finding(check).split()) == sorted(told.split())
+    assert finding(check).split("?")[0] == told.split("?")[0], "in the order in which to fix them"
+    named = "!" in told or "~" in told
+    assert check.status == ("blocked" if named else "open" if told == "ccccc" else "undetermined")
+    assert set(verdict.blockers) <= set(causes)
+
+
+def test_every_cause_of_the_tables_is_in_a_story() -> None:
+    known = {cause.code for cause in (*PATH_CAUSES, *SERVICE_CAUSES)}
+    assert known == {code for row in GOLDEN for code in row.causes}
+
+
+@pytest.mark.parametrize("row", GOLDEN, ids=lambda row: row.name)
+def test_a_finding_says_how_it_is_known_and_what_to_do(row: Row) -> None:
+    for _, story, _ in row.told:
+        (check,) = judge(*story.evidence()).checks
+        for blocker in check.blockers:
+            assert blocker.because
+            assert blocker.fix
+        assert check.next_step or check.status != "undetermined" or not row.causes
+
+
+# -- what must hold of every verdict
+
+TRUE = {row.name: row for row in GOLDEN if row.causes != ("nat.no-forward",)}
+"""Stories whose cause the destination's own address leaves no doubt about."""
+
+rows = st.sampled_from(list(TRUE.values()))
+
+
+@st.composite
+def tellings(draw: st.DrawFn) -> tuple[Story, frozenset[str]]:
+    """A story told by some of its witnesses, with some loss, and its true causes."""
+    row = draw(rows)
+    lossy = OPEN in row.story.fates or row.story.fates[0].left
+    losses = draw(st.lists(st.just(LOST), max_size=3)) if lossy else []
+    fates = [row.story.fates[0]] * draw(st.integers(3, 8)) + losses
+    story = replace(
+        row.story,
+        fates=tuple(draw(st.permutations(fates))),
+        source_sees=draw(st.booleans()),
+        destination_sees=draw(st.booleans()),
+        sockets=draw(st.booleans()) or not row.story.held,
+    )
+    return story, frozenset(row.causes)
+
+
+def well_formed(verdict: Verdict) -> None:
+    assert verdict.status in ("open", "blocked", "undetermined")
+    if verdict.status == "blocked":
+        assert verdict.blockers
+    else:
+        assert not verdict.blockers
+    if verdict.status == "open":
+        assert verdict.reachable == "yes"
+    assert set(verdict.blockers) <= set(verdict.candidates) <= set(CODES)
+    for check in verdict.checks:
+        assert (check.status == "blocked") == bool(check.blockers)
+        assert check.status != "open" or check.reachable == "yes"
+        assert {b.code for b in check.blockers} <= set(check.candidates)
+        assert {b.confidence for b in check.blockers} <= {"proven", "likely"}
+        states = {segment.name: segment.status for segment in check.segments}
+        assert tuple(states) == SEGMENTS
+        assert ("blocked" in states.values()) == bool(check.blockers)
+
+
+@settings(max_examples=400)
+@given(tellings())
+def test_nothing_is_named_that_is_not_so(telling: tuple[Story, frozenset[str]]) -> None:
+    story, causes = telling
+    verdict = judge(*story.evidence())
+    well_formed(verdict)
+    assert set(verdict.blockers) <= causes
+    if causes:
+        assert verdict.status != "open"
+
+
+@settings(max_examples=400)
+@given(tellings())
+def test_what_is_so_is_among_the_candidates(telling: tuple[Story, frozenset[str]]) -> None:
+    story, causes = telling
+    verdict = judge(*story.evidence())
+    if verdict.reachable == "no":
+        assert {code for code in causes if not code.startswith("service.")} <= set(
+            verdict.candidates
+        )
+
+
+@settings(max_examples=400)
+@given(tellings(), st.booleans(), st.booleans())
+def test_with_fewer_witnesses_no_other_cause_is_named(
+    telling: tuple[Story, frozenset[str]], source_sees: bool, destination_sees: bool
+) -> None:
+    story = replace(telling[0], source_sees=True, destination_sees=True)
+    weaker = replace(story, source_sees=source_sees, destination_sees=destination_sees)
+    full, less = judge(*story.evidence()), judge(*weaker.evidence())
+    assert set(less.blockers) <= set(full.blockers)
+    assert {less.status, full.status} != {"open", "blocked"}
+
+
+@given(
+    st.integers(2, 8),
+    st.sampled_from([LOST, DROPPED, KEPT, replace(DROPPED, delivered=True)]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_one_lost_attempt_among_successes_is_no_filter(
+    connected: int, lost: Fate, source_sees: bool, destination_sees: bool
+) -> None:
+    story = Story(
+        fates=(OPEN,) * connected + (lost,),
+        source_sees=source_sees,
+        destination_sees=destination_sees,
+    )
+    verdict = judge(*story.evidence())
+    assert verdict.status == "open"
+    assert verdict.warnings == ("network.loss",)
+
+
+@pytest.mark.parametrize("fate", [LOST, DROPPED, KEPT, REFUSED])
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_less_than_three_attempts_name_nothing_on_the_way(fate: Fate, attempts: int) -> None:
+    verdict = judge(*Story(fates=(fate,) * attempts).evidence())
+    assert verdict.status == "undetermined"
+    assert verdict.candidates
+
+
+@pytest.mark.parametrize("story", [Story(), always(DROPPED), always(KEPT)])
+def test_a_witness_that_missed_something_proves_nothing_by_silence(story: Story) -> None:
+    source, destination = (lossy(side) for side in story.evidence())
+    blind = judge(*without_packets(story).evidence())
+    deaf = judge(source, destination)
+    assert (deaf.status, deaf.blockers, deaf.candidates) == (
+        blind.status,
+        blind.blockers,
+        blind.candidates,
+    )
+
+
+def lossy(side: Evidence) -> Evidence:
+    witnesses = [
+        msgspec.structs.replace(witness, lost=1) if witness.name == "packets" else witness
+        for witness in side.witnesses
+    ]
+    return msgspec.structs.replace(side, witnesses=tuple(witnesses))
+
+
+# -- traffic that is not ours
+
+strangers = st.builds(
+    Sighting,
+    at=st.just(0.1),
+    way=st.sampled_from(["in", "out"]),
+    interface=st.just("eth0"),
+    transport=st.just("tcp"),
+    source=st.sampled_from(["192.168.7.99", HERE, THERE]),
+    source_port=st.integers(1, 39_000),
+    destination=st.sampled_from([HERE, THERE]),
+    destination_port=st.integers(1, 39_000),
+    flags=st.sampled_from(["S", "SA", "R", "AR", ""]),
+    seq=st.integers(0, 1000),
+    ack=st.integers(0, 1000),
+    icmp=st.none() | st.just(Icmp(kind=3, code=3, sender=ROUTER)),
+)
+
+
+@given(tellings(), st.lists(strangers, max_size=6), st.lists(strangers, max_size=6))
+def test_packets_of_others_change_nothing(
+    telling: tuple[Story, frozenset[str]], here: list[Sighting], there: list[Sighting]
+) -> None:
+    sides = telling[0].evidence()
+    noisy = [
+        msgspec.structs.replace(side, sightings=(*more, *side.sightings))
+        if side.sightings or side.witnesses[0].available
+        else side
+        for side, more in zip(sides, (here, there), strict=True)
+    ]
+    assert apart_from_name(judge(*noisy)) == apart_from_name(judge(*sides))
+
+
+def apart_from_name(verdict: Verdict) -> Verdict:
+    return msgspec.structs.replace(verdict, verdict_id=None)
+
+
+# -- the same on both sides
+
+
+@given(tellings())
+def test_both_sides_come_to_the_same_bytes(telling: tuple[Story, frozenset[str]]) -> None:
+    source, destination = telling[0].evidence()
+    verdict = judge(source, destination)
+    other = judge(read_evidence(pack(source)), read_evidence(pack(destination)))
+    assert pack(other) == pack(verdict)
+    assert verdict_digest(other) == verdict_digest(verdict)
+
+
+JUDGE = """
+import sys
+from pathlib import Path
+from bothends_protocol.evidence import read_evidence
+from bothends_protocol.judge import judge
+from bothends_protocol.wire import pack
+sides = [read_evidence(Path(name).read_bytes()) for name in sys.argv[1:]]
+sys.stdout.buffer.write(pack(judge(*sides)))
+"""
+
+
+def test_the_order_of_sets_in_a_process_does_not_show(tmp_path: Path) -> None:
+    story = Story(
+        ports=(4242, 4243, 5000),
+        by_port={4243: (REFUSED,) * 3, 5000: (prohibited(DROPPED, THERE, 3), DROPPED, REFUSED)},
+        listening=("127.0.0.1", "::1", "10.9.8.7"),
+        targets=(Target(text="nas", error="no such name"),),
+    )
+    names = [str(tmp_path / name) for name in ("source", "destination")]
+    for name, side in zip(names, story.evidence(), strict=True):
+        Path(name).write_bytes(pack(side))
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", JUDGE, *names],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in range(4)
+    }
+    assert outputs == {pack(judge(*story.evidence()))}
+
+
+def test_the_name_of_a_verdict_is_that_of_its_evidence() -> None:
+    source, destination = Story().evidence()
+    name = judge(source, destination).verdict_id
+    changed = msgspec.structs.replace(destination, service="backupd")
+    assert name == judge(source, destination).verdict_id
+    assert name != judge(source, changed).verdict_id
+    assert name is not None
+    assert bytes.fromhex(name)
+
+
+def test_texts_do_not_depend_on_the_side_that_reads_them() -> None:
+    for row in GOLDEN:
+        verdict = judge(*row.story.evidence())
+        told = [verdict.summary, *(text for check in verdict.checks for text in texts(check))]
+        for text in told:
+            assert not {"here", "there", "this", "local", "remote"} & set(text.lower().split())
+
+
+def texts(check: Check) -> Iterable[str]:
+    yield check.next_step
+    yield from check.notes
+    for blocker in check.blockers:
+        yield from blocker.because
+
+
+# -- several ports, addresses, directions
+
+
+def test_ports_with_one_finding_are_one_check() -> None:
+    story = Story(
+        ports=(4242, 4243, 4244, 5000, 5002),
+        by_port={port: (DROPPED,) * 3 for port in (4242, 4244, 5000)},
+    )
+    checks = judge(*story.evidence()).checks
+    assert {check.ports: check.status for check in checks} == {
+        "4242,4244,5000": "blocked",
+        "4243,5002": "open",
+    }
+
+
+def test_neighbouring_ports_are_written_as_a_range() -> None:
+    verdict = judge(*always(DROPPED, ports=tuple(range(4000, 4200))).evidence())
+    (check,) = verdict.checks
+    assert check.ports == "4000-4199"
+    assert "4000-4199" in verdict.summary
+
+
+def test_ports_with_other_causes_are_other_checks() -> None:
+    story = Story(
+        ports=(1, 2, 3, 4),
+        by_port={
+            1: (DROPPED,) * 3,
+            2: (replace(REFUSED, answer="reset", returned="reset"),) * 3,
+            3: (LOST,) * 3,
+            4: (DROPPED,) * 3,
+        },
+    )
+    verdict = judge(*story.evidence())
+    assert {check.ports: [b.code for b in check.blockers] for check in verdict.checks} == {
+        "1,4": ["destination.firewall-drop"],
+        "2": ["destination.firewall-reject"],
+        "3": ["network.drop"],
+    }
+    assert set(verdict.blockers) == {
+        "destination.firewall-drop",
+        "destination.firewall-reject",
+        "network.drop",
+    }
+
+
+def joined(*stories: Story) -> tuple[Evidence, Evidence]:
+    """One run in which all of `stories` happened, the facts as in the first."""
+    sides = list(zip(*(story.evidence() for story in stories), strict=True))
+    merged = [
+        msgspec.structs.replace(
+            side[0],
+            **{
+                name: tuple(dict.fromkeys(row for part in side for row in getattr(part, name)))
+                for name in (
+                    "rounds",
+                    "attempts",
+                    "sightings",
+                    "own_listeners",
+                    "acceptances",
+                    "listeners",
+                    "connections",
+                    "routes",
+                )
+            },
+            witnesses=max((part.witnesses for part in side), key=len),
+        )
+        for side in sides
+    ]
+    return merged[0], merged[1]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "status"),
+    [
+        (OPEN, OPEN, "open"),
+        (OPEN, DROPPED, "blocked"),
+        (OPEN, replace(LOST), "blocked"),
+    ],
+)
+def test_all_primary_checks_decide(here: Fate, there: Fate, status: str) -> None:
+    story = Story(ports=(1, 2), by_port={1: (here,) * 3, 2: (there,) * 3})
+    assert judge(*story.evidence()).status == status
+
+
+def test_an_open_question_outweighs_an_open_port() -> None:
+    story = Story(ports=(1, 2), by_port={2: (DROPPED,) * 2})
+    verdict = judge(*story.evidence())
+    assert {check.status for check in verdict.checks} == {"open", "undetermined"}
+    assert verdict.status == "undetermined"
+
+
+SECOND = "192.168.9.20"
+
+
+def test_further_addresses_never_block_at_the_top() -> None:
+    run = joined(Story(), always(DROPPED, address=SECOND, more_addresses=(SECOND,)))
+    verdict = judge(*run)
+    assert {(check.address, check.primary, check.status) for check in verdict.checks} == {
+        (THERE, True, "open"),
+        (SECOND, False, "undetermined"),
+    } or {(check.address, check.primary) for check in verdict.checks} == {
+        (THERE, True),
+        (SECOND, False),
+    }
+    assert verdict.status == "open"
+    assert verdict.blockers == ()
+
+
+def test_a_target_decides_in_place_of_the_peer() -> None:
+    target = Target(text="nas.example", addresses=(PUBLIC,))
+    run = joined(
+        Story(targets=(target,)), always(LOST, address=PUBLIC, targets=(target,))
+    )
+    verdict = judge(*run)
+    assert [check.address for check in verdict.checks if check.primary] == [PUBLIC]
+    assert verdict.status == "undetermined"
+
+
+def test_a_target_that_does_not_resolve_blocks() -> None:
+    verdict = judge(*Story(targets=(Target(text="nas", error="no such name"),)).evidence())
+    assert verdict.status == "blocked"
+    assert verdict.blockers == ("source.name",)
+    assert verdict.reachable == "no"
+
+
+def test_both_ways_are_told_apart() -> None:
+    there = Story(both_ways=True)
+    back = always(DROPPED, prober=DESTINATION, both_ways=True)
+    verdict = judge(*joined(there, back))
+    assert verdict.directions == {
+        "source-to-destination": {"status": "open", "blockers": []},
+        "destination-to-source": {
+            "status": "blocked",
+            "blockers": ["destination.firewall-drop"],
+        },
+    }
+    assert verdict.blockers == ("destination.firewall-drop",)
+    assert verdict.status == "blocked"
+
+
+def test_one_way_has_no_directions() -> None:
+    assert judge(*Story().evidence()).directions is None
+
+
+# -- one side alone
+
+
+@pytest.mark.parametrize("story", [always(DROPPED), always(KEPT), Story()])
+def test_a_side_alone_claims_nothing(story: Story) -> None:
+    for side in story.evidence():
+        verdict = lost_verdict(side, "The other side is gone.")
+        assert verdict.verdict_id is None
+        assert verdict.status == "undetermined"
+        assert verdict.reachable == "unknown"
+        assert verdict.blockers == ()
+        assert all(not check.blockers for check in verdict.checks)
+        assert verdict.summary == "The other side is gone."
+
+
+def test_a_source_alone_still_says_what_it_tried() -> None:
+    source, _ = always(DROPPED).evidence()
+    verdict = lost_verdict(source, "")
+    assert [(check.address, check.ports) for check in verdict.checks] == [(THERE, str(PORT))]
+    assert {"destination.firewall-drop", "network.drop"} <= set(verdict.candidates)
+
+
+def test_an_empty_run_is_undetermined() -> None:
+    verdict = judge(*Story(ports=()).evidence())
+    assert (verdict.status, verdict.reachable, verdict.checks) == ("undetermined", "unknown", ())
