@@ -137,8 +137,6 @@ def _options(args: argparse.Namespace) -> Options:
     role = DESTINATION if args.command == "destination" else SOURCE
     control_port = _number(args.control_port, "--control-port", 1, 65535)
     code = _code(args, role)
-    if role == SOURCE and not args.peer and args.no_mdns:
-        raise UsageError("With --no-mdns the source needs a --peer to find the destination.")
     return Options(
         role=role,
         ports=_ports(args.ports) if role == DESTINATION else (),

@@ -230,12 +230,15 @@ class Contact:
             session=session.name if session else b"",
             resumption=session.key if session else b"",
             refuse=self._refuse,
+            guessed=self._guessed,
         )
 
     def _refuse(self, hello: Hello) -> str | None:
         """Why this peer is not even to be tried; the same stranger gets no second guess."""
         if hello.instance in self._failed_instances:
             return "wrong-code"
+        if self._tries >= MAX_TRIES:
+            return "used-up"
         if self.closed_to_new and self._session is None:
             return "busy"
         return None
@@ -255,20 +258,25 @@ class Contact:
             self._count_unconfirmed(link)
         return False
 
+    def _guessed(self, hello: Hello) -> None:
+        """Count a wrong code, in the same step in which it was found out.
+
+        The same stranger's guesses on its other links then go unanswered.
+        """
+        self._failed_instances.add(hello.instance)
+        if self.role == SOURCE or self._session is not None:
+            return  # only the destination's code is retired, and a session has none to guess
+        self._tries += 1
+
     def _wrong_code(self, link: Link, place: str) -> None:
-        peer = link.handshake.peer if link.handshake else None
-        if peer is not None:
-            self._failed_instances.add(peer.instance)
         if self.role == SOURCE:
             self._count_unconfirmed(link)
             return
         if self._session is not None:
-            return  # a stranger at the resumption of a session guesses no code
-        self._tries += 1
+            return
         self.say(f"A computer at {place} tried a wrong code ({self._tries} of {MAX_TRIES}).")
         if self._tries < MAX_TRIES:
             return
-        self._tries = 0
         if self.fresh_code is None:
             self._fail(
                 f"{MAX_TRIES} wrong codes were tried: the code is retired, so that it cannot "
@@ -277,6 +285,7 @@ class Contact:
         else:
             self.say(f"{MAX_TRIES} wrong codes were tried: the old code is retired.")
             self.code = self.fresh_code()
+            self._tries = 0
 
     def _refused(self, place: str, reason: str) -> bool:
         """React to a refusal; return whether the place needs no further try."""

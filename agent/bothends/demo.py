@@ -29,7 +29,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NoReturn, TextIO
@@ -45,6 +45,7 @@ PORT = 4242
 CONTROL_PORT = 24242
 SOURCE, DESTINATION = "source", "destination"
 ROLES = (SOURCE, DESTINATION)
+NAMES = {SOURCE: "laptop", DESTINATION: "server"}
 ADDRESSES = {SOURCE: "192.168.7.10", DESTINATION: "192.168.7.20"}
 LOOPBACK = "127.0.0.1"
 STAND_INS = {SOURCE: LOOPBACK, DESTINATION: "127.0.0.2"}
@@ -208,13 +209,12 @@ def _faults(text: str) -> tuple[Fault, ...]:
 def _list(*, as_json: bool) -> None:
     if as_json:
         rows = [{"name": item.name, "cause": item.cause, "says": item.says} for item in FAULTS]
-        print(json.dumps({"default": DEFAULT, "faults": rows}, indent=2))
+        _say(json.dumps({"default": DEFAULT, "faults": rows}, indent=2), sys.stdout)
         return
-    width = len(_EXAMPLE) + 2
-    for item in FAULTS:
-        default = " (the default)" if item.name == DEFAULT else ""
-        print(f"{item.name:<{width}}{item.says}{default}")
-    print(f"{_EXAMPLE:<{width}}any of a firewall with any of a service")
+    rows_of_text = [(item.name, item.says) for item in FAULTS]
+    for name, says in (*rows_of_text, (_EXAMPLE, "any of a firewall with any of a service")):
+        default = " (the default)" if name == DEFAULT else ""
+        _say(f"{name:<{len(_EXAMPLE) + 2}}{says}{default}", sys.stdout)
 
 
 # The command ---------------------------------------------------------------------------------
@@ -310,9 +310,9 @@ def _story(faults: Sequence[Fault], stage: Stage) -> str:
     lines = [
         "One computer that plays two, on its loopback addresses:"
         if stage.excuse
-        else "Two computers on one cable, both made up inside this one:",
-        f"  source       {stage.source.address}",
-        f"  destination  {stage.destination.address}, with a service: echo on TCP {stage.port}",
+        else "Two computers on one cable, both inside this one (network namespaces):",
+        f"  source       {stage.source}",
+        f"  destination  {stage.destination}, with a service: echo on TCP {stage.port}",
     ]
     for fault in faults:
         lines.append(f"To find: {fault.says}.")
@@ -346,7 +346,7 @@ def _conclusion(put: _Finding, found: _Finding) -> str:
     if put != found:
         return f"Put in was {_words(put)}, found was {_words(found)}: that is not the same."
     if not put[1]:
-        return "Nothing was put in, and nothing was found."
+        return "No fault was put in, and none was found."
     return f"Found exactly what was put in: {_words(put)}."
 
 
@@ -368,17 +368,28 @@ class Computer:
     namespaces: tuple[int, ...] = ()
     """Descriptors, in the order in which to enter them; none for this computer itself."""
 
-    def start(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-        """Start a program in it that dies with this process; `options` are those of Popen."""
-        return subprocess.Popen(
-            argv,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the demo, which then ends what it started
-            preexec_fn=functools.partial(  # noqa: PLW1509  there are no threads here
-                _enter, self.namespaces, os.getpid()
-            ),
-            **options,
-        )
+    def __str__(self) -> str:
+        return f"{NAMES[self.role]}, {self.address}" if self.namespaces else self.address
+
+    def start(self, argv: Sequence[str], stack: ExitStack, **options: Any) -> subprocess.Popen[str]:
+        """Start a program in it that ends with `stack`, or with this process at the latest.
+
+        `options` are those of Popen; standard error goes to a pipe.
+        """
+        with _interrupts_later():
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the demo, which ends what it started
+                preexec_fn=functools.partial(  # noqa: PLW1509  there are no threads here
+                    _enter, self.namespaces, os.getpid()
+                ),
+                **options,
+            )
+            stack.callback(_end, process)
+        return process
 
 
 @dataclass(frozen=True)
@@ -411,7 +422,7 @@ def _set_up(wanted: tuple[Fault, ...] | None, stack: ExitStack) -> tuple[Stage, 
 
 def _table(fault: Fault, stage: Stage) -> str:
     return (
-        f"table inet demo {{\nchain {fault.chain} {{\n"
+        f"table inet filter {{\nchain {fault.chain} {{\n"
         f"type filter hook {fault.chain} priority filter; policy accept;\n"
         f"{_rule(fault, stage)}\n}}\n}}\n"
     )
@@ -422,7 +433,8 @@ def _rule(fault: Fault, stage: Stage) -> str:
 
 
 def _stand_ins(reason: str) -> Stage:
-    port, *control = _free_ports(PORT, 0, 0)
+    # Port 4242 may be in use here, by a real service or by another demo.
+    port, *control = _free_ports(3)
     source, destination = (
         Computer(role, STAND_INS[role], number) for role, number in zip(ROLES, control, strict=True)
     )
@@ -430,19 +442,13 @@ def _stand_ins(reason: str) -> Stage:
     return Stage(source, destination, port, excuse)
 
 
-def _free_ports(*preferred: int) -> list[int]:
-    """Return different ports that nothing on this computer uses, the preferred where free."""
+def _free_ports(count: int) -> list[int]:
+    """Return different ports that nothing on this computer uses."""
     with ExitStack() as stack:
-        return [_bound(port, stack).getsockname()[1] for port in preferred]
-
-
-def _bound(port: int, stack: ExitStack) -> socket.socket:
-    sock = stack.enter_context(socket.socket())
-    try:
-        sock.bind(("", port))
-    except OSError:
-        sock.bind(("", 0))
-    return sock
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("", 0))
+        return [sock.getsockname()[1] for sock in sockets]
 
 
 # Namespaces ----------------------------------------------------------------------------------
@@ -489,17 +495,12 @@ def _run_tool(
     computer: Computer, tool: str, *arguments: str, feed: str, pass_fds: Sequence[int] = ()
 ) -> None:
     """Run ip or nft. Raises `_NotHereError` where it fails: these commands work, if any do."""
-    try:
-        process = computer.start(
-            [_find(tool) or tool, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=pass_fds,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise _NotHereError(f"{tool} cannot be run in a network namespace ({error})") from error
-    with process:
+    argv = [_find(tool) or tool, *arguments]
+    with ExitStack() as stack:
+        try:
+            process = computer.start(argv, stack, stdout=subprocess.DEVNULL, pass_fds=pass_fds)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise _NotHereError(f"{tool} cannot be run in a network namespace ({error})") from error
         _, errors = process.communicate(feed)
     if process.returncode:
         first = next(iter(errors.splitlines()), f"exit status {process.returncode}")
@@ -509,7 +510,7 @@ def _run_tool(
 def _make_namespaces() -> dict[str, tuple[int, ...]]:
     """Return descriptors of new namespaces for each role: user (where needed), network, name."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours:
+    with ours, _interrupts_later():
         with theirs:
             child = os.fork()
             if child == 0:
@@ -537,14 +538,16 @@ def _hand_over_namespaces(report: socket.socket) -> NoReturn:
 
 
 def _open_namespaces() -> list[int]:
-    held = []
+    held: list[int] = []
     for role in ROLES:
         try:
             _call("unshare", _CLONE_NEWNET | _CLONE_NEWUTS)
         except PermissionError:
+            if held:
+                raise
             held.append(_own_user_namespace())
             _call("unshare", _CLONE_NEWNET | _CLONE_NEWUTS)
-        socket.sethostname(role)
+        socket.sethostname(NAMES[role])
         held += [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in ("net", "uts")]
     return held
 
@@ -568,6 +571,17 @@ def _enter(namespaces: Sequence[int], parent: int) -> None:
         _call("prctl", _PR_SET_PDEATHSIG, *map(ctypes.c_ulong, (signal.SIGKILL, 0, 0, 0)))
         if os.getppid() != parent:
             os._exit(FAILED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Keep Ctrl-C back meanwhile, where an exception would be lost or leave something behind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _call(name: str, *arguments: Any) -> None:
@@ -593,11 +607,9 @@ def _start_service(faults: Sequence[Fault], stage: Stage, stack: ExitStack) -> N
     address = LOOPBACK if "loopback-only" in names else stage.destination.address
     service = stage.destination.start(
         [sys.executable, "-IS", "-c", _SERVICE, address, str(stage.port)],
-        stdin=subprocess.PIPE,
+        stack,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
     )
-    stack.callback(_end, service)
     if service.stdout is None or not service.stdout.readline():
         _, errors = service.communicate()
         raise DemoError(f"The service cannot be started: {_last_line(errors)}")
@@ -622,7 +634,9 @@ def _run_agents(stage: Stage, stack: ExitStack) -> tuple[_Result, _Result]:
         SOURCE: _start_agent(source, forth, stack),
     }
     # They read the code when they have loaded themselves, and so there is time to load this now.
-    from bothends_protocol.code import make_code  # noqa: PLC0415
+    # Its C modules import others in a way that can swallow an exception.
+    with _interrupts_later():
+        from bothends_protocol.code import make_code  # noqa: PLC0415
 
     code = f"{make_code(secrets.token_bytes)}\n"
     for agent in agents.values():
@@ -638,18 +652,10 @@ def _start_agent(
 ) -> subprocess.Popen[str]:
     limits = ("--wait", str(AGENT_SECONDS), "--timeout", str(AGENT_SECONDS))
     meeting = ("--no-mdns", "--control-port", str(computer.control_port), "--code-file", "-")
-    agent = computer.start(
-        # -P: a file in the current folder must not shadow a module.
-        [
-            *(sys.executable, "-P", "-m", "bothends"),
-            *(computer.role, *arguments, "--json", *meeting, *limits),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    stack.callback(_end, agent)
-    return agent
+    # -P: a file in the current folder must not shadow a module.
+    command = (sys.executable, "-P", "-m", "bothends", computer.role)
+    argv = (*command, *arguments, "--json", *meeting, *limits)
+    return computer.start(argv, stack, stdout=subprocess.PIPE)
 
 
 def _result(role: str, agent: subprocess.Popen[str]) -> _Result:

@@ -7,6 +7,7 @@ at most, and what fails becomes a note.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -20,7 +21,7 @@ from bothends_protocol.fixes import INTERFERING
 
 from . import __version__
 from .front_ends import firewalls
-from .interfaces import interface_addresses
+from .interfaces import hardware_addresses, interface_addresses
 
 __all__ = ["host_facts", "interfering_software"]
 
@@ -78,11 +79,23 @@ def host_facts(*, privileged: bool) -> HostFacts:
         hostname=_try("the host's name", lambda: _text(socket.gethostname()), "", notes),
         privileged=privileged,
         addresses=_try("the network addresses", interface_addresses, no_addresses, notes),
+        hardware=_try("the network cards", hardware_addresses, no_notes, notes),
+        forwards=_forwards(),
         firewalls=_try(
             "the firewalls", lambda: firewalls(privileged=privileged), no_firewalls, notes
         ),
         notes=(*_try("installed software", lambda: tuple(_notes()), no_notes, notes), *notes),
     )
+
+
+def _forwards() -> bool | None:
+    """Whether this host passes packets on, as hosts of containers do (ip-sysctl)."""
+    told = []
+    for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        with contextlib.suppress(OSError):
+            text = Path("/proc/sys/net", name).read_text(encoding="ascii")
+            told.append(text.strip() != "0")
+    return any(told) if told else None
 
 
 def interfering_software(root: Path, folders: tuple[str, ...]) -> dict[str, str]:

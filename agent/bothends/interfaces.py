@@ -1,4 +1,4 @@
-"""The addresses of this host's interfaces, loopback and those that are down left out.
+"""The addresses of this host's interfaces, loopback ones and those that are down left out.
 
 On Linux two rtnetlink dumps (rtnetlink(7): RTM_GETLINK, RTM_GETADDR), a fraction
 of a millisecond; elsewhere psutil, which takes longer to load than all the rest.
@@ -16,14 +16,14 @@ from bothends_protocol.evidence import Address
 from .witness.netlink import _ask as ask
 from .witness.netlink import _attributes as attributes
 
-__all__ = ["interface_addresses"]
+__all__ = ["hardware_addresses", "interface_addresses"]
 
 _RTM_NEWLINK, _RTM_GETLINK = 16, 18
 _RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _DUMP = 0x300
-_IFLA_IFNAME = 3
+_IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
+_IFF_UP = 0x1
 _IFA_F_DADFAILED = 0x08
 """Another machine has the address, so the kernel does not use it (linux/if_addr.h)."""
 
@@ -39,7 +39,7 @@ def interface_addresses() -> tuple[Address, ...]:
 
 
 def _from_kernel() -> tuple[Address, ...]:
-    names = _links_up()
+    names = {index: name for index, name, _ in _links_up()}
     found = []
     for kind, body in ask(_RTM_GETADDR, _DUMP, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
         if kind != _RTM_NEWADDR:
@@ -49,24 +49,39 @@ def _from_kernel() -> tuple[Address, ...]:
         # On point-to-point links IFA_ADDRESS is the other end; IFA_LOCAL, where given, is ours.
         packed = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
         known = family in (socket.AF_INET, socket.AF_INET6)
-        if index in names and packed and known and not flags & _IFA_F_DADFAILED:
-            text = socket.inet_ntop(family, packed)
+        if index not in names or not packed or not known or flags & _IFA_F_DADFAILED:
+            continue
+        text = socket.inet_ntop(family, packed)
+        # An address of its own on the loopback interface is reached through the others.
+        if not _loopback(text):
             found.append(Address(interface=names[index], address=text, prefix=prefix))
     return tuple(found)
 
 
-def _links_up() -> dict[int, str]:
-    """Names, by index, of the interfaces that can carry packets to other hosts."""
-    names = {}
+def hardware_addresses() -> tuple[str, ...]:
+    """Return the link-layer addresses of the interfaces that are up; Linux only."""
+    if sys.platform != "linux":
+        return ()
+    found = (hardware for _, _, hardware in _links_up() if hardware.strip(":0"))
+    return tuple(dict.fromkeys(found))
+
+
+def _links_up() -> list[tuple[int, str, str]]:
+    """Return index, name and link-layer address of each interface that is switched on.
+
+    One without a carrier counts: its addresses are answered for on the others.
+    """
+    links = []
     for kind, body in ask(_RTM_GETLINK, _DUMP, struct.pack("=BxHiII", 0, 0, 0, 0, 0)):
         if kind != _RTM_NEWLINK:
             continue
         _, _, index, flags, _ = struct.unpack_from("=BxHiII", body)
-        usable = flags & _IFF_UP and flags & _IFF_RUNNING and not flags & _IFF_LOOPBACK
-        name = attributes(body[16:]).get(_IFLA_IFNAME, b"").rstrip(b"\0")
-        if usable and name:
-            names[index] = name.decode("utf-8", "backslashreplace")
-    return names
+        values = attributes(body[16:])
+        name = values.get(_IFLA_IFNAME, b"").rstrip(b"\0")
+        if flags & _IFF_UP and name:
+            text = name.decode("utf-8", "backslashreplace")
+            links.append((index, text, values.get(_IFLA_ADDRESS, b"").hex(":")))
+    return links
 
 
 def _from_psutil() -> tuple[Address, ...]:

@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import Collection
 
+from msgspec.structs import replace
+
 from bothends_protocol.addresses import bare, family, is_wildcard
 from bothends_protocol.evidence import (
+    Connection,
     OwnListener,
     Probe,
     Return,
@@ -24,13 +27,19 @@ from .recorder import Recorder
 from .witness.counters import Sampler
 from .witness.netlink import NetlinkError, find_route, returns_from
 from .witness.packets import PacketWitness
-from .witness.sockets import connections, listeners, read_table
+from .witness.sockets import connections, listeners, read_table, service_listeners
 
 __all__ = ["GRACE_SECONDS", "Observer"]
 
 GRACE_SECONDS = 0.03
 """Least time after the barrier for what is still in the host's own queues, beside two
 round trips for what the barrier may have overtaken."""
+
+HUNG_SECONDS = 1.5
+"""A connection that no program has taken for so long will not be taken: a busy program is
+slow by tenths of seconds."""
+
+HUNG_PAUSE = 0.02
 
 MAX_PEER_ADDRESSES = 16
 """Addresses of the other side for which the way back is looked up."""
@@ -46,12 +55,14 @@ class Observer:
         addresses: Collection[str],
         peer_addresses: Collection[str],
         packets: PacketWitness | None,
+        service: str | None,
     ) -> None:
         self._recorder = recorder
         self._own = own
         self._addresses = {bare(address) for address in addresses}
         self._peers = [bare(a) for a in peer_addresses if a][:MAX_PEER_ADDRESSES]
         self._packets = packets
+        self._service = service
         self._sampler = Sampler(recorder.clock)
         self._mark = 0
 
@@ -87,7 +98,7 @@ class Observer:
         if not self._all_answered(plan):
             await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
             self._drain()
-        self._note_connections(plan)
+        await self._watch_connections(plan)
         return tuple(self._seen(probe) for probe in plan.probes)
 
     def mark(self) -> None:
@@ -127,11 +138,25 @@ class Observer:
         self._recorder.witnesses["sockets"] = Witness(name="sockets", available=table is not None)
         for row in listeners(table or (), ports, self._own.inodes):
             self._recorder.listeners[row] = None
+        if self._service is not None:
+            found = service_listeners(table or (), self._service, self._own.inodes)
+            self._recorder.service_listeners = list(found)
 
-    def _note_connections(self, plan: RoundPlan) -> None:
+    async def _watch_connections(self, plan: RoundPlan) -> None:
+        """Note the connections; watch those that no program takes until it is plain."""
+        clock = self._recorder.clock
         ports = {probe.port for probe in plan.probes}
-        for row in connections(read_table() or (), ports, plan.number):
-            self._recorder.connections[row] = None
+        began = clock()
+        rows = connections(read_table() or (), ports, plan.number)
+        while any(self._waits(row) for row in rows) and clock() - began < HUNG_SECONDS:
+            await asyncio.sleep(HUNG_PAUSE)
+            rows = connections(read_table() or (), ports, plan.number)
+        watched = round(clock() - began, 3)
+        for row in rows:
+            self._recorder.connections[replace(row, watched=watched)] = None
+
+    def _waits(self, row: Connection) -> bool:
+        return row.accepted is False and bare(row.remote_address) in self._peers
 
     def _look_back(self, address: str) -> None:
         """Ask the kernel whether it takes packets from the other side, and has a way back."""

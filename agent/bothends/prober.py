@@ -27,12 +27,24 @@ from bothends_protocol.plan import BURST
 from .recorder import Recorder
 from .witness.counters import Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state
+from .witness.packets import PacketWitness
 
 __all__ = ["Prober"]
 
 SETTLE_SECONDS = 0.02
 """Least time for an answer, beside two round trips: the other side's scheduling."""
 
+NEIGHBOUR_SECONDS = 1.3
+"""For a next hop to answer: the kernel asks again after 1 s (retrans_time_ms), and a sleeping
+phone or laptop on Wi-Fi answers within a beacon or three."""
+
+NEIGHBOUR_PAUSE = 0.05
+
+WORDS_SECONDS = 0.05
+"""How long a service that accepted may take to speak or to close again, beside two round
+trips: one that refuses its client at once does so at once."""
+
+_LOCAL = ("no-route", "local-error")
 _READ = 256
 
 # linux/in.h, linux/in6.h, linux/errqueue.h
@@ -61,7 +73,7 @@ class _Try:
         """Whether nothing more is expected of it."""
         if self.outcome == "silent":
             return False
-        return self.outcome != "connected" or not self.own or self.spoke != "nothing"
+        return self.outcome != "connected" or self.spoke != "nothing"
 
 
 class Prober:
@@ -70,6 +82,8 @@ class Prober:
     def __init__(self, recorder: Recorder, key: bytes) -> None:
         self._recorder = recorder
         self._key = key
+        self.packets: PacketWitness | None = None
+        """This side's packet witness, once it is open."""
         self._tries: list[_Try] = []
         self._changed = asyncio.Event()
         self._sampler = Sampler(recorder.clock)
@@ -90,6 +104,8 @@ class Prober:
         for probe in plan.probes:
             self._start(probe, own=mine[probe])
         await self._settle(SETTLE_SECONDS + 2 * rtt)
+        if any(t.outcome == "connected" and not t.settled for t in self._tries):
+            await self._settle(WORDS_SECONDS)
         # One connection that came about says it all, and a service with a short queue must
         # not be filled by its own test.
         pending = [p for p in plan.probes if not self._connected(p)]
@@ -98,7 +114,7 @@ class Prober:
                 self._start(probe, own=mine[probe])
         # No wait for these: the barrier follows them on the same way, and the observer
         # gives them a grace. Only a challenge begun is heard to its end.
-        if any(t.outcome == "connected" and not t.settled for t in self._tries):
+        if any(t.own and t.outcome == "connected" and not t.settled for t in self._tries):
             await self._settle(SETTLE_SECONDS + 2 * rtt)
 
     async def gather(
@@ -110,11 +126,11 @@ class Prober:
         answered = sum(item.answered or 0 for item in seen)
         if answered > sum(t.outcome != "silent" for t in self._tries):
             await self._settle(SETTLE_SECONDS + 2 * rtt)
+        for address in dict.fromkeys(probe.address for probe in plan.probes):
+            await self._look_at_neighbour(plan.number, address)
         for item in self._tries:
             self._close(item)
             self._recorder.attempts.append(self._record(plan.number, item))
-        for address in dict.fromkeys(probe.address for probe in plan.probes):
-            self._look_at_neighbour(plan.number, address)
         return tuple(self._outcome(probe) for probe in plan.probes)
 
     def close(self) -> None:
@@ -131,8 +147,21 @@ class Prober:
             attempts=len(mine),
             connected=sum(t.outcome == "connected" for t in mine),
             silent=sum(t.outcome == "silent" for t in mine),
-            explained=sum(t.icmp is not None for t in mine),
+            explained=sum(t.icmp is not None or t.outcome in _LOCAL for t in mine),
+            left=self._left(mine),
         )
+
+    def _left(self, tries: list[_Try]) -> int | None:
+        if self.packets is None:
+            return None
+        self.packets.drain()
+        ports = {t.local[1] for t in tries}
+        gone = {
+            s.source_port
+            for s in self._recorder.sightings
+            if s.way == "out" and s.flags == "S" and s.source_port in ports
+        }
+        return len(gone)
 
     async def _burst(self, plan: RoundPlan) -> None:
         """Send the coded burst; the kernel's counters tell on both sides where it got to."""
@@ -310,21 +339,33 @@ class Prober:
             )
             self._recorder.routes[route] = None
 
-    def _look_at_neighbour(self, number: int, address: str) -> None:
-        """Note the next hop's state: unresolved, it looks just like a filter on this host."""
+    async def _look_at_neighbour(self, number: int, address: str) -> None:
+        """Note the next hop's state: unresolved, it looks just like a filter on this host.
+
+        One that has not answered yet is given until the kernel has asked it a second time;
+        while it is not resolved nothing leaves, so nothing is lost by waiting.
+        """
         route = next((r for r in self._recorder.routes if r.destination == address), None)
         if route is None or not route.interface:
             return
         hop = route.gateway or address
+        clock = self._recorder.clock
+        until = clock() + NEIGHBOUR_SECONDS
         with contextlib.suppress(NetlinkError):
-            state = neighbour_state(hop, route.interface)
-            if state is not None:
+            found = neighbour_state(hop, route.interface)
+            while found is not None and found[0] == "incomplete" and clock() < until:
+                await asyncio.sleep(NEIGHBOUR_PAUSE)
+                found = neighbour_state(hop, route.interface)
+                if found is not None and found[0] == "reachable":
+                    await self._settle(SETTLE_SECONDS)
+            if found is not None:
                 self._recorder.neighbours.append(
                     Neighbour(
                         destination=address,
                         next_hop=hop,
                         interface=route.interface,
-                        state=state,
+                        state=found[0],
+                        hardware=found[1],
                         round=number,
                     )
                 )

@@ -21,6 +21,7 @@ from bothends_protocol.evidence import (
     Listener,
     Neighbour,
     OwnListener,
+    Reference,
     Return,
     RoundPlan,
     Route,
@@ -46,6 +47,8 @@ class Recorder:
     listeners: dict[Listener, None] = field(default_factory=dict)
     bursts: list[Burst] = field(default_factory=list)
     samples: list[Samples] = field(default_factory=list)
+    service_listeners: list[Listener] = field(default_factory=list)
+    references: list[Reference] = field(default_factory=list)
     connections: dict[Connection, None] = field(default_factory=dict)
     routes: dict[Route, None] = field(default_factory=dict)
     returns: dict[Return, None] = field(default_factory=dict)
@@ -87,6 +90,8 @@ class Recorder:
             acceptances=tuple(self.acceptances),
             listeners=tuple(self.listeners),
             connections=tuple(self.connections),
+            service_listeners=tuple(self.service_listeners),
+            references=tuple(self.references),
             bursts=tuple(self.bursts),
             samples=tuple(self.samples),
             routes=tuple(self.routes),

@@ -316,6 +316,8 @@ class Run:
         wanted = self.options.ports if self.options.role == DESTINATION else theirs.ports
         ports = [port for text in wanted for part in parse_ports(text) for port in part]
         self._open_packets(ports)
+        if self._prober is not None:
+            self._prober.packets = self._packets
         mine = [item.address for item in self._facts.addresses]
         self._observer = Observer(
             self._recorder,
@@ -323,6 +325,7 @@ class Run:
             [*mine, link.local],
             [link.remote, *theirs.addresses],
             self._packets,
+            self.options.service,
         )
 
     def _open_packets(self, ports: list[int]) -> None:
@@ -380,8 +383,7 @@ class Run:
             case Collect(plan):
                 return Collected(await observer.collect(plan, rtt))
             case Gather(plan, seen):
-                tried = await prober.gather(plan, seen, rtt)
-                return Gathered(tried, packets=self._packets is not None)
+                return Gathered(await prober.gather(plan, seen, rtt))
         raise ProtocolError("an unknown order")
 
     def _freeze(self) -> Evidence:

@@ -23,8 +23,10 @@ from itertools import pairwise
 from .evidence import Burst, Samples
 
 __all__ = [
+    "PASSED",
     "PER_WINDOW",
     "SAMPLE_SECONDS",
+    "STOPPED",
     "WINDOWS",
     "WINDOW_SECONDS",
     "Fit",
@@ -43,6 +45,11 @@ SAMPLE_SECONDS = 0.004
 SURE = 6.0
 """Standard errors between the fit and what it is told from. Over the lags tried, noise
 reaches it less than once in a million bursts."""
+
+PASSED = 0.25
+STOPPED = 0.1
+"""Counts per SYN above which a counter follows the burst, and below which it does not. A way
+that loses 40 % in each direction still answers 36 of 100; a filter lets none through."""
 
 _BIN = 0.01
 """Seconds per bin: coarse enough for a reading that came late, fine enough for the pattern."""
@@ -117,9 +124,9 @@ def follows(burst: Burst, samples: Samples, name: str, *more: str) -> bool | Non
     found = fit(burst, samples, total)
     if found is None:
         return None
-    if found.slope > 0.5 and found.slope > SURE * found.error:
+    if found.slope > PASSED and found.slope > SURE * found.error:
         return True
-    if found.slope < 0.5 and 1.0 - found.slope > SURE * found.error:
+    if found.slope < STOPPED and PASSED - found.slope > SURE * found.error:
         return False
     return None
 

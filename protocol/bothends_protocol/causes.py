@@ -17,12 +17,13 @@ To add a cause: one entry here, one in `fixes`, one scenario, one page of docs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .addresses import bare, family
 from .evidence import Listener
 from .observations import Journey, Stage, Symptom, loopback_only
+from .services import is_named, is_supervisor
 
 __all__ = ["PATH_CAUSES", "SERVICE_CAUSES", "PathCause", "ServiceCause"]
 
@@ -64,26 +65,22 @@ class ServiceCause:
     because: Callable[[Journey], str]
 
 
-def _unresolved(j: Journey) -> bool:
-    return j.neighbour is not None and j.neighbour.state == "unresolved"
-
-
 def _no_route(j: Journey) -> bool | None:
     if j.route_error is not None:
         return True
     errors = {trail.attempt.error for trail in j.failed}
-    return bool(errors & {"ENETUNREACH", "EADDRNOTAVAIL"})
+    return j.symptoms == {Symptom.LOCAL} and errors <= {"ENETUNREACH", "EADDRNOTAVAIL"}
 
 
 def _no_host(j: Journey) -> bool | None:
-    if j.neighbour is None or j.neighbour.state == "unknown":
+    if j.neighbour is None:
         return False
-    return _unresolved(j) and bare(j.neighbour.next_hop) == bare(j.address)
+    return j.unresolved and bare(j.neighbour.next_hop) == bare(j.address)
 
 
 def _source_filter(j: Journey) -> bool | None:
     # A neighbour that never answered looks the same: nothing leaves but ARP.
-    if _unresolved(j) or j.route_error is not None:
+    if j.unresolved or j.route_error is not None:
         return False
     return None
 
@@ -98,8 +95,8 @@ def _source_reject(j: Journey) -> bool | None:
     return None
 
 
-def _network_drop(j: Journey) -> bool | None:
-    return False if _unresolved(j) else None
+def _between(j: Journey) -> bool | None:
+    return False if j.unresolved or j.stranger else None
 
 
 def _from_between(j: Journey) -> bool:
@@ -122,16 +119,34 @@ def _no_way_on(j: Journey) -> bool:
 def _network_reject(j: Journey) -> bool | None:
     if j.icmp is not None:
         return None if _from_between(j) else False
-    return False if _unresolved(j) else None
+    return _between(j)
 
 
 def _network_unreachable(j: Journey) -> bool | None:
+    if j.unresolved and j.neighbour is not None:
+        # The gateway itself is gone.
+        return bare(j.neighbour.next_hop) != bare(j.address)
     return None if _from_between(j) and _no_way_on(j) else False
 
 
-def _elsewhere(j: Journey) -> bool | None:
+def _wrong_host(j: Journey) -> bool | None:
     """An address that is none of the destination's own may belong to any machine."""
-    return None if j.destination_known and not j.local else False
+    if not j.destination_known or j.local or j.unresolved:
+        return False
+    return True if j.stranger else None
+
+
+def _duplicate(j: Journey) -> bool | None:
+    """The destination has the address, and on the source's network another answers for it."""
+    return bool(j.local and j.stranger)
+
+
+def _not_forwarded(j: Journey) -> bool | None:
+    """Behind a router only: on the source's own network nobody forwards."""
+    if not j.destination_known or j.local or j.unresolved:
+        return False
+    on_link = j.neighbour is not None and bare(j.neighbour.next_hop) == bare(j.address)
+    return False if on_link else None
 
 
 def _destination_drop(j: Journey) -> bool | None:
@@ -147,7 +162,7 @@ def _destination_reject(j: Journey) -> bool | None:
 
 
 def _no_way_back(j: Journey) -> bool | None:
-    if j.return_error is not None:
+    if j.return_error is not None or (j.burst is not None and j.burst.misrouted):
         return True
     return False if j.return_known else None
 
@@ -155,6 +170,8 @@ def _no_way_back(j: Journey) -> bool | None:
 def _backlog(j: Journey) -> bool | None:
     if j.own or not j.holders:
         return False
+    if j.burst is not None and j.burst.overflowed:
+        return True
     full = [_full(row) for row in j.holders]
     if any(full):
         return True
@@ -212,8 +229,8 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     PathCause(
         "network.unreachable",
         "a router on the way says that it has no way on to the address",
-        (Stage.LEFT, Stage.ARRIVED),
-        frozenset({Symptom.ICMP}),
+        (Stage.MADE, Stage.ARRIVED),
+        _ANY,
         _network_unreachable,
         "Look at that router's routes and filters.",
     ),
@@ -222,7 +239,7 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         "something between the two computers drops the connection requests",
         (Stage.LEFT, Stage.ARRIVED),
         _SILENT,
-        _network_drop,
+        _between,
         "Run bothends on both computers with the right to see packets (as root, or with "
         "CAP_NET_RAW): they then see whether the requests leave the one and reach the other.",
     ),
@@ -266,7 +283,7 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     PathCause(
         "service.backlog-full",
         "the program takes no more connections: its queue is full",
-        (Stage.ARRIVED, Stage.DELIVERED),
+        (Stage.ARRIVED, Stage.REPLIED),
         _SILENT,
         _backlog,
         "Restart the program on the destination and test again.",
@@ -303,15 +320,23 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         "another machine than the destination has the address",
         (Stage.LEFT, Stage.ARRIVED),
         _ANY,
-        _elsewhere,
+        _wrong_host,
         "Compare the address with the ones that the destination has.",
+    ),
+    PathCause(
+        "address.duplicate",
+        "another machine on the source's network answers for the destination's address, too",
+        (Stage.LEFT, Stage.ARRIVED),
+        _ANY,
+        _duplicate,
+        "Switch the other machine off or give it another address.",
     ),
     PathCause(
         "nat.no-forward",
         "the router in front of the destination does not forward the port",
         (Stage.LEFT, Stage.ARRIVED),
         _ANY,
-        _elsewhere,
+        _not_forwarded,
         "Look at the port forwarding of the router in front of the destination.",
     ),
 )
@@ -321,8 +346,12 @@ def _nobody(j: Journey) -> bool:
     return j.sockets and not j.holders and (j.own or j.own_error != "EADDRINUSE")
 
 
+def _other_port(j: Journey) -> bool:
+    return _nobody(j) and not j.elsewhere and bool(j.wanted_elsewhere)
+
+
 def _not_running(j: Journey) -> bool:
-    return _nobody(j) and not j.elsewhere
+    return _nobody(j) and not j.elsewhere and not j.wanted_elsewhere
 
 
 def _loopback(j: Journey) -> bool:
@@ -334,7 +363,7 @@ def _other_family(j: Journey) -> bool:
         _nobody(j)
         and bool(j.elsewhere)
         and not loopback_only(j.elsewhere)
-        and all(family(row.address) != family(j.address) for row in j.elsewhere)
+        and all(family(bare(row.address)) != family(bare(j.address)) for row in j.elsewhere)
     )
 
 
@@ -342,14 +371,53 @@ def _other_interface(j: Journey) -> bool:
     return _nobody(j) and bool(j.elsewhere) and not _loopback(j) and not _other_family(j)
 
 
-def _program(j: Journey) -> str:
-    names = sorted({row.program for row in j.elsewhere if row.program})
+def _other_program(j: Journey) -> bool:
+    if j.wanted is None or not j.holders:
+        return False
+    # A program that cannot be seen may be the right one, and a supervisor holds the port for
+    # the program that it will start.
+    return all(
+        row.names and not is_named(j.wanted, row.names) and not is_supervisor(row.names)
+        for row in j.holders
+    )
+
+
+def _hung(j: Journey) -> bool:
+    """The kernel took the connections, and for all the time watched the program did not."""
+    if j.own or not j.proven or any(t.attempt.spoke != "nothing" for t in j.proven):
+        return False
+    rows = [row for trail in j.proven for row in j.rows(trail)]
+    return bool(rows) and all(row.accepted is False and row.watched >= HUNG_SECONDS for row in rows)
+
+
+HUNG_SECONDS = 1.4
+"""Seconds for which nobody took a connection before the program is called hung."""
+
+
+def _closes(j: Journey) -> bool:
+    reached = j.proven or (j.trails if j.counted_through else ())
+    return not j.own and bool(reached) and all(t.attempt.spoke == "closed" for t in reached)
+
+
+def _program(rows: Iterable[Listener]) -> str:
+    names = sorted({row.program for row in rows if row.program})
     return names[0] if names else "The program"
 
 
 def _where(j: Journey) -> str:
     places = ", ".join(sorted({row.address for row in j.elsewhere}))
-    return f"{_program(j)} listens on {places} only"
+    return (
+        f"The destination's socket table shows it: {_program(j.elsewhere)} listens on {places} "
+        "only."
+    )
+
+
+def _ports(j: Journey) -> str:
+    ports = ", ".join(str(port) for port in sorted({row.port for row in j.wanted_elsewhere}))
+    return (
+        f"The destination's socket table shows it: {j.wanted} listens on port {ports}, and "
+        "nobody on this one."
+    )
 
 
 SERVICE_CAUSES: tuple[ServiceCause, ...] = (
@@ -357,24 +425,54 @@ SERVICE_CAUSES: tuple[ServiceCause, ...] = (
         "service.not-running",
         "no program listens on the port",
         _not_running,
-        lambda _j: "The destination's socket table shows no program that listens on the port",
+        lambda _j: "The destination's socket table shows no program that listens on the port.",
+    ),
+    ServiceCause(
+        "service.other-port",
+        "the program listens on another port",
+        _other_port,
+        _ports,
     ),
     ServiceCause(
         "service.loopback-only",
         "the program listens on the loopback address only, so no other computer can reach it",
         _loopback,
-        lambda j: f"The destination's socket table shows it: {_where(j)}",
+        _where,
     ),
     ServiceCause(
         "service.wrong-family",
         "the program listens on the other IP version only",
         _other_family,
-        lambda j: f"The destination's socket table shows it: {_where(j)}",
+        _where,
     ),
     ServiceCause(
         "service.wrong-interface",
         "the program listens on another address only",
         _other_interface,
-        lambda j: f"The destination's socket table shows it: {_where(j)}",
+        _where,
+    ),
+    ServiceCause(
+        "service.other-program",
+        "another program than the one named holds the port",
+        _other_program,
+        lambda j: (
+            "The destination's socket table shows it: the port is held by "
+            f"{_program(j.holders)}, not by {j.wanted}."
+        ),
+    ),
+    ServiceCause(
+        "service.hung",
+        "the program accepts no connections, it seems to hang",
+        _hung,
+        lambda j: (
+            f"The destination's kernel took the connection, and {_program(j.holders)} did "
+            "not: it still waits in the program's queue."
+        ),
+    ),
+    ServiceCause(
+        "service.closes",
+        "the program closes each connection at once",
+        _closes,
+        lambda j: f"{_program(j.holders)} took the connection and closed it without a word.",
     ),
 )

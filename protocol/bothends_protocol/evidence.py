@@ -36,6 +36,7 @@ __all__ = [
     "Neighbour",
     "OwnListener",
     "Probe",
+    "Reference",
     "Return",
     "RoundPlan",
     "Route",
@@ -98,6 +99,10 @@ class HostFacts(_Record, frozen=True):
     privileged: bool
     """Whether the packet witness may be opened."""
     addresses: tuple[Address, ...] = ()
+    hardware: tuple[Text, ...] = ()
+    """Link-layer addresses of the interfaces, as in `02:00:5e:10:00:01`."""
+    forwards: bool | None = None
+    """Whether packets may be passed on to others (IP forwarding is on), as to containers."""
     firewalls: tuple[Firewall, ...] = ()
     notes: tuple[Text, ...] = ()
 
@@ -149,6 +154,15 @@ class RoundPlan(_Record, frozen=True):
     probes: tuple[Probe, ...]
     pattern: Text = ""
     """Burst: one character a window, `1` with SYNs and `0` without."""
+
+
+class Reference(_Record, frozen=True):
+    """Connects to a port that is known to work, beside the probes: what the way loses."""
+
+    round: int
+    address: Text
+    attempts: int
+    connected: int
 
 
 class Icmp(_Record, frozen=True):
@@ -248,6 +262,8 @@ class Listener(_Record, frozen=True):
     """For `::`: whether IPv4 is left out; None where it cannot be told."""
     program: Text | None = None
     pid: int | None = None
+    names: tuple[Text, ...] = ()
+    """All names by which the program may be known: of the process, its file, its script."""
     waiting: int | None = None
     """Connections that the program has not accepted yet."""
     backlog: int | None = None
@@ -266,6 +282,8 @@ class Connection(_Record, frozen=True):
     remote_port: Port
     accepted: bool | None = None
     """False while no program has accepted it; None where it cannot be told."""
+    watched: float = 0.0
+    """Seconds for which it was seen like this."""
 
 
 class Burst(_Record, frozen=True):
@@ -321,8 +339,11 @@ class Neighbour(_Record, frozen=True):
     next_hop: Text
     interface: Text
     state: Text
-    """`reachable`, `unresolved` or `unknown`."""
+    """`reachable`; `failed` (it never answered), `incomplete` (it has not answered yet) or
+    `unknown` (it was not asked)."""
     round: int
+    hardware: Text | None = None
+    """Its link-layer address."""
 
 
 class Evidence(_Record, frozen=True):
@@ -346,6 +367,9 @@ class Evidence(_Record, frozen=True):
     own_listeners: tuple[OwnListener, ...] = ()
     acceptances: tuple[Acceptance, ...] = ()
     listeners: tuple[Listener, ...] = ()
+    service_listeners: tuple[Listener, ...] = ()
+    """Where the program named by --service listens, whatever the port."""
+    references: tuple[Reference, ...] = ()
     connections: tuple[Connection, ...] = ()
     bursts: tuple[Burst, ...] = ()
     samples: tuple[Samples, ...] = ()

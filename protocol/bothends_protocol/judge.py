@@ -24,16 +24,17 @@ from .fixes import FixCase, fixes_for
 from .narrate import narrate, title
 from .observations import Journey, Stage, Symptom, observe
 from .pairing import SOURCE, other_role
-from .plan import primary_addresses
+from .plan import CERTAIN, ENOUGH, primary_addresses
 from .ports import PortSet, format_ports, parse_ports
 from .verdict import SEGMENTS, Blocker, Check, Segment, Verdict
 
 __all__ = ["judge", "lost_verdict", "verdict_digest"]
 
-ENOUGH = 3
-"""Attempts that must share one fate before it is called a filter and not a loss."""
-
 _CLEAR, _BLOCKED, _UNKNOWN, _NOT_REACHED = "clear", "blocked", "unknown", "not-reached"
+
+
+_Named = tuple[str, str, tuple[str, ...]]
+"""A cause: its code, the confidence, and how it is known."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class _Finding:
 
     path_clear: bool
     reachable: str
-    causes: tuple[tuple[str, str, tuple[str, ...]], ...]
-    """(code, confidence, because), in the order of the way."""
+    causes: tuple[_Named, ...]
+    """In the order of the way."""
     candidates: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     next_step: str = ""
@@ -137,58 +138,85 @@ def _find(j: Journey) -> _Finding:
             causes=services,
             candidates=tuple(code for code, _, _ in services),
         )
-    if j.proven:
+    if j.proven or j.counted_through:
         return _clear(j, services)
     if not j.failed:
         return _elsewhere(j)
     return _stopped(j, services)
 
 
-def _clear(j: Journey, services: tuple[tuple[str, str, tuple[str, ...]], ...]) -> _Finding:
+def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     # Behind a forward inside the host (a container) the request reaches a program that the
     # socket table does not show: then what answered was not our own listener.
-    forwarded = j.own and all(t.attempt.spoke != "challenge" for t in j.proven)
+    reached = j.proven or j.trails
+    forwarded = j.own and all(t.attempt.spoke != "challenge" for t in reached)
     found = () if forwarded else services
-    lossy = bool(j.failed) and Symptom.SILENT in j.symptoms
     proven = tuple((code, "proven", (*narrate(j), *because)) for code, _, because in found)
     notes: tuple[str, ...] = ()
     if forwarded:
         notes += ("The connection is forwarded inside the destination.",)
-    if not found and all(t.attempt.spoke == "nothing" for t in j.proven):
+    if not found and all(t.attempt.spoke == "nothing" for t in reached):
         notes += ("The program sent nothing by itself; many wait for the other side to begin.",)
+    if not found and j.wanted and any(not row.names for row in j.holders):
+        notes += (f"Whether the program is {j.wanted} cannot be seen without more rights.",)
     return _Finding(
         path_clear=True,
         reachable="no" if found else "yes",
         causes=proven,
         candidates=tuple(code for code, _, _ in found),
-        warnings=("network.loss",) if lossy else (),
+        warnings=("network.loss",) if _lossy(j) else (),
         notes=notes,
     )
 
 
+def _lossy(j: Journey) -> bool:
+    """Whether packets were lost, as opposed to answers that were only late."""
+    lost = [
+        t
+        for t in j.failed
+        if (t.left and t.arrived is False)
+        or (t.reply and "syn-ack" in t.reply and t.returned is not None and not t.returned)
+    ]
+    silent = [t for t in j.failed if t.symptom is Symptom.SILENT]
+    witnessed = j.source_packets and j.destination_packets
+    return bool(lost) if witnessed else len(silent) >= ENOUGH
+
+
 def _elsewhere(j: Journey) -> _Finding:
     """Every attempt connected, and none can be shown to have reached the destination."""
-    candidates = () if j.local else ("address.wrong-host",)
+    fitting = [c for c in PATH_CAUSES if c.code.startswith("address.") and c.fits(j) is not False]
+    confirmed = [c for c in fitting if c.fits(j) is True]
+    missed = j.counted.get(Stage.ARRIVED) is False or all(t.arrived is False for t in j.trails)
+    if len(confirmed) == 1 and missed:
+        cause = confirmed[0]
+        because = (*narrate(j), "Another machine's network card answers for the address.")
+        return _Finding(
+            path_clear=False,
+            reachable="no",
+            causes=((cause.code, "proven", because),),
+            candidates=(cause.code,),
+        )
     return _Finding(
         path_clear=False,
         reachable="unknown",
         causes=(),
-        candidates=candidates,
+        candidates=(*(cause.code for cause in fitting), "network.proxy"),
         next_step="Something accepted the connections, but the destination did not see them "
         "arrive. Run bothends on the destination with the right to see packets (as root, or "
         "with CAP_NET_RAW) to tell whether they reach it.",
     )
 
 
-def _stopped(j: Journey, services: tuple[tuple[str, str, tuple[str, ...]], ...]) -> _Finding:
+def _stopped(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     fitting = _fitting(j)
     confirmed = [cause for cause in fitting if cause.fits(j) is True]
     left = confirmed or fitting
-    path: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
-    if len(left) == 1 and len(j.failed) >= ENOUGH:
+    path: tuple[_Named, ...] = ()
+    if len(left) == 1 and len(j.failed) >= (1 if j.symptoms == {Symptom.LOCAL} else ENOUGH):
         path = ((left[0].code, _confidence(j, left[0]), narrate(j)),)
-    # Where the way ends is one question, who listens another: both are told.
-    causes = (*path, *services)
+    # Where the way ends is one question, who listens another: both are told. But what a host
+    # that forwards does with the port shows only when packets reach it.
+    causes = path if j.forwards else (*path, *services)
     codes = [c[0] for c in path] or [c.code for c in left]
     next_step = "" if path else left[0].decide if left else _NOTHING_FITS
     return _Finding(
@@ -224,12 +252,17 @@ def _confidence(j: Journey, cause: PathCause) -> str:
     """`proven` where witnesses saw the packets up to the very step, and not after it."""
     start, end = cause.acts
     bracketed = j.furthest >= start and j.stopped <= end
-    seen = j.count(j.furthest)
-    counted = j.counted.get(j.stopped) is False
-    return "proven" if bracketed and (counted or (seen or 0) >= ENOUGH) else "likely"
+    if not bracketed:
+        return "likely"
+    if j.counted.get(j.stopped) is False or j.symptoms == {Symptom.LOCAL}:
+        return "proven"
+    # Between the hosts, and in the queue of a card, loss could be it; within a host it cannot.
+    chance = j.furthest is not Stage.ARRIVED and Symptom.SILENT in j.symptoms
+    seen = j.count(j.furthest) or 0
+    return "proven" if seen >= (CERTAIN if chance else ENOUGH) else "likely"
 
 
-def _service_causes(j: Journey) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+def _service_causes(j: Journey) -> tuple[_Named, ...]:
     if not j.local:
         return ()
     return tuple(

@@ -126,7 +126,9 @@ class Tried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     connected: int
     silent: int
     explained: int = 0
-    """Refusals whose sender is known, from an ICMP error."""
+    """Refusals that explain themselves: by ICMP with its sender, or by this very system."""
+    left: int | None = None
+    """Requests that the packet witness saw leave; None without one."""
 
 
 class Done(_Message, frozen=True):
@@ -134,8 +136,6 @@ class Done(_Message, frozen=True):
 
     number: int
     tried: tuple[Tried, ...] = ()
-    packets: bool = False
-    """Whether the prober's packet witness saw what left."""
 
 
 class Finish(_Message, frozen=True):

@@ -136,6 +136,10 @@ class BurstView:
     """Stages the burst is known to have reached or not; those that are unknown are missing."""
     forwarded: bool | None
     """Whether the destination passed it on to somebody else (a container)."""
+    overflowed: bool | None
+    """Whether it overflowed the queue of a listening socket."""
+    misrouted: bool | None
+    """Whether the destination found it coming from the wrong side, or no way back."""
 
 
 @dataclass(frozen=True)
@@ -173,11 +177,32 @@ class Journey:
     source_addresses: frozenset[str] = field(default_factory=frozenset)
     burst: BurstView | None = None
     """What the counters of both sides say of a coded burst."""
+    stranger: bool | None = None
+    """Whether the machine that answers for the address on the source's own network is another
+    than the destination; None where that cannot be told."""
+    forwards: bool | None = None
+    """Whether the destination may pass packets on (containers)."""
+    wanted: str | None = None
+    """The program that ought to hold the port (--service)."""
+    wanted_elsewhere: tuple[Listener, ...] = ()
+    """Where that program listens instead."""
 
     @cached_property
     def failed(self) -> tuple[Trail, ...]:
         """The attempts that did not connect."""
         return tuple(trail for trail in self.trails if not trail.connected)
+
+    @property
+    def counted_through(self) -> bool:
+        """Whether all attempts connected and a burst shows that they reach the destination."""
+        if self.failed or not self.trails or self.burst is None:
+            return False
+        return bool(self.burst.forwarded or self.burst.reached.get(Stage.DELIVERED))
+
+    @property
+    def unresolved(self) -> bool:
+        """Whether the next hop never answered, so that nothing could leave but the question."""
+        return self.neighbour is not None and self.neighbour.state in ("failed", "incomplete")
 
     @cached_property
     def proven(self) -> tuple[Trail, ...]:
@@ -230,6 +255,17 @@ class Journey:
                 return stage
         return Stage.CONNECTED
 
+    def rows(self, trail: Trail) -> tuple[Connection, ...]:
+        """Return the destination's rows about the connection of `trail`."""
+        a = trail.attempt
+        return tuple(
+            row
+            for row in self.connections
+            if row.round == a.round
+            and row.remote_port == a.local_port
+            and bare(row.remote_address) == bare(a.local_address)
+        )
+
     @property
     def holder(self) -> str:
         """The program that listens at this address, as a reader knows it."""
@@ -253,6 +289,7 @@ def observe(
     rows = [] if table is None else _rows(table, transport, port)
     holders = () if own else tuple(row for row in rows if _covers(row, address))
     route_error, neighbour = _way(source, address)
+    wanted = [] if table is None else [r for r in table.service_listeners if r.port != port]
     return_known, return_error = _way_back(table, source, address)
     return Journey(
         direction="source-to-destination"
@@ -278,6 +315,10 @@ def observe(
         return_known=return_known,
         source_addresses=frozenset() if source is None else _addresses(source),
         burst=_burst_view(source, table, key),
+        stranger=_stranger(neighbour, table),
+        forwards=None if table is None else table.facts.forwards,
+        wanted=None if table is None else table.service,
+        wanted_elsewhere=tuple(wanted),
     )
 
 
@@ -308,10 +349,19 @@ def _burst_view(
     return BurstView(
         sent=len(sent.sends),
         reached={stage: value for stage, value in reached.items() if value is not None},
-        forwarded=None
-        if there is None
-        else follows(sent, there, "Ip.ForwDatagrams" if ip == "Ip" else "Ip6.OutForwDatagrams"),
+        forwarded=_any_follows(sent, there, "Ip.ForwDatagrams", "Ip6.OutForwDatagrams"),
+        overflowed=_any_follows(sent, there, "TcpExt.ListenOverflows"),
+        misrouted=_any_follows(
+            sent, there, "TcpExt.IPReversePathFilter", "Ip.OutNoRoutes", "Ip6.OutNoRoutes"
+        ),
     )
+
+
+def _any_follows(sent: Burst, samples: Samples | None, *names: str) -> bool | None:
+    if samples is None:
+        return None
+    told = [follows(sent, samples, name) for name in names]
+    return True if True in told else None if None in told else False
 
 
 def _samples(evidence: Evidence, number: int) -> Samples | None:
@@ -403,6 +453,15 @@ def _way(source: Evidence | None, address: str) -> tuple[str | None, Neighbour |
     return error, states[-1] if states else None
 
 
+def _stranger(neighbour: Neighbour | None, table: Evidence | None) -> bool | None:
+    if neighbour is None or neighbour.hardware is None or table is None:
+        return None
+    on_link = bare(neighbour.next_hop) == bare(neighbour.destination)
+    if not on_link or not table.facts.hardware:
+        return None
+    return neighbour.hardware not in table.facts.hardware
+
+
 def _way_back(
     table: Evidence | None, source: Evidence | None, address: str
 ) -> tuple[bool, str | None]:
@@ -421,7 +480,9 @@ def _trail(
 ) -> Trail:
     here = _Matcher(attempt, source)
     left = returned = arrived = reply = None
-    if source is not None and _relied(source, "packets"):
+    if attempt.outcome in ("no-route", "local-error"):
+        left = False
+    elif source is not None and _relied(source, "packets"):
         left = any(here.is_request(s, "out") for s in source.sightings)
         returned = here.answers(source.sightings, "in")
     if table is not None and _relied(table, "packets"):

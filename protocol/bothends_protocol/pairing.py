@@ -121,7 +121,8 @@ class Handshake:
     `secret` is the code for a first pairing; with `session`, it is that
     session's resumption key. `entropy(n)` returns n random bytes. Bytes to send
     come back from `start` and `receive`; `keys` is set once the other side has
-    proven itself, `peer` once its hello is in. Any error means: send nothing
+    proven itself, `peer` once its hello is in. `refuse(hello)` says why a peer is
+    turned away, `guessed(hello)` hears of each wrong code at once. Any error means: send nothing
     more but what `farewell` holds, and close.
     """
 
@@ -136,6 +137,7 @@ class Handshake:
         session: bytes = b"",
         resumption: bytes = b"",
         refuse: Callable[[Hello], str | None] = lambda _hello: None,
+        guessed: Callable[[Hello], None] = lambda _hello: None,
     ) -> None:
         if role not in ROLES or len(instance) != INSTANCE_SIZE:
             raise MisuseError("bad role or instance")
@@ -149,6 +151,7 @@ class Handshake:
         self._code = code
         self._resumption = resumption
         self._refuse = refuse
+        self._guessed = guessed
         self._entropy = entropy
         self._exchange = _Resume(entropy) if session else _Spake(role, code, entropy)
         self._hello = pack(
@@ -230,6 +233,8 @@ class Handshake:
                 raise RefusedError(reason)
         if not hmac.compare_digest(message.mac, pending.derive(f"confirmation of {peer}")):
             self.farewell = [pack(Refusal(reason="wrong-code"))]
+            if self.peer is not None:
+                self._guessed(self.peer)
             raise WrongCodeError("the words of the code differ")
         self.keys = pending
         if self.role == SOURCE:

@@ -18,7 +18,9 @@ from .ports import parse_ports
 __all__ = [
     "ATTEMPTS",
     "BURST",
+    "CERTAIN",
     "CONNECT",
+    "ENOUGH",
     "MAX_ATTEMPTS",
     "MAX_BURSTS",
     "MAX_PROBES",
@@ -37,9 +39,23 @@ ATTEMPTS = 3
 """Fresh connects per probe in the first round. On a clean path silence of three is no
 accident (design, part 5); the first of them is the cold one."""
 
-MAX_ATTEMPTS = 24
-"""Connects per probe at most, all rounds together: at 40 % loss each way, 24 leave a chance
-under 1e-4 that fewer than three arrive."""
+REPEATS = 12
+"""Connects per probe in each further round."""
+
+CERTAIN = 15
+"""Requests that must all have met the same fate where loss alone could be it: at 40 % loss
+15 of 15 are lost once in a million."""
+
+ENOUGH = 3
+"""Requests that must have reached a host before it is said of the host itself that it lets
+none of them through: within a host nothing is lost by chance."""
+
+MAX_ATTEMPTS = 60
+"""Connects per probe at most, all rounds together: enough for 15 answers on a way that loses
+40 % in each direction, and a third of what one check may send."""
+
+MAX_REPEATED = 64
+"""Probes that are repeated in one further round; of a sweep that is a sample."""
 
 MAX_PROBES = 512
 """Probes per round at most: sockets that are open at one time, well below the common
@@ -61,12 +77,13 @@ class Tally:
     connected: int = 0
     silent: int = 0
     explained: int = 0
+    left: int | None = None
     arrived: int | None = None
+    answered: int | None = None
     delivered: int | None = None
-    left_known: bool = False
 
 
-def add(old: Tally | None, tried: Tried, seen: SeenPort | None, *, left_known: bool) -> Tally:
+def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
     """Return `old` with the outcomes of one more round."""
     old = old or Tally()
     return Tally(
@@ -74,9 +91,10 @@ def add(old: Tally | None, tried: Tried, seen: SeenPort | None, *, left_known: b
         connected=old.connected + tried.connected,
         silent=old.silent + tried.silent,
         explained=old.explained + tried.explained,
+        left=_sum(old.left, tried.left),
         arrived=_sum(old.arrived, seen.arrived if seen else None),
+        answered=_sum(old.answered, seen.answered if seen else None),
         delivered=_sum(old.delivered, seen.delivered if seen else None),
-        left_known=left_known,
     )
 
 
@@ -139,32 +157,40 @@ def further_round(
     number: int, last: RoundPlan, tallies: Sequence[tuple[Probe, Tally]]
 ) -> RoundPlan | None:
     """Return a round of repeats for the probes that are not yet conclusive, or None."""
-    open_probes = tuple(probe for probe, tally in tallies if not _conclusive(tally))
+    open_probes = [probe for probe, tally in tallies if not _conclusive(tally)]
     if not open_probes:
         return None
     return RoundPlan(
         number=number,
         kind=last.kind,
         prober=last.prober,
-        attempts=ATTEMPTS,
-        probes=open_probes,
+        attempts=REPEATS,
+        probes=tuple(open_probes[:MAX_REPEATED]),
     )
 
 
 def _conclusive(tally: Tally) -> bool:
     """Whether more attempts would tell nothing new.
 
-    All alike is conclusive, with one exception: requests of which only some
-    arrived are lost on the way, and what the rest of the way does to them is
-    known only when enough have arrived.
+    Silence is, once so many requests were seen to get as far as they get that
+    loss cannot be it. Where no witness sees them a coded burst tells more.
     """
-    if tally.attempts >= MAX_ATTEMPTS:
+    if tally.attempts >= MAX_ATTEMPTS or not tally.silent:
         return True
-    if tally.connected == tally.attempts or not tally.silent:
+    if tally.connected:
+        return tally.connected > 1 or tally.silent < ENOUGH
+    return tally.silent < tally.attempts or _plain(tally)
+
+
+def _plain(tally: Tally) -> bool:
+    """Whether what silenced all attempts so far cannot be loss."""
+    if tally.left == 0 or tally.arrived == 0:
+        return tally.attempts >= CERTAIN
+    if tally.arrived is None:
         return True
-    if tally.connected or tally.silent < tally.attempts:
-        return False
-    return tally.arrived is None or tally.arrived == 0 or tally.arrived >= ATTEMPTS
+    if tally.answered:
+        return tally.answered >= CERTAIN
+    return tally.arrived >= (CERTAIN if tally.delivered else ENOUGH)
 
 
 def burst_probes(tallies: Sequence[tuple[Probe, Tally]]) -> list[Probe]:
@@ -183,7 +209,7 @@ def _unwitnessed(tally: Tally) -> bool:
         return False
     if tally.connected:
         return tally.delivered == 0 and tally.arrived is None
-    return not (tally.left_known and tally.arrived is not None)
+    return tally.left is None or tally.arrived is None
 
 
 def burst_round(

@@ -199,10 +199,9 @@ class Collected:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Report: the outcomes of the round, and whether the packet witness saw what left."""
+    """Report: the outcomes of the round."""
 
     tried: tuple[Tried, ...]
-    packets: bool
 
 
 @dataclass(frozen=True)
@@ -314,7 +313,7 @@ class Session:
     def _both_ways(self) -> bool:
         return self._offer.both_ways or bool(self.peer_offer and self.peer_offer.both_ways)
 
-    def _repeat(self, tried: Sequence[Tried], *, packets: bool) -> None:
+    def _repeat(self, tried: Sequence[Tried]) -> None:
         """Queue what the outcomes of a round of connects still leave open."""
         plan = self.rounds[-1]
         if plan.kind == BURST:
@@ -323,7 +322,7 @@ class Session:
         tallies = []
         for item in tried:
             key = (bare(item.probe.address), item.probe.port)
-            tally = add(self._tallies.get(item.probe), item, seen.get(key), left_known=packets)
+            tally = add(self._tallies.get(item.probe), item, seen.get(key))
             self._tallies[item.probe] = tally
             tallies.append((item.probe, tally))
         # Numbers stay in the order of announcement: what waits is numbered when it is sent.
@@ -389,7 +388,7 @@ class Session:
 
     def _on_done(self, message: Done) -> None:
         self._same(message.number)
-        self._repeat(message.tried, packets=message.packets)
+        self._repeat(message.tried)
         self.state = State.IDLE
         self._next()
 
@@ -413,15 +412,9 @@ class Session:
     def _on_gathered(self, report: Gathered) -> None:
         self.state = State.IDLE
         if not self.leads:
-            self._send(
-                Done(
-                    number=self.rounds[-1].number,
-                    tried=report.tried,
-                    packets=report.packets,
-                )
-            )
+            self._send(Done(number=self.rounds[-1].number, tried=report.tried))
             return
-        self._repeat(report.tried, packets=report.packets)
+        self._repeat(report.tried)
         self._next()
 
     def _same(self, number: int) -> None:

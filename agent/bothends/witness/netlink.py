@@ -32,14 +32,14 @@ _RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _RTA_DST, _RTA_SRC, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 2, 3, 4, 5, 7
-_NDA_DST = 1
+_NDA_DST, _NDA_LLADDR = 1, 2
 _NETLINK_ROUTE, _NETLINK_SOCK_DIAG = 0, 4
 _SOCK_DIAG_BY_FAMILY = 20
 _TCP_LISTEN_ONLY = 1 << 10
 _INET_DIAG_SKV6ONLY = 11
 _INET_DIAG_MSG = 72
 """Size of struct inet_diag_msg."""
-_NUD_INCOMPLETE, _NUD_FAILED, _NUD_NOARP = 0x01, 0x20, 0x40
+_NUD_INCOMPLETE, _NUD_FAILED = 0x01, 0x20
 _TIMEOUT = 0.5
 """Seconds. The kernel answers within the call; this only bounds a broken one."""
 
@@ -139,8 +139,8 @@ def listening_queues() -> dict[int, Queue]:
     return queues
 
 
-def neighbour_state(address: str, interface: str) -> str | None:
-    """Return `reachable`, `unresolved` or, where it was never asked for, `unknown`."""
+def neighbour_state(address: str, interface: str) -> tuple[str, str | None] | None:
+    """Return the state of a neighbour (`evidence.Neighbour`) and its link-layer address."""
     if not _possible():
         return None
     wanted, _ = _split(address)
@@ -154,9 +154,16 @@ def neighbour_state(address: str, interface: str) -> str | None:
         if kind != _RTM_NEWNEIGH:
             continue
         _, found, state, _, _ = struct.unpack_from("=BxxxiHBB", body)
-        if found == index and _attributes(body[12:]).get(_NDA_DST) == wanted.packed:
-            return "unresolved" if state & (_NUD_INCOMPLETE | _NUD_FAILED) else "reachable"
-    return "unknown"
+        attributes = _attributes(body[12:])
+        if found != index or attributes.get(_NDA_DST) != wanted.packed:
+            continue
+        if state & _NUD_FAILED:
+            return "failed", None
+        if state & _NUD_INCOMPLETE:
+            return "incomplete", None
+        hardware = attributes.get(_NDA_LLADDR)
+        return "reachable", hardware.hex(":") if hardware else None
+    return "unknown", None
 
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from bothends_protocol.addresses import normal
 from bothends_protocol.evidence import Connection, Listener
+from bothends_protocol.services import is_named
 
 from .netlink import Queue, listening_queues
 
-__all__ = ["Row", "connections", "listeners", "read_table"]
+__all__ = ["Row", "connections", "listeners", "read_table", "service_listeners"]
 
 _STATES = {
     1: "ESTABLISHED",
@@ -84,23 +85,35 @@ def listeners(
         for row in table
         if row.state == "LISTEN" and row.local_port in ports and row.inode not in own
     ]
+    return _described(rows)
+
+
+def service_listeners(
+    table: Iterable[Row], name: str, own: Collection[int]
+) -> tuple[Listener, ...]:
+    """Return where the program `name` listens, on any port; `own` as in `listeners`."""
+    rows = [row for row in table if row.state == "LISTEN" and row.inode not in own]
+    return tuple(item for item in _described(rows) if is_named(name, item.names))
+
+
+def _described(rows: list[Row]) -> tuple[Listener, ...]:
     if not rows:
         return ()
-    holders = _programs({row.inode: row.uid for row in rows if row.inode})
+    holders = _programs(frozenset(row.inode for row in rows if row.inode))
     queues = listening_queues()
-    return tuple(
-        _listener(row, holders.get(row.inode, (None, None)), queues.get(row.inode)) for row in rows
-    )
+    return tuple(_listener(row, holders.get(row.inode), queues.get(row.inode)) for row in rows)
 
 
-def _listener(row: Row, holder: tuple[str | None, int | None], queue: Queue | None) -> Listener:
+def _listener(row: Row, pid: int | None, queue: Queue | None) -> Listener:
+    names = () if pid is None else _names(pid)
     return Listener(
         transport=row.transport,
         address=row.local,
         port=row.local_port,
         v6only=queue.v6only if queue else None,
-        program=holder[0],
-        pid=holder[1],
+        program=names[0] if names else None,
+        pid=pid,
+        names=names,
         waiting=queue.waiting if queue else row.waiting,
         backlog=queue.backlog if queue else None,
     )
@@ -153,17 +166,21 @@ def _endpoint(text: str) -> tuple[str, int]:
     return normal(socket.inet_ntop(family, packed)), int(port, 16)
 
 
-def _programs(wanted: dict[int, int]) -> dict[int, tuple[str | None, int | None]]:
-    """Return (program, pid) by inode for the sockets in `wanted` (inode to uid)."""
-    found: dict[int, tuple[str | None, int | None]] = {}
-    links = {f"socket:[{inode}]": inode for inode in wanted}
+def _programs(inodes: Collection[int]) -> dict[int, int]:
+    """Return the process by inode for the sockets `inodes`, as far as they may be seen.
+
+    A socket that several hold (a supervisor and its child) goes to the one that
+    started last, which is the one that serves it.
+    """
+    found: dict[int, int] = {}
+    links = {f"socket:[{inode}]": inode for inode in inodes}
     for pid in _processes():
-        if len(found) == len(wanted):
+        if len(found) == len(links):
             break
         for link in _descriptors(pid):
             inode = links.get(link)
             if inode is not None:
-                found.setdefault(inode, (_program(pid), pid))
+                found.setdefault(inode, pid)
     return found
 
 
@@ -186,11 +203,24 @@ def _descriptors(pid: int) -> Iterator[str]:
             yield os.readlink(f"{folder}/{name}")
 
 
-def _program(pid: int) -> str | None:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
+def _names(pid: int) -> tuple[str, ...]:
+    """Return the names of a process: its own, its file's, its script's; its own first."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace")
+        names.append(text.strip())
+    with contextlib.suppress(OSError):
+        names.append(os.path.basename(os.readlink(f"/proc/{pid}/exe")))
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        # The program's own word for itself and, for an interpreter, the script it runs.
+        typed = [word.decode("utf-8", "replace") for word in words[:4]]
+        names += [os.path.basename(word) for word in typed if word and word[0] != "-"]
+    return tuple(dict.fromkeys(name[:MAX_NAME] for name in names if name))
+
+
+MAX_NAME = 100
+"""Letters of a name that are kept."""
 
 
 def _psutil_table() -> list[Row] | None:
