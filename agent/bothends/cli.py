@@ -8,8 +8,10 @@ one sentence on standard error, exit status 2.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TypeAlias
 
 from . import __version__
@@ -32,13 +34,7 @@ def run(argv: Sequence[str]) -> int:
     """Carry out the command line `argv`; return the exit status."""
     try:
         args = _parser().parse_args(argv)
-        if args.command == "demo":
-            from .demo import demo  # noqa: PLC0415
-
-            return demo(args)
-        from .command import agent  # noqa: PLC0415
-
-        return agent(args)
+        return _command(args)(args)
     except UsageError as error:
         print(f"bothends: {error}", file=sys.stderr)
         if "--json" in argv:
@@ -46,6 +42,35 @@ def run(argv: Sequence[str]) -> int:
 
             print(usage_document(str(error)))
         return USAGE
+
+
+def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
+    """Load the command that was asked for."""
+    with _uninterrupted():
+        if args.command == "demo":
+            from .demo import demo  # noqa: PLC0415
+
+            return demo
+        from .command import agent  # noqa: PLC0415
+
+        return agent
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done.
+
+    Extension modules that import others while they load swallow the KeyboardInterrupt, and
+    the agent would then wait as if nothing had been said (seen with msgspec and datetime).
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -232,6 +232,9 @@ def demo(args: argparse.Namespace) -> int:
         return _play(wanted, as_json=args.json)
     except DemoError as error:
         return _give_up(str(error), FAILED, as_json=args.json)
+    except (OSError, subprocess.SubprocessError) as error:
+        # Out of processes or descriptors, say.
+        return _give_up(f"The demo cannot be set up: {error}.", FAILED, as_json=args.json)
     except KeyboardInterrupt:
         return _give_up("Interrupted.", INTERRUPTED, as_json=args.json)
 

@@ -44,8 +44,6 @@ class PathCause:
     """Something that stops packets."""
 
     code: str
-    says: str
-    """What it does, as a clause that follows "TCP port 4242: "."""
     acts: tuple[Stage, Stage]
     """It acts after the first of these stages and before the second."""
     symptoms: frozenset[Symptom]
@@ -60,7 +58,6 @@ class ServiceCause:
     """Something about the service itself; `found` tells whether it is so."""
 
     code: str
-    says: str
     found: Callable[[Journey], bool]
     because: Callable[[Journey], str]
 
@@ -161,6 +158,11 @@ def _destination_reject(j: Journey) -> bool | None:
     return None if listened or not j.sockets else False
 
 
+def _maybe_closed(j: Journey) -> bool | None:
+    """A closed port is refused by a reset; where the socket table is readable it is seen there."""
+    return False if j.own or j.holders or j.sockets else None
+
+
 def _no_way_back(j: Journey) -> bool | None:
     if j.return_error is not None or (j.burst is not None and j.burst.misrouted):
         return True
@@ -194,7 +196,6 @@ def _always(_j: Journey) -> bool | None:
 PATH_CAUSES: tuple[PathCause, ...] = (
     PathCause(
         "destination.firewall-drop",
-        "a firewall on the destination drops incoming connections without an answer",
         (Stage.ARRIVED, Stage.DELIVERED),
         _SILENT,
         _destination_drop,
@@ -203,7 +204,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "destination.firewall-reject",
-        "a firewall on the destination refuses incoming connections",
         (Stage.ARRIVED, Stage.DELIVERED),
         _REFUSED,
         _destination_reject,
@@ -211,8 +211,14 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         "CAP_NET_RAW): it then sees whether the refusal leaves its own network card.",
     ),
     PathCause(
+        "service.not-running",
+        (Stage.DELIVERED, Stage.REPLIED),
+        frozenset({Symptom.RESET}),
+        _maybe_closed,
+        "Look on the destination whether a program listens on the port.",
+    ),
+    PathCause(
         "source.no-route",
-        "the source has no route to the address",
         (Stage.MADE, Stage.LEFT),
         _ANY | {Symptom.LOCAL},
         _no_route,
@@ -220,7 +226,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "address.no-host",
-        "no machine on the source's network has the address",
         (Stage.MADE, Stage.LEFT),
         _ANY,
         _no_host,
@@ -228,7 +233,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "network.unreachable",
-        "a router on the way says that it has no way on to the address",
         (Stage.MADE, Stage.ARRIVED),
         _ANY,
         _network_unreachable,
@@ -236,7 +240,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "network.drop",
-        "something between the two computers drops the connection requests",
         (Stage.LEFT, Stage.ARRIVED),
         _SILENT,
         _between,
@@ -245,7 +248,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "network.reject",
-        "something between the two computers refuses the connection requests",
         (Stage.LEFT, Stage.ARRIVED),
         _REFUSED,
         _network_reject,
@@ -254,7 +256,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "source.firewall-drop",
-        "a firewall on the source drops outgoing connections",
         (Stage.MADE, Stage.LEFT),
         _SILENT,
         _source_filter,
@@ -263,7 +264,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "source.firewall-reject",
-        "a firewall on the source refuses outgoing connections",
         (Stage.MADE, Stage.LEFT),
         _REFUSED | {Symptom.LOCAL},
         _source_reject,
@@ -272,8 +272,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "destination.no-route",
-        "the destination has no way back to the source, or does not take its packets from "
-        "that side",
         (Stage.ARRIVED, Stage.REPLIED),
         _SILENT,
         _no_way_back,
@@ -282,7 +280,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "service.backlog-full",
-        "the program takes no more connections: its queue is full",
         (Stage.ARRIVED, Stage.REPLIED),
         _SILENT,
         _backlog,
@@ -290,7 +287,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "destination.reply-blocked",
-        "a firewall on the destination drops the answers",
         (Stage.DELIVERED, Stage.REPLIED),
         _SILENT,
         _always,
@@ -299,7 +295,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "network.reply-lost",
-        "the answers of the destination are lost between the two computers",
         (Stage.REPLIED, Stage.RETURNED),
         _SILENT,
         _always,
@@ -308,7 +303,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "source.reply-blocked",
-        "a firewall on the source drops the answers",
         (Stage.RETURNED, Stage.CONNECTED),
         _SILENT,
         _always,
@@ -317,7 +311,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "address.wrong-host",
-        "another machine than the destination has the address",
         (Stage.LEFT, Stage.ARRIVED),
         _ANY,
         _wrong_host,
@@ -325,7 +318,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "address.duplicate",
-        "another machine on the source's network answers for the destination's address, too",
         (Stage.LEFT, Stage.ARRIVED),
         _ANY,
         _duplicate,
@@ -333,7 +325,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "nat.no-forward",
-        "the router in front of the destination does not forward the port",
         (Stage.LEFT, Stage.ARRIVED),
         _ANY,
         _not_forwarded,
@@ -423,37 +414,31 @@ def _ports(j: Journey) -> str:
 SERVICE_CAUSES: tuple[ServiceCause, ...] = (
     ServiceCause(
         "service.not-running",
-        "no program listens on the port",
         _not_running,
         lambda _j: "The destination's socket table shows no program that listens on the port.",
     ),
     ServiceCause(
         "service.other-port",
-        "the program listens on another port",
         _other_port,
         _ports,
     ),
     ServiceCause(
         "service.loopback-only",
-        "the program listens on the loopback address only, so no other computer can reach it",
         _loopback,
         _where,
     ),
     ServiceCause(
         "service.wrong-family",
-        "the program listens on the other IP version only",
         _other_family,
         _where,
     ),
     ServiceCause(
         "service.wrong-interface",
-        "the program listens on another address only",
         _other_interface,
         _where,
     ),
     ServiceCause(
         "service.other-program",
-        "another program than the one named holds the port",
         _other_program,
         lambda j: (
             "The destination's socket table shows it: the port is held by "
@@ -462,7 +447,6 @@ SERVICE_CAUSES: tuple[ServiceCause, ...] = (
     ),
     ServiceCause(
         "service.hung",
-        "the program accepts no connections, it seems to hang",
         _hung,
         lambda j: (
             f"The destination's kernel took the connection, and {_program(j.holders)} did "
@@ -471,7 +455,6 @@ SERVICE_CAUSES: tuple[ServiceCause, ...] = (
     ),
     ServiceCause(
         "service.closes",
-        "the program closes each connection at once",
         _closes,
         lambda j: f"{_program(j.holders)} took the connection and closed it without a word.",
     ),

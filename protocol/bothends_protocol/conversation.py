@@ -25,6 +25,9 @@ __all__ = ["MAX_UNACKNOWLEDGED", "Conversation"]
 MAX_UNACKNOWLEDGED = 1024
 """Messages kept for a peer that acknowledges nothing: a whole run needs under 300."""
 
+MAX_PINGS = 16
+"""Echo requests that may be under way; an answer to none of them is passed over."""
+
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     number: int
@@ -47,6 +50,7 @@ class Conversation:
         self._unacknowledged: deque[tuple[int, bytes]] = deque()
         self._queue: deque[bytes] = deque()
         self._attached = False
+        self._pings: deque[float] = deque(maxlen=MAX_PINGS)
         self.echoes: list[float] = []
         """Clock readings that came back, as given to `ping`."""
 
@@ -82,6 +86,7 @@ class Conversation:
     def ping(self, now: float) -> None:
         """Queue an echo request that carries `now`, and with it an acknowledgement."""
         if self._attached:
+            self._pings.append(now)
             self._queue.append(self._wrap(_Envelope(0, self._taken, ping=now)))
 
     def acknowledge(self) -> None:
@@ -107,7 +112,8 @@ class Conversation:
             self._unacknowledged.popleft()
         if envelope.ping is not None:
             self._queue.append(self._wrap(_Envelope(0, self._taken, pong=envelope.ping)))
-        if envelope.pong is not None:
+        if envelope.pong is not None and envelope.pong in self._pings:
+            self._pings.remove(envelope.pong)
             self.echoes.append(envelope.pong)
         return self._take(envelope)
 

@@ -135,12 +135,13 @@ def _find(j: Journey) -> _Finding:
         return _Finding(
             path_clear=False,
             reachable="unknown",
-            causes=services,
+            causes=(),
             candidates=tuple(code for code, _, _ in services),
+            next_step="Nothing could be tried. Run both sides again.",
         )
     if j.proven or j.counted_through:
         return _clear(j, services)
-    if not j.failed:
+    if any(trail.connected for trail in j.trails):
         return _elsewhere(j)
     return _stopped(j, services)
 
@@ -149,7 +150,9 @@ def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     # Behind a forward inside the host (a container) the request reaches a program that the
     # socket table does not show: then what answered was not our own listener.
     reached = j.proven or j.trails
-    forwarded = j.own and all(t.attempt.spoke != "challenge" for t in reached)
+    forwarded = j.own and not any(t.own for t in reached)
+    if j.own and not forwarded and not services:
+        return _nobody_seen(j)
     found = () if forwarded else services
     proven = tuple((code, "proven", (*narrate(j), *because)) for code, _, because in found)
     notes: tuple[str, ...] = ()
@@ -166,6 +169,19 @@ def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         candidates=tuple(code for code, _, _ in found),
         warnings=("network.loss",) if _lossy(j) else (),
         notes=notes,
+    )
+
+
+def _nobody_seen(j: Journey) -> _Finding:
+    """The agent's own listener answered, so no program has the port; where it is is unknown."""
+    return _Finding(
+        path_clear=True,
+        reachable="no",
+        causes=(),
+        candidates=("service.not-running", "service.loopback-only", "service.wrong-interface"),
+        next_step="Look on the destination whether the program runs, and on which address it "
+        "listens.",
+        notes=narrate(j),
     )
 
 
@@ -208,6 +224,13 @@ def _elsewhere(j: Journey) -> _Finding:
 
 
 def _stopped(j: Journey, services: tuple[_Named, ...]) -> _Finding:
+    if _closed(j):
+        return _Finding(
+            path_clear=False,
+            reachable="no",
+            causes=tuple((c, how, (*narrate(j), *text)) for c, how, text in services),
+            candidates=tuple(code for code, _, _ in services),
+        )
     fitting = _fitting(j)
     confirmed = [cause for cause in fitting if cause.fits(j) is True]
     left = confirmed or fitting
@@ -226,6 +249,13 @@ def _stopped(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         candidates=tuple(dict.fromkeys((*codes, *(c[0] for c in services)))),
         next_step=next_step,
     )
+
+
+def _closed(j: Journey) -> bool:
+    """Whether the reset is what the kernel says of a port on which nobody listens."""
+    refused = j.symptoms - {Symptom.SILENT} == {Symptom.RESET}
+    nobody = j.sockets and not j.own and not j.holders and j.own_error != "EADDRINUSE"
+    return refused and nobody and j.stopped > Stage.ARRIVED
 
 
 _NOTHING_FITS = (
@@ -258,6 +288,7 @@ def _confidence(j: Journey, cause: PathCause) -> str:
         return "proven"
     # Between the hosts, and in the queue of a card, loss could be it; within a host it cannot.
     chance = j.furthest is not Stage.ARRIVED and Symptom.SILENT in j.symptoms
+    chance = chance and cause.fits(j) is not True
     seen = j.count(j.furthest) or 0
     return "proven" if seen >= (CERTAIN if chance else ENOUGH) else "likely"
 

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .causes import PATH_CAUSES, SERVICE_CAUSES
+from .codes import plain
 from .observations import Journey, Stage, Symptom
 from .verdict import Check
 
 __all__ = ["narrate", "title"]
-
-_SAYS = {
-    **{cause.code: cause.says for cause in PATH_CAUSES},
-    **{cause.code: cause.says for cause in SERVICE_CAUSES},
-    "source.name": "the name that was given as the target does not resolve on the source",
-}
 
 
 def narrate(j: Journey) -> tuple[str, ...]:
@@ -147,14 +141,14 @@ def title(status: str, checks: Sequence[Check], unresolved: Sequence[str]) -> st
     if status == "open":
         return f"{where} can be reached: the way is open."
     if status == "blocked":
-        parts = [_SAYS[code] for code in unresolved]
+        parts = [plain(code) for code in unresolved]
         parts += [_blocked(check) for check in checks if check.blockers]
         return _sentence("; ".join(dict.fromkeys(parts)))
     return _sentence("; ".join(dict.fromkeys(_open_question(c) for c in checks)))
 
 
 def _blocked(check: Check) -> str:
-    says = ", and ".join(_SAYS.get(b.code, b.code) for b in check.blockers)
+    says = ", and ".join(plain(b.code) for b in check.blockers)
     return f"{_place(check)}: {says}"
 
 
@@ -163,7 +157,7 @@ def _open_question(check: Check) -> str:
         return f"{_place(check)}: open"
     if not check.candidates:
         return f"{_place(check)}: what happens cannot be told"
-    likely = _SAYS.get(check.candidates[0], check.candidates[0])
+    likely = plain(check.candidates[0])
     more = len(check.candidates) - 1
     rest = f" ({more} other explanation{'s' * (more > 1)} possible)" if more else ""
     word = "does not work" if check.reachable == "no" else "cannot be told"

@@ -17,6 +17,7 @@ from functools import cached_property
 from .addresses import bare, family, is_loopback, is_wildcard
 from .bursts import follows
 from .evidence import (
+    Acceptance,
     Attempt,
     Burst,
     Connection,
@@ -29,6 +30,10 @@ from .evidence import (
 )
 
 __all__ = ["Journey", "Stage", "Symptom", "Trail", "observe"]
+
+
+UNRESOLVED = ("failed", "incomplete")
+"""States of a next hop that did not say where it is."""
 
 
 class Stage(enum.IntEnum):
@@ -74,6 +79,8 @@ class Trail:
     """Kinds of answer seen leaving the destination's card: `syn-ack`, `reset`, `icmp`."""
     returned: frozenset[str] | None
     """Kinds of answer seen reaching the source's card."""
+    own: bool = False
+    """Whether the agent's own listener took the connection."""
 
     @property
     def connected(self) -> bool:
@@ -85,7 +92,7 @@ class Trail:
         """Whether this connection is known to have reached the destination itself."""
         if not self.connected:
             return False
-        return self.attempt.spoke == "challenge" or bool(
+        return self.own or bool(
             self.delivered or (self.arrived and self.reply and "syn-ack" in self.reply)
         )
 
@@ -194,15 +201,15 @@ class Journey:
 
     @property
     def counted_through(self) -> bool:
-        """Whether all attempts connected and a burst shows that they reach the destination."""
-        if self.failed or not self.trails or self.burst is None:
+        """Whether attempts connected and a burst shows that they reach the destination."""
+        if not any(trail.connected for trail in self.trails) or self.burst is None:
             return False
         return bool(self.burst.forwarded or self.burst.reached.get(Stage.DELIVERED))
 
     @property
     def unresolved(self) -> bool:
         """Whether the next hop never answered, so that nothing could leave but the question."""
-        return self.neighbour is not None and self.neighbour.state in ("failed", "incomplete")
+        return self.neighbour is not None and self.neighbour.state in UNRESOLVED
 
     @cached_property
     def proven(self) -> tuple[Trail, ...]:
@@ -298,7 +305,9 @@ def observe(
         transport=transport,
         address=address,
         port=port,
-        trails=tuple(_trail(a, source, table, own=own, held=bool(holders)) for a in attempts),
+        trails=tuple(
+            _trail(a, source, table, neighbour, own=own, held=bool(holders)) for a in attempts
+        ),
         local=table is not None and bare(address) in _addresses(table),
         source_packets=_relied(source, "packets"),
         destination_packets=_relied(table, "packets"),
@@ -476,17 +485,23 @@ def _way_back(
 
 
 def _trail(
-    attempt: Attempt, source: Evidence | None, table: Evidence | None, *, own: bool, held: bool
+    attempt: Attempt,
+    source: Evidence | None,
+    table: Evidence | None,
+    neighbour: Neighbour | None,
+    *,
+    own: bool,
+    held: bool,
 ) -> Trail:
-    here = _Matcher(attempt, source)
+    here = _Matcher(attempt, source, table)
     left = returned = arrived = reply = None
-    if attempt.outcome in ("no-route", "local-error"):
+    if attempt.outcome in ("no-route", "local-error") or _nowhere(attempt, neighbour):
         left = False
     elif source is not None and _relied(source, "packets"):
-        left = any(here.is_request(s, "out") for s in source.sightings)
+        left = here.seen(source.sightings, "out")
         returned = here.answers(source.sightings, "in")
     if table is not None and _relied(table, "packets"):
-        arrived = any(here.is_request(s, "in") for s in table.sightings)
+        arrived = here.seen(table.sightings, "in")
         reply = here.answers(table.sightings, "out")
     return Trail(
         attempt=attempt,
@@ -495,13 +510,21 @@ def _trail(
         delivered=None if table is None else _delivered(here, table, own=own, held=held),
         reply=reply,
         returned=returned,
+        own=attempt.spoke == "challenge"
+        or (table is not None and any(here.took(a) for a in table.acceptances)),
     )
+
+
+def _nowhere(attempt: Attempt, neighbour: Neighbour | None) -> bool:
+    """Whether the next hop never answered, so that the request cannot have left."""
+    unresolved = neighbour is not None and neighbour.state in UNRESOLVED
+    return unresolved and attempt.outcome != "connected"
 
 
 def _delivered(here: _Matcher, table: Evidence, *, own: bool, held: bool) -> bool | None:
     if here.attempt.spoke == "challenge":
         return True
-    if any(here.is_peer(a.remote_address, a.remote_port, a.port) for a in table.acceptances):
+    if any(here.took(a) for a in table.acceptances):
         return True
     rows = [c for c in table.connections if c.round == here.attempt.round]
     if any(here.is_peer(c.remote_address, c.remote_port, c.local_port) for c in rows):
@@ -516,17 +539,19 @@ class _Matcher:
     """Knows the packets of one attempt wherever they are seen.
 
     By the TCP sequence number, which the source's own witness showed and which
-    most NATs keep; where that is unknown, by addresses and ports as the source
-    used them.
+    most NATs keep, or by addresses and ports as the source used them. Where
+    neither can be relied on (a NAT on the way, and nobody saw the number), what
+    is not found is unknown and not absent.
     """
 
-    def __init__(self, attempt: Attempt, source: Evidence | None) -> None:
+    def __init__(self, attempt: Attempt, source: Evidence | None, table: Evidence | None) -> None:
         self.attempt = attempt
         self._seqs = frozenset(
             s.seq
             for s in (() if source is None else source.sightings)
             if s.way == "out" and s.flags == "S" and s.icmp is None and self._is_mine(s)
         )
+        self._outside = _outside_address(source, table)
 
     def _is_mine(self, s: Sighting) -> bool:
         a = self.attempt
@@ -538,41 +563,68 @@ class _Matcher:
             and (not a.local_address or bare(s.source) == bare(a.local_address))
         )
 
-    def is_request(self, s: Sighting, way: str) -> bool:
-        if s.way != way or s.icmp is not None or s.transport != self.attempt.transport:
-            return False
-        if s.transport == "tcp" and s.flags != "S":
-            return False
-        if way == "in" and self._seqs and s.transport == "tcp":
-            return s.seq in self._seqs
-        return self._is_mine(s)
+    def seen(self, sightings: Iterable[Sighting], way: str) -> bool | None:
+        """Whether the request was seen going `way`."""
+        requests = [s for s in sightings if self._is_request(s, way)]
+        if any(s.seq in self._seqs or self._is_mine(s) for s in requests):
+            return True
+        if way == "in" and self._outside and not self._seqs:
+            translated = any(bare(s.source) == self._outside for s in requests)
+            return None if translated else False
+        return False
+
+    def _is_request(self, s: Sighting, way: str) -> bool:
+        return (
+            s.way == way
+            and s.icmp is None
+            and s.transport == self.attempt.transport
+            and (s.transport != "tcp" or s.flags == "S")
+        )
 
     def answers(self, sightings: Iterable[Sighting], way: str) -> frozenset[str]:
         kinds = (self._answer(s) for s in sightings if s.way == way)
         return frozenset(kind for kind in kinds if kind is not None)
 
     def _answer(self, s: Sighting) -> str | None:
-        a = self.attempt
         if s.icmp is not None:
             # An ICMP error quotes the request, as it was where the error was made.
-            quoted = s.seq in self._seqs if self._seqs and s.seq else self._is_mine(s)
+            quoted = self._is_mine(s) or bool(s.seq and s.seq in self._seqs)
             return "icmp" if quoted else None
+        a = self.attempt
         if s.transport != a.transport or s.source_port != a.port:
             return None
-        if self._seqs:
-            if (s.ack - 1) % 2**32 not in self._seqs:
-                return None
-        elif s.destination_port != a.local_port:
+        if not self._is_back(s) and (s.ack - 1) % 2**32 not in self._seqs:
             return None
         if "R" in s.flags:
             return "reset"
         return "syn-ack" if s.flags == "SA" else None
+
+    def _is_back(self, s: Sighting) -> bool:
+        """Whether the addresses and ports are those of the request, the other way round."""
+        a = self.attempt
+        return (
+            s.destination_port == a.local_port
+            and bare(s.source) == bare(a.address)
+            and bare(s.destination) == bare(a.local_address)
+        )
+
+    def took(self, taken: Acceptance) -> bool:
+        """Whether the agent's own listener took this very connection."""
+        return self.is_peer(taken.remote_address, taken.remote_port, taken.port)
 
     def is_peer(self, address: str, port: int, local_port: int) -> bool:
         a = self.attempt
         return (port, local_port) == (a.local_port, a.port) and bare(address) == bare(
             a.local_address
         )
+
+
+def _outside_address(source: Evidence | None, table: Evidence | None) -> str | None:
+    """The address that a NAT gives the source, None where there is no NAT between the two."""
+    if source is None or table is None:
+        return None
+    remote = bare(table.contact.remote)
+    return remote if remote and remote not in _addresses(source) else None
 
 
 def loopback_only(rows: Iterable[Listener]) -> bool:

@@ -75,6 +75,8 @@ class Hello(_Frame, frozen=True):
     """The SPAKE2 message, or a nonce of the same size where a session is resumed."""
     session: bytes = b""
     """The session to resume; empty for a first pairing."""
+    padding: bytes = b""
+    """Makes the hello of both roles one size: no reply is larger than its request."""
 
 
 class Confirm(_Frame, frozen=True):
@@ -161,6 +163,7 @@ class Handshake:
                 number=code.number,
                 share=self._exchange.share,
                 session=session,
+                padding=bytes(len(DESTINATION) - len(role)),
             )
         )
         self._instance = instance

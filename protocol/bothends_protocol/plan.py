@@ -57,9 +57,10 @@ MAX_ATTEMPTS = 60
 MAX_REPEATED = 64
 """Probes that are repeated in one further round; of a sweep that is a sample."""
 
-MAX_PROBES = 512
-"""Probes per round at most: sockets that are open at one time, well below the common
-descriptor limit of 1,024. A wider request is cut into several rounds."""
+MAX_PROBES = 256
+"""Probes per round at most. With three attempts each, and 12 for 64 of them, that is 768 sockets
+open at one time: below the common descriptor limit of 1,024. A wider request is cut into
+several rounds."""
 
 
 MAX_BURSTS = 4

@@ -1,0 +1,417 @@
+"""Whether an expression of a firewall rule matches a packet: yes, no, or it cannot be told.
+
+Expressions are those of libnftables-json(5). What is known of the packet is a
+table of facts, by the names that nftables gives them. A fact that is not in it
+is unknown, and whatever is asked of it is None, never False; a fact that such
+a packet cannot have (a UDP port of a TCP packet) matches nothing, not even
+`!=`, since nft puts an unwritten match on the protocol before each of these.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, Literal
+
+__all__ = [
+    "ABSENT",
+    "CT_STATES",
+    "CT_STATUS",
+    "TCP_FLAGS",
+    "UNKNOWN",
+    "Bits",
+    "Elements",
+    "Facts",
+    "Ip",
+    "Nothing",
+    "Sets",
+    "Truth",
+    "Value",
+    "both",
+    "compare",
+    "lies_in",
+    "pair",
+    "read_ip",
+    "value_of",
+]
+
+Truth = bool | None
+
+
+class Nothing(enum.Enum):
+    """What stands in place of a value."""
+
+    UNKNOWN = enum.auto()
+    ABSENT = enum.auto()
+    """The packet has no such field."""
+
+
+UNKNOWN: Final[Literal[Nothing.UNKNOWN]] = Nothing.UNKNOWN
+ABSENT: Final[Literal[Nothing.ABSENT]] = Nothing.ABSENT
+
+
+@dataclass(frozen=True)
+class Ip:
+    """An IP address."""
+
+    version: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Bits:
+    """A word of flags, and what each is called."""
+
+    word: int
+    names: Mapping[str, int]
+    exact: bool = True
+    """Whether the flags without a name are known too."""
+
+
+Value = Nothing | Ip | Bits | int | str | tuple["Value", ...]
+Facts = dict[str, Value]
+
+TCP_FLAGS = {
+    "fin": 0x01,
+    "syn": 0x02,
+    "rst": 0x04,
+    "psh": 0x08,
+    "ack": 0x10,
+    "urg": 0x20,
+    "ecn": 0x40,
+    "cwr": 0x80,
+}
+CT_STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
+CT_STATUS = {
+    "expected": 0x1,
+    "seen-reply": 0x2,
+    "assured": 0x4,
+    "confirmed": 0x8,
+    "snat": 0x10,
+    "dnat": 0x20,
+    "dying": 0x200,
+}
+"""The words of nft(8); the numbers are the kernel's (nf_conntrack_common.h)."""
+
+_PROTOCOLS = {"tcp": 6, "udp": 17}
+_ALIASES = {"unicast": "host"}
+_ADDRESS_BITS = {4: 32, 6: 128}
+_FRAGMENT_OFFSET = 0x1FFF
+_DIGITS = 10
+"""Longest number read from text: enough for 32 bits."""
+
+_OTHER_TRANSPORTS = frozenset(
+    {"ah", "arp", "comp", "dccp", "esp", "gre", "icmp", "icmpv6", "igmp", "sctp", "udplite"}
+)
+_CONDITIONS = frozenset({"limit", "quota", "ct count"})
+"""What an element of a set may hold beside its value, so that it matches at times only."""
+
+
+def pair(expression: object) -> tuple[str, object]:
+    """Return the one key of a JSON object and its value; ("", None) where it is none."""
+    if not isinstance(expression, dict) or not expression:
+        return "", None
+    key, body = next(iter(expression.items()))
+    return str(key), body
+
+
+def both(first: Truth, second: Truth) -> Truth:
+    """Return the conjunction: False where either is, else None where either is."""
+    if first is False or second is False:
+        return False
+    return None if first is None or second is None else True
+
+
+def _all(truths: Iterable[Truth]) -> Truth:
+    result: Truth = True
+    for truth in truths:
+        result = both(result, truth)
+    return result
+
+
+def _any(truths: Iterable[Truth]) -> Truth:
+    result: Truth = False
+    for truth in truths:
+        if truth is True:
+            return True
+        if truth is None:
+            result = None
+    return result
+
+
+def _not(truth: Truth) -> Truth:
+    return None if truth is None else not truth
+
+
+def read_ip(text: object) -> Ip | None:
+    """Return the address in `text`, without its zone; an IPv4-mapped one as IPv4."""
+    if not isinstance(text, str):
+        return None
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return Ip(address.version, int(address))
+
+
+class Elements:
+    """What a set or the keys of a map hold."""
+
+    def __init__(self, items: Iterable[object], *, complete: bool = True) -> None:
+        self.items = tuple(items)
+        self.complete = complete
+        """False where they were not listed."""
+
+    @cached_property
+    def _plain(self) -> frozenset[str | int]:
+        return frozenset(item for item in map(_scalar_of, self.items) if item is not None)
+
+    @cached_property
+    def _compound(self) -> tuple[object, ...]:
+        return tuple(item for item in self.items if _scalar_of(item) is None)
+
+    def hold(self, value: Value, sets: Sets) -> Truth:
+        """Whether `value` is among them."""
+        if not self.complete:
+            return None
+        if not self.items:
+            return False
+        if value is UNKNOWN:
+            return None
+        if not isinstance(value, int | Ip):
+            return _any(lies_in(value, item, sets) for item in self.items)
+        # nft writes addresses in the form that Python gives them.
+        if (_text(value) if isinstance(value, Ip) else value) in self._plain:
+            return True
+        return _any(lies_in(value, item, sets) for item in self._compound)
+
+
+Sets = Mapping[str, Elements]
+
+
+def _text(address: Ip) -> str:
+    if address.version == 4:
+        return str(ipaddress.IPv4Address(address.number))
+    return str(ipaddress.IPv6Address(address.number))
+
+
+def _scalar_of(item: object) -> str | int | None:
+    """The value of an element that is one, and nothing but one."""
+    if isinstance(item, dict):
+        body = item.get("elem")
+        if not isinstance(body, dict) or _CONDITIONS & body.keys():
+            return None
+        item = body.get("val")
+    # A plain "*" takes everything, a name that ends in one takes all that begin so.
+    if isinstance(item, str):
+        return None if item.endswith("*") or item.startswith("@") else item
+    return item if isinstance(item, int) else None
+
+
+# -- what the packet has
+
+
+def value_of(expression: object, facts: Facts) -> Value:
+    """Return what the left side of a match, or the key of a map, is for the packet."""
+    kind, body = pair(expression)
+    if kind == "&":
+        return _masked(body, facts)
+    if kind == "concat":
+        parts = tuple(value_of(part, facts) for part in body) if isinstance(body, list) else ()
+        return ABSENT if ABSENT in parts else parts or UNKNOWN
+    fields = body if isinstance(body, dict) else {}
+    if kind == "payload":
+        return _payload(str(fields.get("protocol")), str(fields.get("field")), facts)
+    if kind == "meta":
+        return facts.get(str(fields.get("key")), UNKNOWN)
+    if kind == "ct":
+        return facts.get(f"ct {fields.get('key')}", UNKNOWN) if "dir" not in fields else UNKNOWN
+    if kind == "fib":
+        return _fib(fields, facts)
+    if kind in ("exthdr", "ip option"):
+        return _extension(kind, fields, facts)
+    return UNKNOWN
+
+
+def _payload(protocol: str, field: str, facts: Facts) -> Value:
+    if protocol in ("ip", "ip6"):
+        if facts["protocol"] != protocol:
+            return ABSENT
+        return facts.get({"protocol": "l4proto", "nexthdr": "l4proto"}.get(field, field), UNKNOWN)
+    if protocol in ("th", facts["l4proto"]):
+        return facts.get(field, UNKNOWN)
+    return ABSENT if protocol in _PROTOCOLS or protocol in _OTHER_TRANSPORTS else UNKNOWN
+
+
+def _fib(fields: Mapping[str, object], facts: Facts) -> Value:
+    flags = fields.get("flags")
+    names = flags if isinstance(flags, list) else [flags]
+    if fields.get("result") == "type" and "daddr" in names and "saddr" not in names:
+        return facts.get("fib daddr", UNKNOWN)
+    return UNKNOWN
+
+
+def _extension(kind: str, fields: Mapping[str, object], facts: Facts) -> Value:
+    """Headers that neither our requests nor their answers have."""
+    if facts["protocol"] != ("ip6" if kind == "exthdr" else "ip") or "field" in fields:
+        return ABSENT
+    return False
+
+
+def _masked(body: object, facts: Facts) -> Value:
+    if not isinstance(body, list) or len(body) != 2:
+        return UNKNOWN
+    left, mask = body
+    value = value_of(left, facts)
+    if isinstance(value, Bits):
+        word = _word(mask, value.names)
+        return UNKNOWN if word is None else Bits(value.word & word, value.names)
+    if isinstance(value, Ip):
+        other = read_ip(mask)
+        return Ip(value.version, value.number & other.number) if other else UNKNOWN
+    if not isinstance(mask, int):
+        return ABSENT if value is ABSENT else UNKNOWN
+    if value is UNKNOWN and _is_fragment_field(left) and 0 <= mask <= _FRAGMENT_OFFSET:
+        return 0  # neither our requests nor their answers come in fragments
+    if isinstance(value, int):
+        return value & mask
+    return ABSENT if value is ABSENT else UNKNOWN
+
+
+def _is_fragment_field(expression: object) -> bool:
+    kind, body = pair(expression)
+    return kind == "payload" and isinstance(body, dict) and body.get("field") == "frag-off"
+
+
+# -- whether it is what the rule asks for
+
+
+def compare(operator: object, value: Value, pattern: object, sets: Sets) -> Truth:
+    """Whether `value` stands to the right side of a match as `operator` says."""
+    if value is ABSENT:
+        return False
+    if operator == "==":
+        return lies_in(value, pattern, sets)
+    if operator == "!=":
+        return _not(lies_in(value, pattern, sets))
+    if operator in ("in", "!"):
+        if not isinstance(value, Bits):
+            return lies_in(value, pattern, sets) if operator == "in" else None
+        word = _word(pattern, value.names)
+        return None if word is None else bool(value.word & word) == (operator == "in")
+    return _ordered(operator, value, pattern)
+
+
+def _ordered(operator: object, value: Value, pattern: object) -> Truth:
+    number = _as_number(value, pattern)
+    if number is None or not isinstance(value, int | Ip):
+        return None
+    mine = value.number if isinstance(value, Ip) else value
+    results = {
+        "<": mine < number,
+        ">": mine > number,
+        "<=": mine <= number,
+        ">=": mine >= number,
+    }
+    return results.get(str(operator))
+
+
+def lies_in(value: Value, pattern: object, sets: Sets) -> Truth:
+    """Whether `value` is the one, or among those, that `pattern` means."""
+    if isinstance(pattern, str) and pattern.startswith("@"):
+        elements = sets.get(pattern[1:])
+        return None if elements is None else elements.hold(value, sets)
+    kind, body = pair(pattern)
+    if kind == "set":
+        items = body if isinstance(body, list) else [body]
+        return _any(lies_in(value, item, sets) for item in items)
+    if kind == "elem" and isinstance(body, dict):
+        truth = lies_in(value, body.get("val"), sets)
+        return both(truth, None) if _CONDITIONS & body.keys() else truth
+    if pattern == "*":
+        return True
+    if isinstance(value, Bits):
+        word = _word(pattern, value.names)
+        return None if word is None or not value.exact else value.word == word
+    if isinstance(value, Nothing):
+        return None
+    return _within(value, kind, body) if kind else _same(value, pattern, sets)
+
+
+def _within(value: Value, kind: str, body: object) -> Truth:
+    if kind == "range" and isinstance(body, list) and len(body) == 2:
+        return both(_ordered(">=", value, body[0]), _ordered("<=", value, body[1]))
+    if kind == "prefix" and isinstance(body, dict) and isinstance(value, Ip):
+        return _in_prefix(value, read_ip(body.get("addr")), body.get("len"))
+    if kind == "concat" and isinstance(body, list) and isinstance(value, tuple):
+        if len(body) != len(value):
+            return None
+        return _all(lies_in(part, other, {}) for part, other in zip(value, body, strict=True))
+    return None
+
+
+def _in_prefix(value: Ip, prefix: Ip | None, length: object) -> Truth:
+    bits = _ADDRESS_BITS[value.version]
+    if prefix is None or not isinstance(length, int) or not 0 <= length <= bits:
+        return None
+    if prefix.version != value.version:
+        return False
+    return value.number >> (bits - length) == prefix.number >> (bits - length)
+
+
+def _same(value: Value, pattern: object, sets: Sets) -> Truth:
+    if isinstance(pattern, list):
+        return _any(lies_in(value, item, sets) for item in pattern)
+    if isinstance(value, str):
+        return _same_name(value, pattern)
+    if isinstance(value, Ip):
+        address = read_ip(pattern)
+        return None if address is None else address == value
+    number = _as_number(value, pattern)
+    return None if number is None else number == value
+
+
+def _same_name(value: str, pattern: object) -> Truth:
+    if isinstance(pattern, int) or (isinstance(pattern, str) and pattern.isdecimal()):
+        known = _PROTOCOLS.get(value)
+        return None if known is None else str(known) == str(pattern)
+    if not isinstance(pattern, str):
+        return None
+    if pattern.endswith("*"):
+        return value.startswith(pattern[:-1])
+    return value == _ALIASES.get(pattern, pattern)
+
+
+def _as_number(value: Value, pattern: object) -> int | None:
+    """The number that `pattern` stands for, where `value` is of a kind that has numbers."""
+    if isinstance(value, Ip):
+        address = read_ip(pattern)
+        return address.number if address and address.version == value.version else None
+    if not isinstance(value, int):
+        return None
+    if isinstance(pattern, str) and pattern.isdecimal() and len(pattern) <= _DIGITS:
+        return int(pattern)
+    return pattern if isinstance(pattern, int) else None
+
+
+def _word(pattern: object, names: Mapping[str, int]) -> int | None:
+    """The word of flags that `pattern` stands for; None where one of them is not known."""
+    if isinstance(pattern, int):
+        return pattern
+    if isinstance(pattern, str):
+        return names.get(pattern)
+    kind, body = pair(pattern)
+    parts = body if kind == "|" else pattern
+    if not isinstance(parts, Sequence):
+        return None
+    words = [_word(part, names) for part in parts]
+    known = [word for word in words if word is not None]
+    result = 0
+    for word in known:
+        result |= word
+    return result if len(known) == len(words) else None
