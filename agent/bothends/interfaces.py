@@ -13,8 +13,7 @@ import sys
 
 from bothends_protocol.evidence import Address
 
-from .witness.netlink import _ask as ask
-from .witness.netlink import _attributes as attributes
+from .witness.netlink import ask, attributes_of
 
 __all__ = ["hardware_addresses", "interface_addresses"]
 
@@ -45,7 +44,7 @@ def _from_kernel() -> tuple[Address, ...]:
         if kind != _RTM_NEWADDR:
             continue
         family, prefix, flags, _, index = struct.unpack_from("=BBBBI", body)
-        values = attributes(body[8:])
+        values = attributes_of(body[8:])
         # On point-to-point links IFA_ADDRESS is the other end; IFA_LOCAL, where given, is ours.
         packed = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
         known = family in (socket.AF_INET, socket.AF_INET6)
@@ -76,7 +75,7 @@ def _links_up() -> list[tuple[int, str, str]]:
         if kind != _RTM_NEWLINK:
             continue
         _, _, index, flags, _ = struct.unpack_from("=BxHiII", body)
-        values = attributes(body[16:])
+        values = attributes_of(body[16:])
         name = values.get(_IFLA_IFNAME, b"").rstrip(b"\0")
         if flags & _IFF_UP and name:
             text = name.decode("utf-8", "backslashreplace")

@@ -23,7 +23,7 @@ from .evidence import Evidence, HostFacts
 from .fixes import FixCase, fixes_for
 from .narrate import narrate, title
 from .observations import Journey, Stage, Symptom, observe
-from .pairing import SOURCE, other_role
+from .pairing import DESTINATION, SOURCE, other_role
 from .plan import CERTAIN, ENOUGH, primary_addresses
 from .ports import PortSet, format_ports, parse_ports
 from .verdict import SEGMENTS, Blocker, Check, Segment, Verdict
@@ -62,8 +62,9 @@ def judge(source: Evidence, destination: Evidence) -> Verdict:
     checks: list[Check] = []
     for prober, observer in _directions(source, destination):
         checks += _checks(prober, observer)
+        checks += _unresolved(prober, observer)
     ways = {check.direction for check in checks}
-    verdict = _combine(checks, _unresolved(source))
+    verdict = _combine(checks)
     if len(ways) > 1:
         verdict = _with_directions(verdict, checks)
     return _signed(verdict, source, destination)
@@ -351,6 +352,7 @@ def _case(code: str, j: Journey, ports: str, source: HostFacts, destination: Hos
         destination=destination,
         program=next((row.program for row in rows if row.program), None),
         listening=tuple(sorted({row.address for row in rows})),
+        other_ports=tuple(sorted({row.port for row in j.wanted_elsewhere})),
     )
 
 
@@ -388,14 +390,12 @@ def _segments(j: Journey, finding: _Finding) -> tuple[Segment, ...]:
     )
 
 
-def _combine(checks: Sequence[Check], unresolved: Sequence[str]) -> Verdict:
+def _combine(checks: Sequence[Check]) -> Verdict:
     decisive = [check for check in checks if check.primary] or list(checks)
     statuses = {check.status for check in decisive}
-    if unresolved:
-        statuses.add("blocked")
     status = next((s for s in ("blocked", "undetermined", "open") if s in statuses), "undetermined")
-    blockers = _union(unresolved, *([b.code for b in check.blockers] for check in decisive))
-    reachable = {check.reachable for check in decisive} | ({"no"} if unresolved else set())
+    blockers = _union(*([b.code for b in check.blockers] for check in decisive))
+    reachable = {check.reachable for check in decisive}
     return Verdict(
         verdict_id=None,
         status=status,
@@ -403,7 +403,7 @@ def _combine(checks: Sequence[Check], unresolved: Sequence[str]) -> Verdict:
         blockers=blockers,
         warnings=_union(*(check.warnings for check in decisive)),
         candidates=_union(blockers, *(check.candidates for check in decisive)),
-        summary=title(status, decisive, unresolved),
+        summary=title(status, decisive),
         checks=tuple(checks),
     )
 
@@ -412,8 +412,52 @@ def _union(*lists: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(item for items in lists for item in items))
 
 
-def _unresolved(source: Evidence) -> tuple[str, ...]:
-    return ("source.name",) if any(not t.addresses for t in source.targets) else ()
+def _unresolved(prober: Evidence, observer: Evidence) -> list[Check]:
+    """The checks of targets whose names mean nothing to the source: nothing can be sent."""
+    checks = []
+    for target in prober.targets:
+        for part in () if target.addresses else _wanted(prober, observer):
+            because = f"The source's name service has no address for {target.text}"
+            blocker = Blocker(
+                code="source.name",
+                confidence="proven",
+                because=(f"{because}: {target.error}." if target.error else f"{because}.",),
+                fix=fixes_for(
+                    FixCase(
+                        code="source.name",
+                        transport=part.transport,
+                        ports=part.ranges,
+                        address=target.text,
+                        source_address="",
+                        source=prober.facts,
+                        destination=observer.facts,
+                    )
+                ),
+            )
+            checks.append(
+                Check(
+                    direction=f"{prober.role}-to-{observer.role}",
+                    transport=part.transport,
+                    address=target.text,
+                    ports=str(part),
+                    primary=True,
+                    status="blocked",
+                    reachable="no",
+                    blockers=(blocker,),
+                    candidates=("source.name",),
+                    segments=tuple(
+                        Segment(name=name, status=_BLOCKED if name == "source" else _NOT_REACHED)
+                        for name in SEGMENTS
+                    ),
+                )
+            )
+    return checks
+
+
+def _wanted(prober: Evidence, observer: Evidence) -> list[PortSet]:
+    """The ports under test, which the destination names."""
+    destination = observer if observer.role == DESTINATION else prober
+    return [part for text in destination.ports for part in parse_ports(text)]
 
 
 def _with_directions(verdict: Verdict, checks: Sequence[Check]) -> Verdict:
@@ -421,7 +465,7 @@ def _with_directions(verdict: Verdict, checks: Sequence[Check]) -> Verdict:
 
     ways: dict[str, dict[str, object]] = {}
     for direction in ("source-to-destination", "destination-to-source"):
-        part = _combine([c for c in checks if c.direction == direction], ())
+        part = _combine([c for c in checks if c.direction == direction])
         ways[direction] = {"status": part.status, "blockers": list(part.blockers)}
     return replace(verdict, directions=ways)
 

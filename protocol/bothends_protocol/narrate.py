@@ -135,14 +135,13 @@ def _of(count: int, j: Journey) -> str:
     return f"{count} of {len(j.trails)} connection requests (SYN)"
 
 
-def title(status: str, checks: Sequence[Check], unresolved: Sequence[str]) -> str:
+def title(status: str, checks: Sequence[Check]) -> str:
     """Return the verdict in one sentence."""
     where = "; ".join(dict.fromkeys(_place(check) for check in checks))
     if status == "open":
         return f"{where} can be reached: the way is open."
     if status == "blocked":
-        parts = [plain(code) for code in unresolved]
-        parts += [_blocked(check) for check in checks if check.blockers]
+        parts = [_blocked(check) for check in checks if check.blockers]
         return _sentence("; ".join(dict.fromkeys(parts)))
     return _sentence("; ".join(dict.fromkeys(_open_question(c) for c in checks)))
 

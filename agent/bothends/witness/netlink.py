@@ -21,6 +21,8 @@ __all__ = [
     "Hop",
     "NetlinkError",
     "Queue",
+    "ask",
+    "attributes_of",
     "find_route",
     "listening_queues",
     "neighbour_state",
@@ -127,14 +129,14 @@ def listening_queues() -> dict[int, Queue]:
     for family in (socket.AF_INET, socket.AF_INET6):
         body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _TCP_LISTEN_ONLY)
         try:
-            answers = _ask(
+            answers = ask(
                 _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, body + bytes(48), netlink=_NETLINK_SOCK_DIAG
             )
         except NetlinkError:
             continue  # a kernel without inet_diag
         for _, answer in answers:
             waiting, backlog, _, inode = struct.unpack_from("=IIII", answer, 56)
-            only = _attributes(answer[_INET_DIAG_MSG:]).get(_INET_DIAG_SKV6ONLY)
+            only = attributes_of(answer[_INET_DIAG_MSG:]).get(_INET_DIAG_SKV6ONLY)
             queues[inode] = Queue(waiting, backlog, bool(only[0]) if only else None)
     return queues
 
@@ -150,11 +152,11 @@ def neighbour_state(address: str, interface: str) -> tuple[str, str | None] | No
     except OSError:
         return None
     header = struct.pack("=BxxxiHBB", family, index, 0, 0, 0)
-    for kind, body in _ask(_RTM_GETNEIGH, _NLM_F_DUMP, header):
+    for kind, body in ask(_RTM_GETNEIGH, _NLM_F_DUMP, header):
         if kind != _RTM_NEWNEIGH:
             continue
         _, found, state, _, _ = struct.unpack_from("=BxxxiHBB", body)
-        attributes = _attributes(body[12:])
+        attributes = attributes_of(body[12:])
         if found != index or attributes.get(_NDA_DST) != wanted.packed:
             continue
         if state & _NUD_FAILED:
@@ -185,9 +187,9 @@ def _split(text: str) -> tuple[_Address, int]:
 def _route(address: _Address, attributes: bytes, *, source_bits: int = 0) -> Hop | None:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     header = struct.pack("=BBBBBBBBI", family, address.max_prefixlen, source_bits, 0, 0, 0, 0, 0, 0)
-    for kind, body in _ask(_RTM_GETROUTE, 0, header + attributes):
+    for kind, body in ask(_RTM_GETROUTE, 0, header + attributes):
         if kind == _RTM_NEWROUTE:
-            return _hop(family, _attributes(body[12:]))
+            return _hop(family, attributes_of(body[12:]))
     return None
 
 
@@ -211,7 +213,8 @@ def _attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", size, kind) + value + b"\0" * (-size % 4)
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def attributes_of(data: bytes) -> dict[int, bytes]:
+    """Return the attributes in `data` by type (rtnetlink(3), struct rtattr)."""
     found: dict[int, bytes] = {}
     while len(data) >= 4:
         size, kind = struct.unpack_from("=HH", data)
@@ -222,10 +225,14 @@ def _attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def _ask(
+def ask(
     kind: int, flags: int, body: bytes, *, netlink: int = _NETLINK_ROUTE
 ) -> list[tuple[int, bytes]]:
-    """Send one request; return its answers as (type, body). Raises `NetlinkError`."""
+    """Send one request to the kernel; return its answers as (type, body).
+
+    `body` is the request behind its netlink header. Raises `NetlinkError` where the kernel
+    answers with an error; where it does not answer, what came so far is returned.
+    """
     answers: list[tuple[int, bytes]] = []
     header = struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_REQUEST | flags, 1, 0)
     try:

@@ -24,6 +24,7 @@ _NAT_PRIORITIES = {"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTIN
 """NF_IP_PRI_* of the kernel, which are the same for both IP versions."""
 
 _OPAQUE: dict[str, object] = {"xt": None}
+_UNKNOWN_VERDICT: dict[str, object] = {"opaque": None}
 _HARMLESS_MODULES = frozenset({"comment", "tcp", "udp", "multiport", "addrtype", "pkttype"}) | {
     *("conntrack", "state", "iprange", "icmp", "icmp6")
 }
@@ -64,13 +65,11 @@ class Save:
 
 
 def add_save(save: Save, ruleset: RuleSet) -> None:
-    """Put the tables of `save` in place of those of the same name in `ruleset`."""
+    """Put the chains of `save` in place of those of the same name in `ruleset`."""
     table = _Table(save, "")
     for line in save.text.splitlines():
         if line.startswith("*"):
             table = _Table(save, line[1:].strip())
-            if not save.legacy:
-                _remove(ruleset, table.family, table.key)
         elif line.startswith(":"):
             chain = table.chain(line)
             ruleset.chains[chain.family, chain.table, chain.name] = chain
@@ -81,20 +80,18 @@ def add_save(save: Save, ruleset: RuleSet) -> None:
                 owner.rules.append(Rule(tuple(_expressions(line, save.version)), line))
 
 
-def plain_extension(body: object) -> tuple[object, ...]:
-    """Return what an `xt` expression of a listing means, as far as its name tells."""
+def plain_extension(body: object, *, last: bool) -> tuple[object, ...]:
+    """Return what an `xt` expression of a listing means, as far as its name tells.
+
+    Old versions of nft do not name it: then the `last` of a rule may be its verdict.
+    """
     fields = body if isinstance(body, dict) else {}
     name = str(fields.get("name"))
     if fields.get("type") == "match":
         return () if name == "comment" else (_OPAQUE,)
     if name in _GO_ON:
         return ()
-    return _VERDICTS.get(name, ({"opaque": None},) if name == "None" else (_OPAQUE,))
-
-
-def _remove(ruleset: RuleSet, family: str, table: str) -> None:
-    for key in [key for key in ruleset.chains if key[:2] == (family, table)]:
-        del ruleset.chains[key]
+    return _VERDICTS.get(name, (_UNKNOWN_VERDICT,) if last else (_OPAQUE,))
 
 
 class _Table:
@@ -136,7 +133,7 @@ def _expressions(line: str, version: int) -> Iterator[object]:
     words = _words(line)
     if words is None:
         yield _OPAQUE
-        yield {"opaque": None}
+        yield _UNKNOWN_VERDICT
         return
     at, negated = 2, False
     while at < len(words):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .rules_match import (
@@ -25,6 +25,7 @@ from .rules_match import (
     Facts,
     Ip,
     Nothing,
+    Sets,
     Truth,
     both,
     compare,
@@ -46,21 +47,31 @@ again and again."""
 MAX_DEPTH = 16
 """Jumps within each other (NFT_JUMP_STACK_SIZE in the kernel)."""
 
-_IPV4, _IPV6 = 4, 6
 _CONNTRACK_PRIORITY = -200
 """Where prerouting and output chains begin to know the connection (NF_IP_PRI_CONNTRACK)."""
 
 _HOOKS = {"input": ("ingress", "prerouting"), "output": ("output", "postrouting", "egress")}
 """Passed by every packet that comes in, and that goes out."""
 
-_FAMILIES = {_IPV4: ("inet", "ip", "netdev"), _IPV6: ("inet", "ip6", "netdev")}
+_FAMILIES = {4: ("inet", "ip", "netdev"), 6: ("inet", "ip6", "netdev")}
 
-_DROPS = {"drop": "drop", "reject": "reject", "DROP": "drop", "REJECT": "reject"}
-_REWRITES = frozenset({"dnat", "redirect"})
-_ACCEPTS = frozenset({"accept", "snat", "masquerade", "synproxy", "fwd"}) | _REWRITES
+_DROPS = frozenset({"drop", "reject"})
 _JUMPS = frozenset({"jump", "goto"})
+_REWRITES = frozenset({"dnat", "redirect", "tproxy"})
+_OPAQUE = frozenset({"queue", "opaque"})
+"""What may drop, and may not: a program decides, or it is not known what it does."""
+
+_ACCEPTS = frozenset({"accept", "dnat", "redirect", "snat", "masquerade", "synproxy", "fwd"}) | {
+    "queue"
+}
+"""What ends the way through a base chain; the packet goes on to the next one."""
+
+_VERDICTS = _DROPS | _JUMPS | _REWRITES | _OPAQUE | _ACCEPTS | {"return"}
+_GO_ON = frozenset({"tproxy", "opaque"})
+"""Verdicts after which the rest of the rule is looked at."""
+
 _NO_CONDITION = frozenset({"counter", "log", "last", "comment", "set", "map", "dup", "flow"}) | {
-    *("secmark", "ct helper", "ct timeout", "ct expectation", "tunnel", "continue", "xt no effect")
+    *("continue", "ct expectation", "ct helper", "ct timeout", "secmark", "tunnel"),
 }
 """Statements that let every packet go on to the next one."""
 
@@ -130,8 +141,8 @@ class RuleSet:
     chains: dict[tuple[str, str, str], Chain] = field(default_factory=dict)
     sets: dict[tuple[str, str], dict[str, Elements]] = field(default_factory=dict)
     """Sets by family and table, and by name; keys of maps too."""
-    maps: dict[tuple[str, str], dict[str, object]] = field(default_factory=dict)
-    """Verdict maps: their elements as they stand in the listing."""
+    maps: dict[tuple[str, str], dict[str, list[object]]] = field(default_factory=dict)
+    """Maps by family and table, and by name: pairs of what they hold, as lists."""
 
 
 class _Way(enum.Enum):
@@ -141,6 +152,21 @@ class _Way(enum.Enum):
     ENDED = enum.auto()
     RETURNED = enum.auto()
     MAYBE_RETURNED = enum.auto()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A rule on the way."""
+
+    chain: Chain
+    rule: Rule
+    sure: Truth
+    """True where what is asked for on the way to its chain matches for certain."""
+    depth: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.chain.label}: {self.rule.text}"
 
 
 class Walk:
@@ -153,57 +179,44 @@ class Walk:
         self._ruleset = ruleset
         self._packet = packet
         self._hooks = _HOOKS.get(hook, ())
-        self._ends = read_ip(packet.source), read_ip(packet.destination)
+        self._source, self._destination = read_ip(packet.source), read_ip(packet.destination)
         self._facts: Facts = {}
-        self._chain = Chain("", "", "", "")
+        self._base_chain = Chain("", "", "", "")
         self._untracked: Truth = False
         self._doubt = 0
         """Above 0: the packet may have gone another way before it comes here."""
+        self._decided = False
+        """Whether `quote` matches for certain: nothing goes on from there."""
         self._steps = 0
 
     def run(self) -> None:
         """Go all the way, or to the first drop that matches for certain."""
         self._go(self._hooks)
-        if self._hooks == _HOOKS["input"] and not self._found:
+        if self._hooks == _HOOKS["input"]:
             self._go(self._inward())
 
     def run_prerouting(self) -> None:
         """Go through what may give the packet another destination, and no further."""
         self._go(_HOOKS["input"])
 
-    @property
-    def _found(self) -> bool:
-        return self.quote is not None and self._decided
-
-    _decided = False
-
     def _inward(self) -> tuple[str, ...]:
-        """The hooks after prerouting: a packet with a new destination may be one for others."""
-        if self.nat is False:
-            return ("input",)
-        destination = self._ends[1]
+        """The hooks after prerouting: with a new destination the packet may be one for others."""
         moved = self._facts.get("daddr")
-        if moved == destination:
+        if self.nat is False or moved == self._destination:
             return ("input",)
         self._doubt += 1
         return ("forward",) if isinstance(moved, Ip) else ("input", "forward")
 
     def _go(self, hooks: tuple[str, ...]) -> None:
-        version = self._version()
-        if version is None:
+        known = self._destination or self._source
+        if known is None:
             return
-        if not self._facts:
-            self._facts = self._known(version)
+        self._facts = self._facts or self._known(known.version)
         for hook in hooks:
-            for chain in self._base_chains(hook, version):
-                self._base(chain)
-                if self._decided:
+            for chain in self._base_chains(hook, known.version):
+                if self._decided or self._steps > MAX_STEPS:
                     return
-
-    def _version(self) -> int | None:
-        source, destination = self._ends
-        known = destination or source
-        return known.version if known else None
+                self._base(chain)
 
     def _base_chains(self, hook: str, version: int) -> list[Chain]:
         # Of chains with one priority the latest comes first (nf_hook_entries_grow).
@@ -219,76 +232,71 @@ class Walk:
     def _known(self, version: int) -> Facts:
         packet = self._packet
         word = TCP_FLAGS["syn"] | (TCP_FLAGS["ack"] if packet.answer else 0)
-        source, destination = self._ends
         return {
-            "saddr": source or UNKNOWN,
-            "daddr": destination or UNKNOWN,
+            "saddr": self._source or UNKNOWN,
+            "daddr": self._destination or UNKNOWN,
             "sport": UNKNOWN if packet.source_port is None else packet.source_port,
             "dport": UNKNOWN if packet.destination_port is None else packet.destination_port,
-            "flags": Bits(word, TCP_FLAGS) if packet.transport == "tcp" else UNKNOWN,
+            "flags": Bits(word, TCP_FLAGS),
             "version": version,
             "l4proto": packet.transport,
             "nfproto": f"ipv{version}",
-            "protocol": "ip" if version == _IPV4 else "ip6",
+            "protocol": "ip" if version == 4 else "ip6",
             "ct protocol": packet.transport,
             "ct l3proto": f"ipv{version}",
         }
 
     def _enter(self, chain: Chain) -> None:
         """Note what is known at a base chain beside what the packet has."""
+        self._base_chain = chain
         outward = chain.hook in _HOOKS["output"]
         interface: str | Nothing = self._packet.interface or UNKNOWN
         onward: str | Nothing = UNKNOWN if chain.hook == "forward" else ""
         # The kernel gives an empty name where there is no such interface.
         way_in, way_out = ("", interface) if outward else (interface, onward)
-        self._chain = chain
         self._facts |= {"iif": way_in, "iifname": way_in, "oif": way_out, "oifname": way_out}
-        self._facts |= {"pkttype": UNKNOWN if outward else "host"}
+        self._facts["pkttype"] = UNKNOWN if outward else "host"
         here = chain.hook in ("prerouting", "input") and self.nat is False
         self._facts["fib daddr"] = "local" if here else UNKNOWN
-        self._facts |= self._connection(chain)
+        self._facts |= self._connection()
 
-    def _connection(self, chain: Chain) -> Facts:
+    def _connection(self) -> Facts:
         """What connection tracking says at a base chain (nft_ct_get_eval in the kernel)."""
-        begins = chain.hook in ("prerouting", "output")
-        if chain.hook in ("ingress", "egress") or self._untracked is None:
+        hook, priority = self._base_chain.hook, self._base_chain.priority
+        begins = hook in ("prerouting", "output") and priority <= _CONNTRACK_PRIORITY
+        if self._untracked or (begins and priority < _CONNTRACK_PRIORITY):
+            state = CT_STATES["untracked" if self._untracked else "invalid"]
+            known = Bits(state, CT_STATES) if self._untracked is not None else UNKNOWN
+            return {"ct state": known, "ct status": ABSENT, "ct direction": ABSENT}
+        if begins or hook in ("ingress", "egress") or self._untracked is None:
             return {"ct state": UNKNOWN, "ct status": UNKNOWN, "ct direction": UNKNOWN}
-        if self._untracked:
-            return self._untracked_facts("untracked")
-        if begins and chain.priority < _CONNTRACK_PRIORITY:
-            return self._untracked_facts("invalid")
-        if begins and chain.priority == _CONNTRACK_PRIORITY:
-            return {"ct state": UNKNOWN, "ct status": UNKNOWN, "ct direction": UNKNOWN}
-        answer = self._packet.answer
-        status = CT_STATUS["dnat"] if self.nat else 0
+        if self._packet.answer:
+            state = Bits(CT_STATES["established"], CT_STATES)
+            return {"ct state": state, "ct status": UNKNOWN, "ct direction": "reply"}
+        status = Bits(CT_STATUS["dnat"] if self.nat else 0, CT_STATUS, exact=False)
         return {
-            "ct state": Bits(CT_STATES["established" if answer else "new"], CT_STATES),
-            "ct direction": "reply" if answer else "original",
-            "ct status": UNKNOWN
-            if answer or self.nat is None
-            else Bits(status, CT_STATUS, exact=False),
+            "ct state": Bits(CT_STATES["new"], CT_STATES),
+            "ct status": UNKNOWN if self.nat is None else status,
+            "ct direction": "original",
         }
-
-    @staticmethod
-    def _untracked_facts(state: str) -> Facts:
-        bits = Bits(CT_STATES[state], CT_STATES)
-        return {"ct state": bits, "ct status": ABSENT, "ct direction": ABSENT}
 
     # -- chains
 
     def _base(self, chain: Chain) -> None:
-        here = self._on_device(chain)
-        if here is False:
+        sure = self._comes_to(chain)
+        if sure is False:
             return
         self._enter(chain)
         before = self._doubt
-        ended = self._through(chain, here, 0)
-        if not ended and not self._decided and chain.drops:
-            self._drop(chain.policy_text, "drop", here)
+        ended = self._through(chain, sure, 0)
+        if chain.drops and not ended:
+            self._drop(chain.policy_text, "drop", sure)
         # What this chain accepted goes on to the next, like what it let pass.
         self._doubt = before
 
-    def _on_device(self, chain: Chain) -> Truth:
+    def _comes_to(self, chain: Chain) -> Truth:
+        if chain.hook == "forward":
+            return self.nat
         if chain.hook not in ("ingress", "egress"):
             return True
         interface = self._packet.interface
@@ -300,109 +308,107 @@ class Walk:
         return None if interface.partition(".")[0] in chain.devices else False
 
     def _through(self, chain: Chain, sure: Truth, depth: int) -> bool:
-        """Go through a chain; return whether no packet that enters it comes out of it.
+        """Go through a chain; return whether nothing that matches on the way in comes out again.
 
-        `sure`: True where everything asked for on the way into it matches for certain.
+        `sure`: True where what is asked for on the way in matches for certain.
         """
+        before = self._doubt
         leaks = 0
         ended = False
         for rule in chain.rules:
             self._steps += 1
             if self._steps > MAX_STEPS or self._decided:
                 break
-            way = self._rule(rule, chain, sure, depth)
+            way = self._rule(_Place(chain, rule, sure, depth))
             if way is _Way.MAYBE_RETURNED and not leaks:
                 leaks = 1
                 self._doubt += 1
             if way in (_Way.ENDED, _Way.RETURNED):
                 ended = way is _Way.ENDED and not leaks
                 break
-        self._doubt -= leaks
+        # What returned early is back with the rest; what was accepted is not.
+        self._doubt = max(before, self._doubt - leaks)
         return ended
 
-    def _rule(self, rule: Rule, chain: Chain, sure: Truth, depth: int) -> _Way:
+    def _rule(self, place: _Place) -> _Way:
         matches: Truth = True
-        for number, expression in enumerate(rule.expressions, start=1):
-            last = number == len(rule.expressions)
-            verdicts = self._verdicts(expression, chain, matches, last=last)
-            if verdicts is not None:
-                ways = [
-                    self._apply(verdict, truth, (rule, chain), sure, depth)
-                    for verdict, truth in verdicts
-                ]
-                way = _together(ways, verdicts)
-                if way is not _Way.NEXT or not _goes_on(expression):
-                    return way
+        for expression in place.rule.expressions:
+            verdicts = self._verdicts(expression, place)
+            if verdicts is None:
+                matches = both(matches, self._condition(expression, place, matches))
+                if matches is False:
+                    break
                 continue
-            matches = both(matches, self._condition(expression, chain, matches))
-            if matches is False:
-                break
+            found = [(verdict, both(matches, truth)) for verdict, truth in verdicts]
+            way = _together([self._apply(verdict, truth, place) for verdict, truth in found], found)
+            if way is not _Way.NEXT or pair(expression)[0] not in _GO_ON:
+                return way
         return _Way.NEXT
 
-    def _verdicts(
-        self, expression: object, chain: Chain, matches: Truth, *, last: bool
-    ) -> list[tuple[object, Truth]] | None:
-        """The verdicts an expression may give, each with whether it does; None: it gives none."""
+    def _verdicts(self, expression: object, place: _Place) -> list[tuple[object, Truth]] | None:
+        """The verdicts it may give, each with whether it does; None where it is a condition."""
         kind, body = pair(expression)
         if kind == "vmap":
-            return [(v, both(matches, truth)) for v, truth in self._mapped(body, chain)]
-        if kind == "xt":
-            verdict = _xt_verdict(body, last=last)
-            return None if verdict is None else [(verdict, matches)]
-        if kind in _DROPS or kind in _ACCEPTS or kind in _JUMPS:
-            return [(expression, matches)]
-        if kind in ("return", "queue", "tproxy"):
-            return [(expression, matches)]
-        return None
+            return list(self._mapped(body, place.chain))
+        return [(expression, True)] if kind in _VERDICTS else None
 
     def _mapped(self, body: object, chain: Chain) -> Iterator[tuple[object, Truth]]:
         fields = body if isinstance(body, dict) else {}
         key = value_of(fields.get("key"), self._facts)
+        items = self._items(fields.get("data"), chain)
         if key is ABSENT:
             return
-        sets = self._ruleset.sets.get((chain.family, chain.table), {})
-        left: Truth = True
+        if items is None:
+            yield {"opaque": None}, None
+            return
         otherwise: object = None
-        for item in self._elements(fields.get("data"), chain):
-            if not isinstance(item, list) or len(item) != 2:
+        unsure = False
+        for item in items:
+            name, verdict = item if isinstance(item, list) and len(item) == 2 else (None, None)
+            if name == "*":
+                otherwise = verdict
                 continue
-            if item[0] == "*":
-                otherwise = item[1]
-                continue
-            truth = lies_in(key, item[0], sets)
+            truth = lies_in(key, name, self._sets(chain))
             if truth is not False:
-                yield item[1], truth
-                left = None
+                yield verdict, truth
             if truth is True:
                 return
+            unsure = unsure or truth is None
         if otherwise is not None:
-            yield otherwise, left
+            yield otherwise, None if unsure else True
 
-    def _elements(self, data: object, chain: Chain) -> list[object]:
+    def _items(self, data: object, chain: Chain) -> list[object] | None:
+        """The elements of a verdict map; None where they are not known."""
         if isinstance(data, str):
-            maps: Mapping[str, object] = self._ruleset.maps.get((chain.family, chain.table), {})
-            data = maps.get(data.removeprefix("@"))
-        else:
-            _, data = pair(data)
-        return data if isinstance(data, list) else []
+            maps = self._ruleset.maps.get((chain.family, chain.table), {})
+            return maps.get(data.removeprefix("@"))
+        _, items = pair(data)
+        if not isinstance(items, list):
+            return None
+        self._steps += len(items)
+        return items
 
-    def _condition(self, expression: object, chain: Chain, matches: Truth) -> Truth:
+    def _sets(self, chain: Chain) -> Sets:
+        return self._ruleset.sets.get((chain.family, chain.table), {})
+
+    def _condition(self, expression: object, place: _Place, matches: Truth) -> Truth:
         """Whether the rule goes on after an expression that gives no verdict."""
         kind, body = pair(expression)
-        if kind == "match" and isinstance(body, dict):
-            sets = self._ruleset.sets.get((chain.family, chain.table), {})
-            value = value_of(body.get("left"), self._facts)
-            return compare(body.get("op"), value, body.get("right"), sets)
-        if kind == "mangle" and isinstance(body, dict):
-            self._forget(body.get("key"))
-            return True
-        if kind == "notrack":
-            self._untracked = True if matches and not self._doubt else None
-            self._facts |= self._connection(self._chain)
-            return True
-        if kind in ("set", "map") and isinstance(body, dict):
-            return None if "stmt" in body else True
-        return True if kind in _NO_CONDITION else None
+        fields = body if isinstance(body, dict) else {}
+        if kind == "match":
+            value = value_of(fields.get("left"), self._facts)
+            return compare(fields.get("op"), value, fields.get("right"), self._sets(place.chain))
+        if kind == "mangle":
+            self._forget(fields.get("key"))
+        elif kind == "notrack":
+            sure = both(place.sure, matches) and not self._doubt
+            self._untracked = True if sure else None
+            self._facts |= self._connection()
+        elif kind in ("set", "map"):
+            return None if "stmt" in fields else True
+        elif kind not in _NO_CONDITION:
+            return None
+        return True
 
     def _forget(self, key: object) -> None:
         """A rule writes into the packet: what stood there is not known any more."""
@@ -413,39 +419,33 @@ class Walk:
 
     # -- verdicts
 
-    def _apply(
-        self, verdict: object, matches: Truth, place: tuple[Rule, Chain], sure: Truth, depth: int
-    ) -> _Way:
+    def _apply(self, verdict: object, matches: Truth, place: _Place) -> _Way:
         kind, body = pair(verdict)
-        rule, chain = place
-        ends = _Way.ENDED if matches else _Way.NEXT
+        sure = both(place.sure, matches)
         if kind in _DROPS:
-            self._drop(f"{chain.label}: {rule.text}", _DROPS[kind], both(sure, matches))
-            return ends
-        if kind == "queue":
-            # A program decides. What it lets go on, goes on to the next base chain.
-            self._drop(f"{chain.label}: {rule.text}", "drop", None)
-        if kind in _REWRITES or kind == "tproxy":
-            self._rewrite(kind, body, both(sure, matches))
-        if kind in _ACCEPTS or kind == "queue":
-            self._doubt += 1
-            return ends
+            self._drop(place.text, kind, sure)
+        elif kind in _OPAQUE:
+            self._drop(place.text, "drop", None)
+        elif kind in _REWRITES:
+            self._rewrite(kind, body, sure)
         if kind in _JUMPS:
-            return self._jump(kind, body, chain, (matches, sure), depth)
+            return self._jump(verdict, matches, place)
+        if kind in _ACCEPTS:
+            self._doubt += 1
+        if kind in _ACCEPTS or kind in _DROPS:
+            return _Way.ENDED if matches else _Way.NEXT
         if kind == "return":
             return _Way.RETURNED if matches else _Way.MAYBE_RETURNED
         return _Way.NEXT
 
-    def _jump(
-        self, kind: str, body: object, chain: Chain, truths: tuple[Truth, Truth], depth: int
-    ) -> _Way:
-        matches, sure = truths
+    def _jump(self, verdict: object, matches: Truth, place: _Place) -> _Way:
+        kind, body = pair(verdict)
         name = body.get("target") if isinstance(body, dict) else None
-        target = self._ruleset.chains.get((chain.family, chain.table, str(name)))
-        if target is None or depth >= MAX_DEPTH:
-            self._doubt += 1
+        target = self._ruleset.chains.get((place.chain.family, place.chain.table, str(name)))
+        if target is None or place.depth >= MAX_DEPTH:
+            self._drop(place.text, "drop", None)
             return _Way.NEXT
-        ended = self._through(target, both(sure, matches), depth + 1)
+        ended = self._through(target, both(place.sure, matches), place.depth + 1)
         if matches and ended:
             return _Way.ENDED
         if kind == "jump":
@@ -453,12 +453,13 @@ class Walk:
         return _Way.RETURNED if matches else _Way.MAYBE_RETURNED
 
     def _drop(self, text: str, verdict: str, matches: Truth) -> None:
+        """The packet ends here where `matches` says so, if it comes here."""
         if self._decided:
             return
-        self._decided = matches is True
-        if self._decided or self.quote is None:
-            certain = self._decided and not self._doubt and self.quote is None
+        certain = matches is True and not self._doubt and self.quote is None
+        if matches is True or self.quote is None:
             self.quote = Quote(_clean(text), verdict, certain)
+        self._decided = matches is True
 
     def _rewrite(self, kind: str, body: object, matches: Truth) -> None:
         """Give the packet the destination that a rule of NAT says."""
@@ -470,40 +471,26 @@ class Walk:
             return  # goes to a socket of this host as it is
         fields = body if isinstance(body, dict) else {}
         address, port = read_ip(fields.get("addr")), fields.get("port")
-        if kind == "redirect":
-            # Its new destination is this host, at whichever of its addresses.
-            self._facts["daddr"] = self._ends[1] or UNKNOWN
-        elif "addr" in fields or not sure:
-            self._facts["daddr"] = address if sure and address else UNKNOWN
-        if "port" in fields or not sure or "addr" not in fields:
-            self._facts["dport"] = port if sure and isinstance(port, int) else UNKNOWN
-        if self._chain.hook == "output":
+        if not sure:
+            self._facts |= {"daddr": UNKNOWN, "dport": UNKNOWN}
+        elif "addr" in fields:
+            self._facts["daddr"] = address or UNKNOWN
+        if sure and "port" in fields:
+            self._facts["dport"] = port if isinstance(port, int) else UNKNOWN
+        elif address is None:
+            # A map gives the port with the address.
+            self._facts["dport"] = UNKNOWN
+        if self._base_chain.hook == "output":
             self._facts |= {"oif": UNKNOWN, "oifname": UNKNOWN}
 
 
-def _together(ways: list[_Way], verdicts: list[tuple[object, Truth]]) -> _Way:
+def _together(ways: list[_Way], found: list[tuple[object, Truth]]) -> _Way:
     """How a rule goes on that gives one of several verdicts."""
-    if len(ways) == 1 and verdicts[0][1] is True:
+    if len(ways) == 1 and found[0][1] is True:
         return ways[0]
-    if any(way in (_Way.RETURNED, _Way.MAYBE_RETURNED) for way in ways):
+    if _Way.RETURNED in ways or _Way.MAYBE_RETURNED in ways:
         return _Way.MAYBE_RETURNED
     return _Way.NEXT
-
-
-def _goes_on(expression: object) -> bool:
-    """Whether what stands after a verdict in the same rule is looked at."""
-    return pair(expression)[0] == "tproxy"
-
-
-def _xt_verdict(body: object, *, last: bool) -> object:
-    """The verdict of an expression of iptables that nft cannot show otherwise; None: none."""
-    fields = body if isinstance(body, dict) else {}
-    name = str(fields.get("name"))
-    if fields.get("type") == "match" or not last:
-        return None
-    return {"REJECT": {"reject": None}, "DNAT": {"dnat": None}, "REDIRECT": {"redirect": None}}.get(
-        name
-    )
 
 
 def _clean(text: str) -> str:
