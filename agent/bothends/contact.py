@@ -54,6 +54,8 @@ MAX_PER_STRANGER = 8
 MAX_DIALLED = 32
 """Addresses dialled at most, however many mDNS offers."""
 
+SILENT = "accepted the connection and then said nothing"
+
 _FIRST_RETRY = 0.025
 _RETRY_GROWTH = 1.25
 _LAST_RETRY = 1.0
@@ -185,6 +187,7 @@ class Contact:
             self.refusals[place] = _what(error)
             return False
         link = Link(reader, writer, dialled=True)
+        self.refusals[place] = SILENT
         return await self._pair(link, place)
 
     # The handshake -----------------------------------------------------------------------
@@ -200,13 +203,15 @@ class Contact:
         except (LinkClosedError, TimeoutError) as error:
             self._abandon(link)
             self.refusals[place] = (
-                "accepted the connection and then said nothing"
+                SILENT
                 if isinstance(error, TimeoutError)
                 else "closed the connection before the two had paired"
             )
             self._count_unconfirmed(link)
             return False
         except asyncio.CancelledError:
+            # Another way was faster: this one met nothing.
+            self.refusals.pop(place, None)
             self._abandon(link)
             raise
         self.refusals.pop(place, None)
@@ -251,8 +256,9 @@ class Contact:
             self._count_unconfirmed(link)
             return self._refused(place, error.reason)
         elif isinstance(error, OtherVersionError):
-            self.say(f"{place}: {describe(error)}")
-            self._hopeless(f"At {place}, {describe(error)}", link)
+            if not link.dialled:
+                self.say(f"At {place}, {describe(error)}.")
+            self._hopeless(f"At {place}, {describe(error)}.", link)
             return link.dialled
         elif not isinstance(error, NotBothendsError):
             self._count_unconfirmed(link)

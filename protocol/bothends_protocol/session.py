@@ -87,7 +87,7 @@ MAX_ROUNDS = 400
 """Rounds in one run: all 65,535 ports twice over, in waves of 512, and repeats."""
 
 
-MAX_ROUND_ATTEMPTS = 16
+MAX_ROUND_ATTEMPTS = 32
 """Attempts per probe that a leader may ask for in one round."""
 
 

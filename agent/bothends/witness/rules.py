@@ -42,9 +42,13 @@ __all__ = [
 READ_TIMEOUT = 1.0
 """Seconds for all that is read: 20 ms as a rule, and no quote is worth a user's waiting."""
 
+FULL_TIMEOUT = 0.5
+"""Seconds of these for a listing with all elements of all sets; then it is asked for without."""
+
 MAX_OUTPUT = 8 * 1024 * 1024
 """Bytes taken of one program: 15,000 rules, or a set of 300,000 addresses."""
 
+_LIST = ("list", "ruleset")
 _CHUNK = 1 << 16
 _SBIN = os.pathsep.join(("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"))
 """Searched after PATH: an ordinary user's lacks the sbin folders."""
@@ -106,11 +110,14 @@ def nat_of(ruleset: RuleSet, packet: Packet) -> bool | None:
 # -- from listings to chains
 
 
-def ruleset_of(document: object, listing: str = "", saves: Iterable[Save] = ()) -> RuleSet:
+def ruleset_of(
+    document: object, listing: str = "", saves: Iterable[Save] = (), *, terse: bool = False
+) -> RuleSet:
     """Return the chains of `nft --json list ruleset`, for any JSON document.
 
     `listing` is `nft --handle list ruleset`, which gives the rules their words;
     `saves` are those of iptables, which know more of its tables than nft does.
+    `terse`: what named sets hold was left out.
     """
     ruleset = RuleSet()
     texts, devices = _read_listing(listing)
@@ -121,7 +128,7 @@ def ruleset_of(document: object, listing: str = "", saves: Iterable[Save] = ()) 
         elif kind == "rule":
             _add_rule(item, ruleset, texts)
         elif kind in ("set", "map"):
-            _add_set(item, ruleset)
+            _add_set(item, ruleset, terse=terse)
     for save in saves:
         add_save(save, ruleset)
     return ruleset
@@ -189,14 +196,162 @@ def _plain(expressions: Sequence[object]) -> Iterator[object]:
             yield expression
 
 
-def _add_set(item: Mapping[str, object], ruleset: RuleSet) -> None:
+def _add_set(item: Mapping[str, object], ruleset: RuleSet, *, terse: bool) -> None:
     place, name = _place(item), str(item.get("name"))
     elements = item.get("elem")
-    # One that is empty, and one that was not listed (--terse), look the same.
     listed = elements if isinstance(elements, list) else []
-    complete = "elem" in item or not _TERSE_MARK & item.keys()
+    complete = "elem" in item or not terse
     if "map" in item:
         if complete:
             ruleset.maps.setdefault(place, {})[name] = listed
-        listed = [pair_[0] for pair_ in listed if isinstance(pair_, list) and pair_]
+        listed = [entry[0] for entry in listed if isinstance(entry, list) and entry]
     ruleset.sets.setdefault(place, {})[name] = Elements(listed, complete=complete)
+
+
+def _read_listing(
+    listing: str,
+) -> tuple[dict[tuple[str, str, str], str], dict[tuple[str, ...], str]]:
+    """Return the rules' texts by family, table and handle, and the devices of chains."""
+    texts: dict[tuple[str, str, str], str] = {}
+    devices: dict[tuple[str, ...], str] = {}
+    table, chain = ("", ""), ""
+    begun: list[str] = []
+    for line in listing.splitlines():
+        words = line.split(maxsplit=3)
+        if line.startswith("table ") and len(words) > 2:
+            table = words[1], words[2]
+        elif line.startswith("\tchain ") and len(words) > 1:
+            chain = words[1]
+            begun = []
+        elif line.startswith("\t\ttype ") and (match := _DEVICES.search(line)):
+            devices[*table, chain] = match[1]
+        elif line.startswith("\t\t") and not line.startswith("\t\ttype "):
+            # A long set goes on over several lines; the handle ends the rule.
+            begun.append(line.strip())
+            if match := _HANDLE.match(" ".join(begun)):
+                texts[*table, match[2]] = match[1]
+                begun = []
+    return texts, devices
+
+
+# -- reading
+
+
+async def read_ruleset() -> RuleSet | None:
+    """Return the rules of this network namespace; None where they cannot be read. Never raises."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        async with asyncio.timeout(READ_TIMEOUT):
+            return await _read_all()
+    except TimeoutError:
+        return None
+
+
+async def _read_all() -> RuleSet | None:
+    nft = _program("nft")
+    (document, terse), listing = await asyncio.gather(
+        _read_document(nft), _run(nft, "--handle", "--stateless", "--terse", *_LIST)
+    )
+    saves = await _read_saves(document)
+    if document is None and not saves:
+        return None
+    return ruleset_of(document, listing or "", saves, terse=terse)
+
+
+async def _read_document(nft: str | None) -> tuple[object, bool]:
+    """Return what nft lists as JSON, and whether without what named sets hold."""
+    output = None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FULL_TIMEOUT):
+            output = await _run(nft, "--json", "--stateless", *_LIST)
+    if output is not None:
+        return _decoded(output), False
+    return _decoded(await _run(nft, "--json", "--stateless", "--terse", *_LIST)), True
+
+
+def _decoded(output: str | None) -> object:
+    if output is None:
+        return None
+    try:
+        return json.loads(output)
+    except (ValueError, RecursionError):
+        return None
+
+
+async def _read_saves(document: object) -> list[Save]:
+    """Run iptables-save for the kinds of iptables that have tables here."""
+    wanted: list[tuple[int, bool, tuple[str, ...]]] = []
+    for version, program in ((4, "iptables"), (6, "ip6tables")):
+        if document is None or _has_iptables(document):
+            wanted.append((version, False, (f"{program}-nft-save", f"{program}-save")))
+        if _has_legacy(version):
+            wanted.append((version, True, (f"{program}-legacy-save", f"{program}-save")))
+    outputs = await asyncio.gather(*(_run(_program(*names)) for _, _, names in wanted))
+    return [
+        Save(version, output, legacy)
+        for (version, legacy, _), output in zip(wanted, outputs, strict=True)
+        # A program of the common name may be of either kind; its first line says which.
+        if output and ("nf_tables" in output.partition("\n")[0]) != legacy
+    ]
+
+
+def _has_iptables(document: object) -> bool:
+    return any(
+        kind == "chain"
+        and item.get("name") in _IPTABLES_HOOKS
+        and item.get("family") in ("ip", "ip6")
+        and item.get("table") in TABLES
+        for kind, item in _entries(document)
+    )
+
+
+def _has_legacy(version: int) -> bool:
+    name = "ip_tables_names" if version == 4 else "ip6_tables_names"
+    try:
+        with open(f"/proc/net/{name}", encoding="ascii", errors="replace") as file:
+            return bool(TABLES & set(file.read(_CHUNK).split()))
+    except OSError:
+        return False  # the module is not loaded, or this is not root
+
+
+def _program(*names: str) -> str | None:
+    found = (shutil.which(name) or shutil.which(name, path=_SBIN) for name in names)
+    return next((path for path in found if path is not None), None)
+
+
+async def _run(program: str | None, *arguments: str) -> str | None:
+    """Return what a program writes; None where it fails or writes more than `MAX_OUTPUT`."""
+    if program is None:
+        return None
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError:
+        return None
+    try:
+        output = await _read_some(process.stdout)
+        if output is None or await process.wait():
+            return None
+        return output.decode("utf-8", "replace")
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.communicate()  # what it had written is in the way of its end
+
+
+async def _read_some(stream: asyncio.StreamReader | None) -> bytes | None:
+    if stream is None:
+        return None
+    output = bytearray()
+    while chunk := await stream.read(_CHUNK):
+        output += chunk
+        if len(output) > MAX_OUTPUT:
+            return None
+    return bytes(output)

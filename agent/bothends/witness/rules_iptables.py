@@ -8,6 +8,7 @@ that its match is unknown. Grammar: iptables-save(8), iptables-extensions(8).
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ _NAT_PRIORITIES = {"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTIN
 
 _OPAQUE: dict[str, object] = {"xt": None}
 _UNKNOWN_VERDICT: dict[str, object] = {"opaque": None}
+_NO_SUCH_HEADER: dict[str, object] = {
+    "match": {"op": "==", "left": {"payload": {"protocol": "ah"}}, "right": "*"}
+}
+_HEADER_MODULES = frozenset({"ah", "dst", "esp", "frag", "hbh", "mh", "rt"})
+"""Those that ask for a header which neither our requests nor their answers have."""
+
 _HARMLESS_MODULES = frozenset({"comment", "tcp", "udp", "multiport", "addrtype", "pkttype"}) | {
     *("conntrack", "state", "iprange", "icmp", "icmp6")
 }
@@ -174,8 +181,9 @@ def _arguments(words: list[str], at: int) -> list[str]:
 
 def _option(word: str, arguments: list[str], *, negated: bool, version: int) -> Iterator[object]:
     if word == "-m":
-        if not arguments or arguments[0] not in _HARMLESS_MODULES:
-            yield _OPAQUE
+        name = "".join(arguments)
+        if name not in _HARMLESS_MODULES:
+            yield _NO_SUCH_HEADER if name in _HEADER_MODULES else _OPAQUE
         return
     if word in ("--comment", "--limit-iface-in"):
         return
@@ -323,7 +331,7 @@ def _target(word: str, name: str, rest: list[str]) -> tuple[object, ...]:
 
 def _destination(name: str, rest: list[str]) -> object:
     """The new destination that DNAT or REDIRECT give, None where it is one of several."""
-    options = dict(zip(rest, rest[1:], strict=False))
+    options = dict(itertools.pairwise(rest))
     if name == "REDIRECT":
         return {"redirect": {"port": _port(options.get("--to-ports", ""))}}
     text = options.get("--to-destination", "")

@@ -184,20 +184,17 @@ class Elements:
 
     def hold(self, value: Value, sets: Sets) -> Truth:
         """Whether `value` is among them."""
-        if not self.complete:
-            return None
-        if not self.items:
+        if self.complete and not self.items:
             return False
-        if value is UNKNOWN:
+        if not self.complete or value is UNKNOWN:
             return None
         if not isinstance(value, int | Ip):
             return _any(lies_in(value, item, sets) for item in self.items)
         # nft writes addresses in the form that Python gives them.
         if (_text(value) if isinstance(value, Ip) else value) in self._plain:
             return True
-        if len(self._compound) > MAX_ELEMENTS:
-            return None
-        return _any(lies_in(value, item, sets) for item in self._compound)
+        many = len(self._compound) > MAX_ELEMENTS
+        return None if many else _any(lies_in(value, item, sets) for item in self._compound)
 
 
 Sets = Mapping[str, Elements]
@@ -228,36 +225,40 @@ def _scalar_of(item: object) -> str | int | None:
 def value_of(expression: object, facts: Facts) -> Value:
     """Return what the left side of a match, or the key of a map, is for the packet."""
     kind, body = pair(expression)
-    if kind == "&":
-        return _masked(body, facts)
-    if kind == "concat":
-        parts = tuple(value_of(part, facts) for part in body) if isinstance(body, list) else ()
-        return ABSENT if ABSENT in parts else parts or UNKNOWN
-    fields = body if isinstance(body, dict) else {}
-    if kind == "payload":
-        return _payload(str(fields.get("protocol")), str(fields.get("field")), facts)
-    if kind == "meta":
-        return facts.get(str(fields.get("key")), UNKNOWN)
-    if kind == "ct":
-        return facts.get(f"ct {fields.get('key')}", UNKNOWN) if "dir" not in fields else UNKNOWN
-    if kind == "fib":
-        return _fib(fields, facts)
-    if kind in ("exthdr", "ip option"):
-        return _extension(kind, fields, facts)
+    if isinstance(body, dict):
+        look = _LOOK.get(kind)
+        return look(body, facts) if look else UNKNOWN
+    if kind == "&" and isinstance(body, list) and len(body) == 2:
+        return _masked(value_of(body[0], facts), body)
+    if kind == "concat" and isinstance(body, list):
+        parts = tuple(value_of(part, facts) for part in body)
+        return ABSENT if ABSENT in parts else parts
     return UNKNOWN
 
 
-def _payload(protocol: str, field: str, facts: Facts) -> Value:
+_Fields = Mapping[str, object]
+
+
+def _payload(fields: _Fields, facts: Facts) -> Value:
+    protocol, name = str(fields.get("protocol")), str(fields.get("field"))
     if protocol in ("ip", "ip6"):
         if facts["protocol"] != protocol:
             return ABSENT
-        return facts.get({"protocol": "l4proto", "nexthdr": "l4proto"}.get(field, field), UNKNOWN)
+        return facts.get("l4proto" if name in ("protocol", "nexthdr") else name, UNKNOWN)
     if protocol in ("th", facts["l4proto"]):
-        return facts.get(field, UNKNOWN)
+        return facts.get(name, UNKNOWN)
     return ABSENT if protocol in _PROTOCOLS or protocol in _OTHER_TRANSPORTS else UNKNOWN
 
 
-def _fib(fields: Mapping[str, object], facts: Facts) -> Value:
+def _meta(fields: _Fields, facts: Facts) -> Value:
+    return facts.get(str(fields.get("key")), UNKNOWN)
+
+
+def _connection(fields: _Fields, facts: Facts) -> Value:
+    return UNKNOWN if "dir" in fields else facts.get(f"ct {fields.get('key')}", UNKNOWN)
+
+
+def _fib(fields: _Fields, facts: Facts) -> Value:
     flags = fields.get("flags")
     names = flags if isinstance(flags, list) else [flags]
     if fields.get("result") == "type" and "daddr" in names and "saddr" not in names:
@@ -265,31 +266,41 @@ def _fib(fields: Mapping[str, object], facts: Facts) -> Value:
     return UNKNOWN
 
 
-def _extension(kind: str, fields: Mapping[str, object], facts: Facts) -> Value:
+def _extension(fields: _Fields, facts: Facts) -> Value:
     """Headers that neither our requests nor their answers have."""
-    if facts["protocol"] != ("ip6" if kind == "exthdr" else "ip") or "field" in fields:
-        return ABSENT
-    return False
+    return ABSENT if facts["protocol"] != "ip6" or "field" in fields else False
 
 
-def _masked(body: object, facts: Facts) -> Value:
-    if not isinstance(body, list) or len(body) != 2:
-        return UNKNOWN
+def _option(fields: _Fields, facts: Facts) -> Value:
+    return ABSENT if facts["protocol"] != "ip" or "field" in fields else False
+
+
+_LOOK = {
+    "payload": _payload,
+    "meta": _meta,
+    "ct": _connection,
+    "fib": _fib,
+    "exthdr": _extension,
+    "ip option": _option,
+}
+
+
+def _masked(value: Value, body: list[object]) -> Value:
     left, mask = body
-    value = value_of(left, facts)
-    if isinstance(value, Bits):
+    result: Value = UNKNOWN
+    if value is ABSENT:
+        result = ABSENT
+    elif isinstance(value, Bits):
         word = _word(mask, value.names)
-        return UNKNOWN if word is None else Bits(value.word & word, value.names)
-    if isinstance(value, Ip):
+        result = UNKNOWN if word is None else Bits(value.word & word, value.names)
+    elif isinstance(value, Ip):
         other = read_ip(mask)
-        return Ip(value.version, value.number & other.number) if other else UNKNOWN
-    if not isinstance(mask, int):
-        return ABSENT if value is ABSENT else UNKNOWN
-    if value is UNKNOWN and _is_fragment_field(left) and 0 <= mask <= _FRAGMENT_OFFSET:
-        return 0  # neither our requests nor their answers come in fragments
-    if isinstance(value, int):
-        return value & mask
-    return ABSENT if value is ABSENT else UNKNOWN
+        result = Ip(value.version, value.number & other.number) if other else UNKNOWN
+    elif isinstance(mask, int) and isinstance(value, int):
+        result = value & mask
+    elif isinstance(mask, int) and _is_fragment_field(left) and 0 <= mask <= _FRAGMENT_OFFSET:
+        result = 0  # neither our requests nor their answers come in fragments
+    return result
 
 
 def _is_fragment_field(expression: object) -> bool:
@@ -344,6 +355,11 @@ def lies_in(value: Value, pattern: object, sets: Sets) -> Truth:
         return both(truth, None) if _CONDITIONS & body.keys() else truth
     if pattern == "*":
         return True
+    return _is_one(value, pattern, sets)
+
+
+def _is_one(value: Value, pattern: object, sets: Sets) -> Truth:
+    kind, body = pair(pattern)
     if isinstance(value, Bits):
         word = _word(pattern, value.names)
         return None if word is None or not value.exact else value.word == word

@@ -58,12 +58,11 @@ _FAMILIES = {4: ("inet", "ip", "netdev"), 6: ("inet", "ip6", "netdev")}
 _DROPS = frozenset({"drop", "reject"})
 _JUMPS = frozenset({"jump", "goto"})
 _REWRITES = frozenset({"dnat", "redirect", "tproxy"})
+_NAT = _REWRITES | {"snat", "masquerade"}
 _OPAQUE = frozenset({"queue", "opaque"})
 """What may drop, and may not: a program decides, or it is not known what it does."""
 
-_ACCEPTS = frozenset({"accept", "dnat", "redirect", "snat", "masquerade", "synproxy", "fwd"}) | {
-    "queue"
-}
+_ACCEPTS = (_NAT - {"tproxy"}) | {"accept", "fwd", "queue", "synproxy"}
 """What ends the way through a base chain; the packet goes on to the next one."""
 
 _VERDICTS = _DROPS | _JUMPS | _REWRITES | _OPAQUE | _ACCEPTS | {"return"}
@@ -265,8 +264,8 @@ class Walk:
         hook, priority = self._base_chain.hook, self._base_chain.priority
         begins = hook in ("prerouting", "output") and priority <= _CONNTRACK_PRIORITY
         if self._untracked or (begins and priority < _CONNTRACK_PRIORITY):
-            state = CT_STATES["untracked" if self._untracked else "invalid"]
-            known = Bits(state, CT_STATES) if self._untracked is not None else UNKNOWN
+            word = CT_STATES["untracked" if self._untracked else "invalid"]
+            known = UNKNOWN if self._untracked is None else Bits(word, CT_STATES)
             return {"ct state": known, "ct status": ABSENT, "ct direction": ABSENT}
         if begins or hook in ("ingress", "egress") or self._untracked is None:
             return {"ct state": UNKNOWN, "ct status": UNKNOWN, "ct direction": UNKNOWN}
@@ -339,7 +338,7 @@ class Walk:
                 if matches is False:
                     break
                 continue
-            found = [(verdict, both(matches, truth)) for verdict, truth in verdicts]
+            found = [(v, both(matches, truth)) for v, truth in verdicts if truth is not False]
             way = _together([self._apply(verdict, truth, place) for verdict, truth in found], found)
             if way is not _Way.NEXT or pair(expression)[0] not in _GO_ON:
                 return way
@@ -350,7 +349,23 @@ class Walk:
         kind, body = pair(expression)
         if kind == "vmap":
             return list(self._mapped(body, place.chain))
+        if kind in _NAT:
+            return [(expression, self._has_target(body, place.chain))]
         return [(expression, True)] if kind in _VERDICTS else None
+
+    def _has_target(self, body: object, chain: Chain) -> Truth:
+        """Whether NAT takes such a packet: its family, and the maps that say where to, if any."""
+        fields = body if isinstance(body, dict) else {}
+        result: Truth = fields.get("family") in (None, self._facts["protocol"])
+        for part in fields.values():
+            kind, found = pair(part)
+            if kind == "map" and isinstance(found, dict):
+                items = self._items(found.get("data"), chain)
+                keys = None if items is None else [i[0] for i in items if isinstance(i, list) and i]
+                key = value_of(found.get("key"), self._facts)
+                here = None if keys is None else compare("==", key, {"set": keys}, {})
+                result = both(result, here)
+        return result
 
     def _mapped(self, body: object, chain: Chain) -> Iterator[tuple[object, Truth]]:
         fields = body if isinstance(body, dict) else {}
@@ -398,17 +413,18 @@ class Walk:
         if kind == "match":
             value = value_of(fields.get("left"), self._facts)
             return compare(fields.get("op"), value, fields.get("right"), self._sets(place.chain))
-        if kind == "mangle":
-            self._forget(fields.get("key"))
-        elif kind == "notrack":
+        if kind == "notrack":
             sure = both(place.sure, matches) and not self._doubt
             self._untracked = True if sure else None
             self._facts |= self._connection()
-        elif kind in ("set", "map"):
+            return True
+        if kind == "mangle":
+            self._forget(fields.get("key"))
+            # A packet that is not in the map does not match.
+            return None if pair(fields.get("value"))[0] == "map" else True
+        if kind in ("set", "map"):
             return None if "stmt" in fields else True
-        elif kind not in _NO_CONDITION:
-            return None
-        return True
+        return True if kind in _NO_CONDITION else None
 
     def _forget(self, key: object) -> None:
         """A rule writes into the packet: what stood there is not known any more."""
