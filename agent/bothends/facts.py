@@ -21,7 +21,7 @@ from bothends_protocol.fixes import INTERFERING
 
 from . import __version__
 from .front_ends import firewalls
-from .interfaces import hardware_addresses, interface_addresses
+from .interfaces import hardware_addresses, interface_addresses, xdp_interfaces
 
 __all__ = ["host_facts", "interfering_software"]
 
@@ -80,6 +80,7 @@ def host_facts(*, privileged: bool) -> HostFacts:
         privileged=privileged,
         addresses=_try("the network addresses", interface_addresses, no_addresses, notes),
         hardware=_try("the network cards", hardware_addresses, no_notes, notes),
+        xdp=_try("the network cards' programs", xdp_interfaces, no_notes, notes),
         forwards=_forwards(),
         firewalls=_try(
             "the firewalls", lambda: firewalls(privileged=privileged), no_firewalls, notes

@@ -15,12 +15,13 @@ from bothends_protocol.evidence import Address
 
 from .witness.netlink import ask, attributes_of
 
-__all__ = ["hardware_addresses", "interface_addresses"]
+__all__ = ["hardware_addresses", "interface_addresses", "xdp_interfaces"]
 
 _RTM_NEWLINK, _RTM_GETLINK = 16, 18
 _RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _DUMP = 0x300
-_IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_XDP = 1, 3, 43
+_IFLA_XDP_ATTACHED = 2
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFF_UP = 0x1
 _IFA_F_DADFAILED = 0x08
@@ -63,6 +64,20 @@ def hardware_addresses() -> tuple[str, ...]:
         return ()
     found = (hardware for _, _, hardware in _links_up() if hardware.strip(":0"))
     return tuple(dict.fromkeys(found))
+
+
+def xdp_interfaces() -> tuple[str, ...]:
+    """Return the interfaces to which an XDP program is attached; Linux only."""
+    if sys.platform != "linux":
+        return ()
+    found = []
+    for kind, body in ask(_RTM_GETLINK, _DUMP, struct.pack("=BxHiII", 0, 0, 0, 0, 0)):
+        values = attributes_of(body[16:]) if kind == _RTM_NEWLINK else {}
+        attached = attributes_of(values.get(_IFLA_XDP, b"")).get(_IFLA_XDP_ATTACHED)
+        if attached and attached[0]:
+            name = values.get(_IFLA_IFNAME, b"").rstrip(b"\0")
+            found.append(name.decode("utf-8", "backslashreplace"))
+    return tuple(found)
 
 
 def _links_up() -> list[tuple[int, str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from msgspec.structs import replace
 
@@ -16,6 +16,7 @@ from bothends_protocol.evidence import (
     Return,
     RoundPlan,
     Route,
+    Samples,
     Sighting,
     Witness,
 )
@@ -27,7 +28,13 @@ from .recorder import Recorder
 from .witness.counters import Sampler
 from .witness.netlink import NetlinkError, find_route, returns_from
 from .witness.packets import PacketWitness
-from .witness.sockets import connections, listeners, read_table, service_listeners
+from .witness.sockets import (
+    connections,
+    is_running,
+    listeners,
+    read_table,
+    service_listeners,
+)
 
 __all__ = ["GRACE_SECONDS", "Observer"]
 
@@ -52,14 +59,14 @@ class Observer:
         self,
         recorder: Recorder,
         own: OwnListeners,
-        addresses: Collection[str],
+        addresses: Mapping[str, str],
         peer_addresses: Collection[str],
         packets: PacketWitness | None,
         service: str | None,
     ) -> None:
         self._recorder = recorder
         self._own = own
-        self._addresses = {bare(address) for address in addresses}
+        self._addresses = {bare(address): card for address, card in addresses.items()}
         self._peers = [bare(a) for a in peer_addresses if a][:MAX_PEER_ADDRESSES]
         self._packets = packets
         self._service = service
@@ -71,6 +78,7 @@ class Observer:
         if plan.kind == BURST:
             self._sampler.start()
             return ()
+        self._sampler.start(once=True)
         ports = {probe.port for probe in plan.probes}
         self._note_listeners(ports)
         self._drain()
@@ -90,16 +98,19 @@ class Observer:
         """Give what is under way its grace; return what the witnesses hold."""
         if plan.kind == BURST:
             await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
-            samples = self._sampler.stop(plan.number)
-            if samples is not None:
-                self._recorder.samples.append(samples)
+            self._keep(self._sampler.stop(plan.number))
             return ()
         self._drain()
         if not self._all_answered(plan):
             await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
             self._drain()
+        self._keep(self._sampler.stop(plan.number))
         await self._watch_connections(plan)
         return tuple(self._seen(probe) for probe in plan.probes)
+
+    def _keep(self, samples: Samples | None) -> None:
+        if samples is not None:
+            self._recorder.samples.append(samples)
 
     def mark(self) -> None:
         """The burst that was announced begins now."""
@@ -141,6 +152,7 @@ class Observer:
         if self._service is not None:
             found = service_listeners(table or (), self._service, self._own.inodes)
             self._recorder.service_listeners = list(found)
+            self._recorder.service_runs = is_running(self._service)
 
     async def _watch_connections(self, plan: RoundPlan) -> None:
         """Note the connections; watch those that no program takes until it is plain."""
@@ -176,6 +188,9 @@ class Observer:
                     gateway=hop.gateway,
                 )
                 self._recorder.routes[route] = None
+            card = self._addresses.get(bare(address))
+            if card:
+                self._look_at_return(peer, bare(address), card)
 
     def _look_at_return(self, peer: str, local: str, interface: str) -> None:
         error = None

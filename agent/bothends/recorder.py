@@ -21,7 +21,6 @@ from bothends_protocol.evidence import (
     Listener,
     Neighbour,
     OwnListener,
-    Reference,
     Return,
     RoundPlan,
     Route,
@@ -48,7 +47,7 @@ class Recorder:
     bursts: list[Burst] = field(default_factory=list)
     samples: list[Samples] = field(default_factory=list)
     service_listeners: list[Listener] = field(default_factory=list)
-    references: list[Reference] = field(default_factory=list)
+    service_runs: bool | None = None
     connections: dict[Connection, None] = field(default_factory=dict)
     routes: dict[Route, None] = field(default_factory=dict)
     returns: dict[Return, None] = field(default_factory=dict)
@@ -91,7 +90,7 @@ class Recorder:
             listeners=tuple(self.listeners),
             connections=tuple(self.connections),
             service_listeners=tuple(self.service_listeners),
-            references=tuple(self.references),
+            service_runs=self.service_runs,
             bursts=tuple(self.bursts),
             samples=tuple(self.samples),
             routes=tuple(self.routes),

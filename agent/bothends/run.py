@@ -318,11 +318,11 @@ class Run:
         self._open_packets(ports)
         if self._prober is not None:
             self._prober.packets = self._packets
-        mine = [item.address for item in self._facts.addresses]
+        cards = {item.address: item.interface for item in self._facts.addresses}
         self._observer = Observer(
             self._recorder,
             self._own,
-            [*mine, link.local],
+            {link.local: "", **cards},
             [link.remote, *theirs.addresses],
             self._packets,
             self.options.service,
@@ -331,7 +331,12 @@ class Run:
     def _open_packets(self, ports: list[int]) -> None:
         recorder = self._recorder
         try:
-            self._packets = PacketWitness(ports, recorder.sightings, recorder.clock)
+            self._packets = PacketWitness(
+                ports,
+                recorder.sightings,
+                recorder.clock,
+                follow=self._facts.forwards is not False,
+            )
         except OSError as error:
             recorder.witnesses["packets"] = Witness(
                 name="packets", available=False, detail=os.strerror(error.errno or 0)

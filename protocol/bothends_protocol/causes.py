@@ -33,6 +33,9 @@ _ANY = _SILENT | _REFUSED
 
 # RFC 792 and RFC 1812 (5.2.7.1), RFC 4443 (3.1): codes that say "no way on" as opposed to
 # "not allowed". Filters can be told to send these too, so they exclude nothing.
+_MISROUTED = frozenset({"TcpExt.IPReversePathFilter", "Ip.OutNoRoutes"})
+"""Counters of packets from the wrong side, and of answers without a way."""
+
 _ICMP4_UNREACHABLE = 3
 _ICMP4_NO_WAY = (0, 1, 6, 7, 11, 12)
 _ICMP6_UNREACHABLE = 1
@@ -70,7 +73,7 @@ def _no_route(j: Journey) -> bool | None:
 
 
 def _no_host(j: Journey) -> bool | None:
-    if j.neighbour is None:
+    if j.neighbour is None or j.return_error is not None:
         return False
     return j.unresolved and bare(j.neighbour.next_hop) == bare(j.address)
 
@@ -147,7 +150,7 @@ def _not_forwarded(j: Journey) -> bool | None:
 
 
 def _destination_drop(j: Journey) -> bool | None:
-    return False if j.return_error is not None else None
+    return False if _no_way_back(j) is True else None
 
 
 def _destination_reject(j: Journey) -> bool | None:
@@ -164,8 +167,13 @@ def _maybe_closed(j: Journey) -> bool | None:
 
 
 def _no_way_back(j: Journey) -> bool | None:
-    if j.return_error is not None or (j.burst is not None and j.burst.misrouted):
+    if j.astray or (j.burst is not None and j.burst.misrouted):
         return True
+    if j.return_error is not None:
+        # Where something else stops the requests before, these counters stand still.
+        return not (j.furthest >= Stage.ARRIVED and j.still >= _MISROUTED)
+    if j.furthest < Stage.ARRIVED:
+        return False
     return False if j.return_known else None
 
 
@@ -174,6 +182,8 @@ def _backlog(j: Journey) -> bool | None:
         return False
     if j.burst is not None and j.burst.overflowed:
         return True
+    if "TcpExt.ListenOverflows" in j.still:
+        return False
     full = [_full(row) for row in j.holders]
     if any(full):
         return True
@@ -272,7 +282,7 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     ),
     PathCause(
         "destination.no-route",
-        (Stage.ARRIVED, Stage.REPLIED),
+        (Stage.MADE, Stage.RETURNED),
         _SILENT,
         _no_way_back,
         "Look at the destination's routes to the source's address, and at its reverse-path "
@@ -365,6 +375,8 @@ def _other_interface(j: Journey) -> bool:
 def _other_program(j: Journey) -> bool:
     if j.wanted is None or not j.holders:
         return False
+    if j.wanted_runs is False and not any(is_supervisor(row.names) for row in j.holders):
+        return True
     # A program that cannot be seen may be the right one, and a supervisor holds the port for
     # the program that it will start.
     return all(
@@ -377,8 +389,9 @@ def _hung(j: Journey) -> bool:
     """The kernel took the connections, and for all the time watched the program did not."""
     if j.own or not j.proven or any(t.attempt.spoke != "nothing" for t in j.proven):
         return False
-    rows = [row for trail in j.proven for row in j.rows(trail)]
-    return bool(rows) and all(row.accepted is False and row.watched >= HUNG_SECONDS for row in rows)
+    rows = [row for trail in j.proven for row in j.rows(trail) if row.accepted is not None]
+    longest = max((row.watched for row in rows), default=0.0)
+    return longest >= HUNG_SECONDS and not any(row.accepted for row in rows)
 
 
 HUNG_SECONDS = 1.4
@@ -444,6 +457,11 @@ SERVICE_CAUSES: tuple[ServiceCause, ...] = (
             "The destination's socket table shows it: the port is held by "
             f"{_program(j.holders)}, not by {j.wanted}."
         ),
+    ),
+    ServiceCause(
+        "service.backlog-full",
+        lambda j: any(_full(row) for row in j.holders),
+        lambda j: f"As many connections wait for {_program(j.holders)} as its queue holds.",
     ),
     ServiceCause(
         "service.hung",

@@ -36,7 +36,6 @@ __all__ = [
     "Neighbour",
     "OwnListener",
     "Probe",
-    "Reference",
     "Return",
     "RoundPlan",
     "Route",
@@ -101,6 +100,8 @@ class HostFacts(_Record, frozen=True):
     addresses: tuple[Address, ...] = ()
     hardware: tuple[Text, ...] = ()
     """Link-layer addresses of the interfaces, as in `02:00:5e:10:00:01`."""
+    xdp: tuple[Text, ...] = ()
+    """Interfaces with a filter below everything that the packet witness sees (Linux XDP)."""
     forwards: bool | None = None
     """Whether packets may be passed on to others (IP forwarding is on), as to containers."""
     firewalls: tuple[Firewall, ...] = ()
@@ -154,15 +155,6 @@ class RoundPlan(_Record, frozen=True):
     probes: tuple[Probe, ...]
     pattern: Text = ""
     """Burst: one character a window, `1` with SYNs and `0` without."""
-
-
-class Reference(_Record, frozen=True):
-    """Connects to a port that is known to work, beside the probes: what the way loses."""
-
-    round: int
-    address: Text
-    attempts: int
-    connected: int
 
 
 class Icmp(_Record, frozen=True):
@@ -369,7 +361,8 @@ class Evidence(_Record, frozen=True):
     listeners: tuple[Listener, ...] = ()
     service_listeners: tuple[Listener, ...] = ()
     """Where the program named by --service listens, whatever the port."""
-    references: tuple[Reference, ...] = ()
+    service_runs: bool | None = None
+    """Whether a process of that name is there at all; None where it was not asked for."""
     connections: tuple[Connection, ...] = ()
     bursts: tuple[Burst, ...] = ()
     samples: tuple[Samples, ...] = ()

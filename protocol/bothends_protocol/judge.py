@@ -54,7 +54,7 @@ class _Finding:
     def status(self) -> str:
         if self.causes:
             return "blocked"
-        return "open" if self.reachable == "yes" else "undetermined"
+        return "open" if self.reachable == "yes" and not self.candidates else "undetermined"
 
 
 def judge(source: Evidence, destination: Evidence) -> Verdict:
@@ -162,7 +162,7 @@ def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     if not found and all(t.attempt.spoke == "nothing" for t in reached):
         notes += ("The program sent nothing by itself; many wait for the other side to begin.",)
     if not found and j.wanted and any(not row.names for row in j.holders):
-        notes += (f"Whether the program is {j.wanted} cannot be seen without more rights.",)
+        return _unseen_program(j)
     return _Finding(
         path_clear=True,
         reachable="no" if found else "yes",
@@ -170,6 +170,19 @@ def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         candidates=tuple(code for code, _, _ in found),
         warnings=("network.loss",) if _lossy(j) else (),
         notes=notes,
+    )
+
+
+def _unseen_program(j: Journey) -> _Finding:
+    """Somebody took the connection; whether it is the program that was named is not visible."""
+    return _Finding(
+        path_clear=True,
+        reachable="yes",
+        causes=(),
+        candidates=("service.other-program",),
+        next_step=f"Run bothends on the destination as root: it then sees whether {j.wanted} or "
+        "another program holds the port.",
+        notes=narrate(j),
     )
 
 
@@ -232,6 +245,8 @@ def _stopped(j: Journey, services: tuple[_Named, ...]) -> _Finding:
             causes=tuple((c, how, (*narrate(j), *text)) for c, how, text in services),
             candidates=tuple(code for code, _, _ in services),
         )
+    if j.forwarded:
+        return _behind(j)
     fitting = _fitting(j)
     confirmed = [cause for cause in fitting if cause.fits(j) is True]
     left = confirmed or fitting
@@ -241,6 +256,8 @@ def _stopped(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     # Where the way ends is one question, who listens another: both are told. But what a host
     # that forwards does with the port shows only when packets reach it.
     causes = path if j.forwards else (*path, *services)
+    causes = (*causes, *_standing(j, causes))
+    causes = tuple({cause[0]: cause for cause in reversed(causes)}.values())[::-1]
     codes = [c[0] for c in path] or [c.code for c in left]
     next_step = "" if path else left[0].decide if left else _NOTHING_FITS
     return _Finding(
@@ -249,6 +266,43 @@ def _stopped(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         causes=causes,
         candidates=tuple(dict.fromkeys((*codes, *(c[0] for c in services)))),
         next_step=next_step,
+    )
+
+
+def _standing(j: Journey, named: Iterable[_Named]) -> tuple[_Named, ...]:
+    """What else is known to be wrong, whether or not a request got that far."""
+    codes = {code for code, _, _ in named}
+    found: list[_Named] = []
+    if j.return_error is not None and "destination.no-route" not in codes:
+        because = (
+            f"The destination's own routes do not lead back to the source ({j.return_error}).",
+        )
+        found.append(("destination.no-route", "likely", because))
+    if j.unheard and not codes & {"source.reply-blocked", "network.reply-lost"}:
+        back = [t.returned for t in j.failed if t.returned is not None]
+        counted = j.burst is not None and j.burst.reached.get(Stage.RETURNED)
+        if any(back) or counted:
+            found.append(("source.reply-blocked", "proven", narrate(j)))
+        elif back and len(back) >= CERTAIN:
+            found.append(("network.reply-lost", "proven", narrate(j)))
+    return tuple(found)
+
+
+def _behind(j: Journey) -> _Finding:
+    """The destination passes the port on inside itself, and behind that it does not work."""
+    note = "The destination passes the requests on to a program behind it (a container)."
+    refused = Symptom.RESET in j.symptoms
+    because = (*narrate(j), note)
+    return _Finding(
+        path_clear=False,
+        reachable="no",
+        causes=(("service.not-running", "likely", because),) if refused else (),
+        candidates=("service.not-running",)
+        if refused
+        else ("destination.firewall-drop", "service.not-running", "service.hung"),
+        next_step="Look on the destination at the container or virtual machine that the port "
+        "leads to: does it run, and does its own firewall let the port in?",
+        notes=(note,),
     )
 
 

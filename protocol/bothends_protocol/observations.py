@@ -32,10 +32,6 @@ from .evidence import (
 __all__ = ["Journey", "Stage", "Symptom", "Trail", "observe"]
 
 
-UNRESOLVED = ("failed", "incomplete")
-"""States of a next hop that did not say where it is."""
-
-
 class Stage(enum.IntEnum):
     """How far a connection request and its answer got, in order."""
 
@@ -67,6 +63,18 @@ class Symptom(enum.Enum):
     """connect() itself said no: nothing was sent."""
 
 
+_SYMPTOMS = {
+    "no-route": Symptom.LOCAL,
+    "local-error": Symptom.LOCAL,
+    "silent": Symptom.SILENT,
+    "unreachable": Symptom.ICMP,
+}
+"""By the outcome of the attempt; what is left is a reset."""
+
+UNRESOLVED = ("failed", "incomplete")
+"""States of a next hop that did not say where it is."""
+
+
 @dataclass(frozen=True)
 class Trail:
     """One attempt and the stages it reached; None where nobody could tell."""
@@ -81,6 +89,8 @@ class Trail:
     """Kinds of answer seen reaching the source's card."""
     own: bool = False
     """Whether the agent's own listener took the connection."""
+    forwarded: bool = False
+    """Whether the destination was seen to pass the request on to somebody else."""
 
     @property
     def connected(self) -> bool:
@@ -102,13 +112,13 @@ class Trail:
         outcome = self.attempt.outcome
         if outcome == "connected":
             return None
-        if outcome in ("no-route", "local-error"):
-            return Symptom.LOCAL
-        if outcome == "silent":
-            return Symptom.SILENT
-        if outcome == "unreachable" or self.attempt.icmp is not None:
+        # A refusal that left the destination and never came back is a refusal.
+        sent = self.reply or frozenset()
+        if outcome == "silent" and sent and "syn-ack" not in sent:
+            return Symptom.RESET if "reset" in sent else Symptom.ICMP
+        if outcome == "refused" and self.attempt.icmp is not None:
             return Symptom.ICMP
-        return Symptom.RESET
+        return _SYMPTOMS.get(outcome, Symptom.RESET)
 
     @cached_property
     def reached(self) -> tuple[bool | None, ...]:
@@ -191,6 +201,13 @@ class Journey:
     """Whether the destination may pass packets on (containers)."""
     wanted: str | None = None
     """The program that ought to hold the port (--service)."""
+    wanted_runs: bool | None = None
+    """Whether a process of that name is there at all."""
+    astray: bool = False
+    """Whether the destination answers by another card than the one that has the address, and
+    the contact does not show that this works."""
+    still: frozenset[str] = frozenset()
+    """Counters of the destination that did not move at all while single requests were sent."""
     wanted_elsewhere: tuple[Listener, ...] = ()
     """Where that program listens instead."""
 
@@ -216,10 +233,33 @@ class Journey:
         """The attempts that are known to have reached the destination."""
         return tuple(trail for trail in self.trails if trail.proven)
 
+    @property
+    def forwarded(self) -> bool:
+        """Whether the destination passes the requests on to somebody else (a container)."""
+        counted = self.burst is not None and self.burst.forwarded is True
+        return counted or any(trail.forwarded for trail in self.trails)
+
+    @property
+    def refused_by_count(self) -> bool:
+        """Whether a burst was answered without having come through: a filter refuses it."""
+        told = {} if self.burst is None else self.burst.reached
+        return told.get(Stage.DELIVERED) is False and told.get(Stage.REPLIED) is True
+
+    @property
+    def unheard(self) -> bool:
+        """Whether refusals left the destination, and the source got nothing."""
+        return Symptom.SILENT not in self.symptoms and any(
+            trail.attempt.outcome == "silent" for trail in self.failed
+        )
+
     @cached_property
     def symptoms(self) -> frozenset[Symptom]:
-        """What the source saw of the attempts that failed."""
-        return frozenset(trail.symptom for trail in self.failed if trail.symptom is not None)
+        """What the source saw of the attempts that failed.
+
+        Or would have seen: a refusal that is lost on its way back is one all the same.
+        """
+        found = frozenset(trail.symptom for trail in self.failed if trail.symptom is not None)
+        return frozenset({Symptom.RESET}) if found and self.refused_by_count else found
 
     @cached_property
     def icmp(self) -> Icmp | None:
@@ -297,7 +337,8 @@ def observe(
     holders = () if own else tuple(row for row in rows if _covers(row, address))
     route_error, neighbour = _way(source, address)
     wanted = [] if table is None else [r for r in table.service_listeners if r.port != port]
-    return_known, return_error = _way_back(table, source, address)
+    peers = _seen_as(attempts, source, table)
+    return_known, return_error = _way_back(table, peers, address)
     return Journey(
         direction="source-to-destination"
         if source is None or source.role == "source"
@@ -327,6 +368,9 @@ def observe(
         stranger=_stranger(neighbour, table),
         forwards=None if table is None else table.facts.forwards,
         wanted=None if table is None else table.service,
+        wanted_runs=None if table is None else table.service_runs,
+        astray=_astray(table, peers, address),
+        still=frozenset() if table is None else _still(table, attempts),
         wanted_elsewhere=tuple(wanted),
     )
 
@@ -471,17 +515,50 @@ def _stranger(neighbour: Neighbour | None, table: Evidence | None) -> bool | Non
     return neighbour.hardware not in table.facts.hardware
 
 
+def _seen_as(
+    attempts: Iterable[Attempt], source: Evidence | None, table: Evidence | None
+) -> frozenset[str]:
+    """The addresses that the destination sees the source's requests come from."""
+    outside = _outside_address(source, table)
+    if outside is not None:
+        return frozenset({outside})
+    local = {bare(a.local_address) for a in attempts if a.local_address}
+    return frozenset(local or ({bare(table.contact.remote)} if table is not None else set()))
+
+
 def _way_back(
-    table: Evidence | None, source: Evidence | None, address: str
+    table: Evidence | None, peers: frozenset[str], address: str
 ) -> tuple[bool, str | None]:
-    if table is None or source is None:
+    if table is None:
         return False, None
-    peers = _addresses(source)
     errors = [r.error for r in table.routes if bare(r.destination) in peers]
     errors += [
         r.error for r in table.returns if bare(r.source) in peers and bare(r.local) == bare(address)
     ]
     return bool(errors), next((error for error in errors if error), None)
+
+
+def _astray(table: Evidence | None, peers: frozenset[str], address: str) -> bool:
+    if table is None:
+        return False
+    contact = (bare(table.contact.remote), bare(table.contact.local))
+    if any(contact == (peer, bare(address)) for peer in peers):
+        return False  # the contact shows that this way back works
+    cards = {a.interface for a in table.facts.addresses if bare(a.address) == bare(address)}
+    back = {r.interface for r in table.routes if bare(r.destination) in peers and r.interface}
+    return bool(cards and back) and not cards & back
+
+
+def _still(table: Evidence, attempts: Iterable[Attempt]) -> frozenset[str]:
+    """The counters that did not move in the rounds of `attempts`, of those that were read."""
+    rounds = {attempt.round for attempt in attempts}
+    readings = [samples for samples in table.samples if samples.round in rounds]
+    if not readings or len(readings) < len(rounds):
+        return frozenset()
+    moved = {
+        name for samples in readings for name, row in samples.values.items() if row[0] != row[-1]
+    }
+    return frozenset(set(readings[0].values) - moved)
 
 
 def _trail(
@@ -502,6 +579,8 @@ def _trail(
         returned = here.answers(source.sightings, "in")
     if table is not None and _relied(table, "packets"):
         arrived = here.seen(table.sightings, "in")
+        if arrived is False and table.facts.xdp:
+            arrived = None  # a filter on the card itself acts before the witness sees anything
         reply = here.answers(table.sightings, "out")
     return Trail(
         attempt=attempt,
@@ -512,6 +591,7 @@ def _trail(
         returned=returned,
         own=attempt.spoke == "challenge"
         or (table is not None and any(here.took(a) for a in table.acceptances)),
+        forwarded=table is not None and here.passed_on(table.sightings),
     )
 
 
@@ -580,6 +660,14 @@ class _Matcher:
             and s.transport == self.attempt.transport
             and (s.transport != "tcp" or s.flags == "S")
         )
+
+    def passed_on(self, sightings: Iterable[Sighting]) -> bool:
+        """Whether the destination itself sent the request on."""
+        listed = [s for s in sightings if s.icmp is None and s.flags == "S"]
+        mine = {
+            s.seq for s in listed if s.way == "in" and (s.seq in self._seqs or self._is_mine(s))
+        }
+        return any(s.way == "out" and s.seq in mine for s in listed)
 
     def answers(self, sightings: Iterable[Sighting], way: str) -> frozenset[str]:
         kinds = (self._answer(s) for s in sightings if s.way == way)

@@ -195,12 +195,14 @@ def _plain(tally: Tally) -> bool:
 
 
 def burst_probes(tallies: Sequence[tuple[Probe, Tally]]) -> list[Probe]:
-    """Return the probes whose fate a coded burst would tell, one of each kind."""
+    """Return the probes whose fate a coded burst would tell: all, or one of each kind."""
+    wanting = [(probe, tally) for probe, tally in tallies if _unwitnessed(tally)]
+    if len(wanting) <= MAX_BURSTS:
+        return [probe for probe, _ in wanting]
     kinds: dict[object, Probe] = {}
-    for probe, tally in tallies:
-        if _unwitnessed(tally):
-            silent = tally.silent == tally.attempts
-            kinds.setdefault((probe.address, silent, bool(tally.connected)), probe)
+    for probe, tally in wanting:
+        silent = tally.silent == tally.attempts
+        kinds.setdefault((probe.address, silent, bool(tally.connected)), probe)
     return list(kinds.values())
 
 

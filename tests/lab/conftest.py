@@ -24,6 +24,11 @@ TOOLS = {
     "avahi-daemon": "avahi-daemon",
     "avahi-browse": "avahi-utils",
     "dbus-daemon": "dbus",
+    "tc": "iproute2",
+    "iptables-legacy": "iptables",
+    "ufw": "ufw",
+    "firewalld": "firewalld",
+    "systemd-socket-activate": "systemd",
 }
 """Programs, and the Debian packages that have them."""
 

@@ -95,8 +95,7 @@ class Network:
 
     def route(self, host: Host, route: str) -> None:
         """Any route as ``ip route`` takes it: ``default via 192.168.7.1``."""
-        family = "-6 " if ":" in route else ""
-        self._host_lines[host.name].append(f"{family}route add {route}")
+        self._host_lines[host.name].append(f"route add {route}")
 
     def router(self, host: Host) -> None:
         """Let a host forward, in both IP versions."""

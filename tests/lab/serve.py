@@ -1,7 +1,8 @@
 """A service of the lab, as a program: ``serve.py --mode echo --bind 0.0.0.0 --port 4242``.
 
 It writes one line to descriptor 3 once it is in the state that its mode
-promises, so that nobody has to sleep.
+promises, so that nobody has to sleep. With ``--activated`` that descriptor is
+the listening socket instead, as a supervisor hands it over (sd_listen_fds(3)).
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import selectors
 import socket
 import struct
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 READY_FD = 3
 BANNER = b"220 lab service ready\r\n"
 BACKLOG = 128
+SLOWNESS = 0.3
+"""Seconds that a slow service leaves a connection waiting: a busy program, not a hung one."""
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 TCP_INFO_WAITING = 24
 """Offset in struct tcp_info where a listener tells its waiting connections; the limit follows."""
 
@@ -35,6 +40,17 @@ def _closes(connection: socket.socket, _loop: selectors.BaseSelector) -> None:
     connection.close()
 
 
+def _resets(connection: socket.socket, _loop: selectors.BaseSelector) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+    connection.close()
+
+
+def _tells(connection: socket.socket, _loop: selectors.BaseSelector) -> None:
+    """All it has to say, and good-bye: the way of daytime (RFC 867)."""
+    connection.sendall(BANNER)
+    connection.close()
+
+
 def _echo_back(connection: socket.socket) -> bool:
     data = connection.recv(65536)
     connection.sendall(data)
@@ -49,7 +65,10 @@ Accepted = Callable[[socket.socket, selectors.BaseSelector], None]
 MODES: dict[str, Accepted | None] = {
     "echo": _echo,
     "silent": _silent,
+    "slow": _echo,
     "closes": _closes,
+    "resets": _resets,
+    "tells": _tells,
     "hung": None,
     "full": None,
 }
@@ -67,7 +86,7 @@ def _listen(address: str, port: int, options: argparse.Namespace) -> socket.sock
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 10)
     listener.bind((address, port))
     if not options.udp:
-        listener.listen(0 if options.mode == "full" else BACKLOG)
+        listener.listen(options.backlog)
     return listener
 
 
@@ -84,7 +103,7 @@ def _fill(listener: socket.socket) -> list[socket.socket]:
         held.append(socket.create_connection((local, port), timeout=5))
 
 
-def _serve(listeners: list[socket.socket], accepted: Accepted) -> None:
+def _serve(listeners: list[socket.socket], mode: str, accepted: Accepted) -> None:
     loop = selectors.DefaultSelector()
     for listener in listeners:
         loop.register(listener, selectors.EVENT_READ)
@@ -93,9 +112,23 @@ def _serve(listeners: list[socket.socket], accepted: Accepted) -> None:
             here = key.fileobj
             assert isinstance(here, socket.socket)
             if key.data is None:
-                accepted(here.accept()[0], loop)
+                time.sleep(SLOWNESS if mode == "slow" else 0)
+                for connection in _waiting(here):
+                    accepted(connection, loop)
             else:
                 _read(here, key.data, loop)
+
+
+def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
+    """Accept all that wait."""
+    listener.setblocking(False)
+    try:
+        while True:
+            connection = listener.accept()[0]
+            connection.setblocking(True)
+            yield connection
+    except BlockingIOError:
+        return
 
 
 def _read(
@@ -121,11 +154,19 @@ def _wait_for_ever() -> None:
     selectors.DefaultSelector().select()
 
 
+def _listeners(options: argparse.Namespace) -> list[socket.socket]:
+    if options.activated:
+        return [socket.socket(fileno=READY_FD)]
+    return [_listen(address, options.port, options) for address in options.bind]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--mode", choices=MODES, default="echo")
-    parser.add_argument("--bind", action="append", required=True)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--bind", action="append", default=[])
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--activated", action="store_true", help="listen on descriptor 3")
+    parser.add_argument("--backlog", type=int, default=BACKLOG)
     parser.add_argument("--udp", action="store_true")
     parser.add_argument("--dual", action="store_true", help="an IPv6 socket takes IPv4 too")
     parser.add_argument("--defer", action="store_true", help="TCP_DEFER_ACCEPT")
@@ -133,16 +174,17 @@ def main() -> None:
     options = parser.parse_args()
     if options.title:
         Path("/proc/self/comm").write_text(options.title, encoding="ascii")
-    listeners = [_listen(address, options.port, options) for address in options.bind]
+    listeners = _listeners(options)
     held = _fill(listeners[0]) if options.mode == "full" else []
-    os.write(READY_FD, b"ready\n")
+    if not options.activated:
+        os.write(READY_FD, b"ready\n")
     accepted = MODES[options.mode]
     if options.udp:
         _serve_datagrams(listeners[0], options.mode)
     elif accepted is None:
         _wait_for_ever()
     else:
-        _serve(listeners, accepted)
+        _serve(listeners, options.mode, accepted)
     sys.exit(len(held))
 
 

@@ -11,11 +11,20 @@ import signal
 import sys
 from collections.abc import Callable
 
-from . import serve
+from . import serve, traffic
 from .hosts import Host, Process
 from .network import Stage
 
-__all__ = ["Daemon", "Service", "avahi", "browse", "stranger"]
+__all__ = [
+    "Daemon",
+    "Service",
+    "activated",
+    "avahi",
+    "background",
+    "browse",
+    "message_bus",
+    "stranger",
+]
 
 READY_TIMEOUT = 20.0
 PORT = 4242
@@ -35,6 +44,8 @@ class Service:
     defer: bool = False
     stopped: bool = False
     """Stop the program (SIGSTOP) once it listens."""
+    backlog: int | None = None
+    """Connections that may wait, less one; None for the mode's usual."""
     title: str | None = None
     on: str = "destination"
     as_user: bool = False
@@ -55,10 +66,33 @@ class Service:
                 stage.destination_address if address == "destination" else address,
             ]
         options += [f"--{flag}" for flag in ("udp", "dual", "defer") if getattr(self, flag)]
+        backlog = 0 if self.mode == "full" and self.backlog is None else self.backlog
+        options += [] if backlog is None else ["--backlog", str(backlog)]
         return options + (["--title", self.title] if self.title else [])
 
 
 Daemon = Callable[[Stage], Process]
+
+_ACTIVATE = ["systemd-socket-activate", f"--listen={PORT}"]
+
+
+def activated(title: str) -> Daemon:
+    """A real supervisor holds the port, and starts the program ``title`` at the first connection.
+
+    systemd-socket-activate then becomes the program; the socket is the same.
+    """
+
+    def start(stage: Stage) -> Process:
+        program = f"/run/{title}"
+        command = f"{sys.executable} -IS {serve.__file__} --activated --title {title}"
+        stage.destination.write(program, f"#!/bin/sh\nexec {command}\n", mode=0o755)
+        supervisor = stage.destination.popen([*_ACTIVATE, program], piped=True)
+        supervisor.wait_for_output("Listening on", READY_TIMEOUT)
+        return supervisor
+
+    start.__name__ = f"activated_{title}"
+    return start
+
 
 _BUS = ["dbus-daemon", "--system", "--nofork", "--nopidfile", "--print-address=3"]
 _AVAHI = ["avahi-daemon", "--no-drop-root", "--no-chroot", "--no-rlimits"]
@@ -70,13 +104,27 @@ def avahi(on: str) -> Daemon:
 
     def start(stage: Stage) -> Process:
         host = stage.host(on)
-        host.popen_ready(_BUS)
+        message_bus(host)
         daemon = host.popen(_AVAHI, piped=True)
         daemon.wait_for_output(_AVAHI_READY, READY_TIMEOUT)
         return daemon
 
     start.__name__ = f"avahi_{on}"
     return start
+
+
+def background(stage: Stage) -> Process:
+    """A third host sends both hosts thousands of packets a second, in spurts; see ``traffic``."""
+    for end in ("source", "destination"):
+        Service(mode="echo", bind=("::",), dual=True, port=traffic.ECHO_PORT, on=end)(stage)
+    addresses = (stage.source_address, stage.destination_address)
+    argv = [sys.executable, "-IS", traffic.__file__, str(PORT), *addresses]
+    return stage.host("third").popen_ready(argv)
+
+
+def message_bus(host: Host) -> Process:
+    """A real D-Bus system bus, which daemons need to talk to their clients."""
+    return host.popen_ready(_BUS)
 
 
 def browse(host: Host, kind: str) -> Process:

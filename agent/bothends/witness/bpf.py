@@ -38,8 +38,8 @@ _Step = tuple[int, str, str, int]
 
 
 def request_filter(ports: Collection[int]) -> list[Instruction]:
-    """Return the filter for `ports` as instructions."""
-    exact = sorted(ports) if len(ports) <= MAX_EXACT_PORTS else []
+    """Return the filter for `ports` as instructions; for none, or too many, for all ports."""
+    exact = sorted(ports) if len(ports) <= MAX_EXACT_PORTS else ()
     steps: list[tuple[str, _Step]] = []
 
     def add(code: int, k: int, true: str = "", false: str = "", label: str = "") -> None:

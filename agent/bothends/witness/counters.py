@@ -66,8 +66,11 @@ class Sampler:
         self._mark: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self) -> bool:
-        """Begin; return whether there is anything to read on this host."""
+    def start(self, *, once: bool = False) -> bool:
+        """Begin; return whether there is anything to read on this host.
+
+        With `once`, read only now and when stopped: for what must not have moved in between.
+        """
         self.close()
         self._readings = []
         self._mark = None
@@ -77,16 +80,18 @@ class Sampler:
             with contextlib.suppress(OSError):
                 self._files.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
         if self._files:
-            self._read()
+            self._read(again=not once)
+        if once:
+            self.mark()
         return bool(self._files)
 
     def mark(self) -> None:
         """The burst begins now: times are counted from here."""
         self._mark = self._clock()
 
-    def _read(self) -> None:
+    def _read(self, *, again: bool = True) -> None:
         self._readings.append((self._clock(), [os.pread(file, _READ, 0) for file in self._files]))
-        if len(self._readings) < MAX_READINGS:
+        if again and len(self._readings) < MAX_READINGS:
             self._timer = asyncio.get_running_loop().call_later(SAMPLE_SECONDS, self._read)
 
     def stop(self, number: int) -> Samples | None:
@@ -94,7 +99,7 @@ class Sampler:
         if not self._files or self._mark is None:
             self.close()
             return None
-        self._read()
+        self._read(again=False)
         self.close()
         parsed = [parse_counters(b"".join(texts)) for _, texts in self._readings]
         names = sorted(set.intersection(*(set(reading) for reading in parsed)))

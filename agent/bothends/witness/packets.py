@@ -62,23 +62,32 @@ def may_see_packets() -> bool:
 class PacketWitness:
     """Sees connection requests, their answers and ICMP errors about `ports`.
 
-    They are appended to `sightings`; `clock` returns the seconds to stamp them with.
+    They are appended to `sightings`; `clock` returns the seconds to stamp them with. With
+    `follow`, requests to `ports` are also recognised where this host passes them on to another
+    port (containers), by their sequence number.
     """
 
     def __init__(
-        self, ports: Iterable[int], sightings: list[Sighting], clock: Callable[[], float]
+        self,
+        ports: Iterable[int],
+        sightings: list[Sighting],
+        clock: Callable[[], float],
+        *,
+        follow: bool,
     ) -> None:
         """Begin to watch. Raises OSError where that is not allowed or not possible."""
         self.sightings = sightings
         self._ports = frozenset(ports)
         self._clock = clock
         self._lost = 0
+        self._follow = follow
+        self._requests: set[int] = set()
         self._names: dict[int, str] = {}
         # Protocol 0: deaf until bind, so that the filter is in place before the first packet.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            _attach(self._socket, request_filter(self._ports))
+            _attach(self._socket, request_filter(() if follow else self._ports))
             self._socket.setblocking(False)
             _bind_all(self._socket)
         except OSError:
@@ -116,7 +125,11 @@ class PacketWitness:
             self.sightings.append(seen)
 
     def _concerns(self, seen: Sighting) -> bool:
-        return seen.source_port in self._ports or seen.destination_port in self._ports
+        if seen.source_port in self._ports or seen.destination_port in self._ports:
+            if self._follow and seen.flags == "S" and len(self._requests) < MAX_SIGHTINGS:
+                self._requests.add(seen.seq)
+            return True
+        return self._follow and seen.flags == "S" and seen.seq in self._requests
 
     def state(self) -> Witness:
         """Return how far this witness can be trusted."""

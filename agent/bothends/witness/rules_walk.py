@@ -13,6 +13,7 @@ import enum
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from .rules_match import (
     ABSENT,
@@ -47,6 +48,7 @@ again and again."""
 MAX_DEPTH = 16
 """Jumps within each other (NFT_JUMP_STACK_SIZE in the kernel)."""
 
+_CONNECTION = ("ct state", "ct status", "ct direction", "ct protocol", "ct l3proto")
 _CONNTRACK_PRIORITY = -200
 """Where prerouting and output chains begin to know the connection (NF_IP_PRI_CONNTRACK)."""
 
@@ -65,6 +67,7 @@ _OPAQUE = frozenset({"queue", "opaque"})
 _ACCEPTS = (_NAT - {"tproxy"}) | {"accept", "fwd", "queue", "synproxy"}
 """What ends the way through a base chain; the packet goes on to the next one."""
 
+_ICMP_VERSIONS = {"icmp": "ip", "icmpv6": "ip6"}
 _VERDICTS = _DROPS | _JUMPS | _REWRITES | _OPAQUE | _ACCEPTS | {"return"}
 _GO_ON = frozenset({"tproxy", "opaque"})
 """Verdicts after which the rest of the rule is looked at."""
@@ -142,6 +145,12 @@ class RuleSet:
     """Sets by family and table, and by name; keys of maps too."""
     maps: dict[tuple[str, str], dict[str, list[object]]] = field(default_factory=dict)
     """Maps by family and table, and by name: pairs of what they hold, as lists."""
+
+    @cached_property
+    def untracks(self) -> bool:
+        """Whether any rule takes packets from connection tracking."""
+        expressions = (e for c in self.chains.values() for r in c.rules for e in r.expressions)
+        return any(pair(expression)[0] == "notrack" for expression in expressions)
 
 
 class _Way(enum.Enum):
@@ -241,8 +250,6 @@ class Walk:
             "l4proto": packet.transport,
             "nfproto": f"ipv{version}",
             "protocol": "ip" if version == 4 else "ip6",
-            "ct protocol": packet.transport,
-            "ct l3proto": f"ipv{version}",
         }
 
     def _enter(self, chain: Chain) -> None:
@@ -262,21 +269,26 @@ class Walk:
     def _connection(self) -> Facts:
         """What connection tracking says at a base chain (nft_ct_get_eval in the kernel)."""
         hook, priority = self._base_chain.hook, self._base_chain.priority
-        begins = hook in ("prerouting", "output") and priority <= _CONNTRACK_PRIORITY
-        if self._untracked or (begins and priority < _CONNTRACK_PRIORITY):
-            word = CT_STATES["untracked" if self._untracked else "invalid"]
-            known = UNKNOWN if self._untracked is None else Bits(word, CT_STATES)
-            return {"ct state": known, "ct status": ABSENT, "ct direction": ABSENT}
-        if begins or hook in ("ingress", "egress") or self._untracked is None:
-            return {"ct state": UNKNOWN, "ct status": UNKNOWN, "ct direction": UNKNOWN}
-        if self._packet.answer:
-            state = Bits(CT_STATES["established"], CT_STATES)
-            return {"ct state": state, "ct status": UNKNOWN, "ct direction": "reply"}
+        early = priority - _CONNTRACK_PRIORITY if hook in ("prerouting", "output") else 1
+        # The answer to a request that was not tracked is no answer to the kernel.
+        unsure = self._untracked is None or (self._packet.answer and self._ruleset.untracks)
+        if unsure or early == 0 or hook in ("ingress", "egress"):
+            return dict.fromkeys(_CONNECTION, UNKNOWN)
+        if not self._untracked and early > 0:
+            return self._tracked()
+        facts: Facts = dict.fromkeys(_CONNECTION, ABSENT)
+        word = CT_STATES["untracked" if self._untracked else "invalid"]
+        return facts | {"ct state": Bits(word, CT_STATES)}
+
+    def _tracked(self) -> Facts:
+        answer = self._packet.answer
         status = Bits(CT_STATUS["dnat"] if self.nat else 0, CT_STATUS, exact=False)
         return {
-            "ct state": Bits(CT_STATES["new"], CT_STATES),
-            "ct status": UNKNOWN if self.nat is None else status,
-            "ct direction": "original",
+            "ct state": Bits(CT_STATES["established" if answer else "new"], CT_STATES),
+            "ct status": UNKNOWN if answer or self.nat is None else status,
+            "ct direction": "reply" if answer else "original",
+            "ct protocol": self._facts["l4proto"],
+            "ct l3proto": self._facts["nfproto"],
         }
 
     # -- chains
@@ -351,6 +363,10 @@ class Walk:
             return list(self._mapped(body, place.chain))
         if kind in _NAT:
             return [(expression, self._has_target(body, place.chain))]
+        if kind == "reject" and isinstance(body, dict):
+            # With ICMP of one IP version it asks for that version, though nft does not say so.
+            wanted = _ICMP_VERSIONS.get(str(body.get("type")), self._facts["protocol"])
+            return [(expression, wanted == self._facts["protocol"])]
         return [(expression, True)] if kind in _VERDICTS else None
 
     def _has_target(self, body: object, chain: Chain) -> Truth:

@@ -23,7 +23,7 @@ from bothends_protocol.services import is_named
 
 from .netlink import Queue, listening_queues
 
-__all__ = ["Row", "connections", "listeners", "read_table", "service_listeners"]
+__all__ = ["Row", "connections", "is_running", "listeners", "read_table", "service_listeners"]
 
 _STATES = {
     1: "ESTABLISHED",
@@ -94,6 +94,16 @@ def service_listeners(
     """Return where the program `name` listens, on any port; `own` as in `listeners`."""
     rows = [row for row in table if row.state == "LISTEN" and row.inode not in own]
     return tuple(item for item in _described(rows) if is_named(name, item.names))
+
+
+def is_running(name: str) -> bool | None:
+    """Return whether a process is called `name`; None where processes cannot be listed.
+
+    Names of processes are readable by everybody, their sockets are not.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    return any(is_named(name, _names(pid)) for pid in _processes())
 
 
 def _described(rows: list[Row]) -> tuple[Listener, ...]:
