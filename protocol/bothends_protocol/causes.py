@@ -153,7 +153,15 @@ def _destination_drop(j: Journey) -> bool | None:
     return False if _no_way_back(j) is True else None
 
 
+def _icmp_unheard(j: Journey) -> bool:
+    """Whether ICMP errors left the destination meanwhile, that nobody could tell from ours."""
+    sent = "Icmp.OutDestUnreachs" if family(bare(j.address)) == 4 else "Icmp6.OutDestUnreachs"
+    return not j.destination_packets and bool(j.still) and sent not in j.still
+
+
 def _destination_reject(j: Journey) -> bool | None:
+    if j.symptoms == _SILENT and not _icmp_unheard(j):
+        return False
     if j.icmp is not None:
         return None if bare(j.icmp.sender) == bare(j.address) else False
     # A reset from a port on which nobody listens is the kernel's own word.
@@ -170,8 +178,10 @@ def _no_way_back(j: Journey) -> bool | None:
     if j.astray or (j.burst is not None and j.burst.misrouted):
         return True
     if j.return_error is not None:
-        # Where something else stops the requests before, these counters stand still.
-        return not (j.furthest >= Stage.ARRIVED and j.still >= _MISROUTED)
+        # Where something else stops the requests before, these counters stand still. IPv6
+        # has no such counter for each kind of route that leads nowhere.
+        elsewhere = family(bare(j.address)) == 4 and j.still >= _MISROUTED
+        return not (elsewhere and j.furthest >= Stage.ARRIVED)
     if j.furthest < Stage.ARRIVED:
         return False
     return False if j.return_known else None
@@ -215,7 +225,7 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     PathCause(
         "destination.firewall-reject",
         (Stage.ARRIVED, Stage.DELIVERED),
-        _REFUSED,
+        _ANY,
         _destination_reject,
         "Run bothends on the destination with the right to see packets (as root, or with "
         "CAP_NET_RAW): it then sees whether the refusal leaves its own network card.",
@@ -352,7 +362,9 @@ def _other_port(j: Journey) -> bool:
 
 
 def _not_running(j: Journey) -> bool:
-    return _nobody(j) and not j.elsewhere and not j.wanted_elsewhere
+    # A program of that name that runs may listen on another port, unseen.
+    runs = j.wanted is not None and j.wanted_runs is True
+    return _nobody(j) and not j.elsewhere and not j.wanted_elsewhere and not runs
 
 
 def _loopback(j: Journey) -> bool:
@@ -375,8 +387,6 @@ def _other_interface(j: Journey) -> bool:
 def _other_program(j: Journey) -> bool:
     if j.wanted is None or not j.holders:
         return False
-    if j.wanted_runs is False and not any(is_supervisor(row.names) for row in j.holders):
-        return True
     # A program that cannot be seen may be the right one, and a supervisor holds the port for
     # the program that it will start.
     return all(

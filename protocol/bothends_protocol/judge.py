@@ -177,7 +177,7 @@ def _unseen_program(j: Journey) -> _Finding:
     """Somebody took the connection; whether it is the program that was named is not visible."""
     return _Finding(
         path_clear=True,
-        reachable="yes",
+        reachable="unknown",
         causes=(),
         candidates=("service.other-program",),
         next_step=f"Run bothends on the destination as root: it then sees whether {j.wanted} or "
@@ -192,7 +192,9 @@ def _nobody_seen(j: Journey) -> _Finding:
         path_clear=True,
         reachable="no",
         causes=(),
-        candidates=("service.not-running", "service.loopback-only", "service.wrong-interface"),
+        candidates=("service.other-port", "service.not-running")
+        if j.wanted
+        else ("service.not-running", "service.loopback-only", "service.wrong-interface"),
         next_step="Look on the destination whether the program runs, and on which address it "
         "listens.",
         notes=narrate(j),
@@ -291,7 +293,7 @@ def _standing(j: Journey, named: Iterable[_Named]) -> tuple[_Named, ...]:
 def _behind(j: Journey) -> _Finding:
     """The destination passes the port on inside itself, and behind that it does not work."""
     note = "The destination passes the requests on to a program behind it (a container)."
-    refused = Symptom.RESET in j.symptoms
+    refused = any(trail.attempt.outcome == "refused" for trail in j.failed)
     because = (*narrate(j), note)
     return _Finding(
         path_clear=False,

@@ -243,12 +243,14 @@ class Journey:
     def refused_by_count(self) -> bool:
         """Whether a burst was answered without having come through: a filter refuses it."""
         told = {} if self.burst is None else self.burst.reached
-        return told.get(Stage.DELIVERED) is False and told.get(Stage.REPLIED) is True
+        # What a forwarding host sends may be the request itself, on its way behind it.
+        behind = self.burst is None or self.burst.forwarded is not False
+        return not behind and told.get(Stage.DELIVERED) is False and bool(told.get(Stage.REPLIED))
 
     @property
     def unheard(self) -> bool:
         """Whether refusals left the destination, and the source got nothing."""
-        return Symptom.SILENT not in self.symptoms and any(
+        return Symptom.SILENT not in self.symptoms and all(
             trail.attempt.outcome == "silent" for trail in self.failed
         )
 

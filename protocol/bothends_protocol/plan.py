@@ -179,7 +179,7 @@ def _conclusive(tally: Tally) -> bool:
     if tally.attempts >= MAX_ATTEMPTS or not tally.silent:
         return True
     if tally.connected:
-        return tally.connected > 1 or tally.silent < ENOUGH
+        return tally.connected > 1
     return tally.silent < tally.attempts or _plain(tally)
 
 
@@ -188,7 +188,7 @@ def _plain(tally: Tally) -> bool:
     if tally.left == 0 or tally.arrived == 0:
         return tally.attempts >= CERTAIN
     if tally.arrived is None:
-        return True
+        return tally.attempts >= CERTAIN  # a refusal may have been lost; what is left is counted
     if tally.answered:
         return tally.answered >= CERTAIN
     return tally.arrived >= (CERTAIN if tally.delivered else ENOUGH)

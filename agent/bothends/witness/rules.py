@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .rules_iptables import TABLES, Save, add_save, plain_extension
-from .rules_match import Elements, pair
+from .rules_match import Elements, pair, word
 from .rules_walk import Chain, Packet, Quote, Rule, RuleSet, Walk
 
 __all__ = [
@@ -42,19 +42,20 @@ __all__ = [
 READ_TIMEOUT = 1.0
 """Seconds for all that is read: 20 ms as a rule, and no quote is worth a user's waiting."""
 
-FULL_TIMEOUT = 0.5
-"""Seconds of these for a listing with all elements of all sets; then it is asked for without."""
+SETS_TIMEOUT = 0.3
+"""Seconds of these for what named sets hold."""
 
 MAX_OUTPUT = 8 * 1024 * 1024
 """Bytes taken of one program: 15,000 rules, or a set of 300,000 addresses."""
 
+_MAX_HANDLE = 1 << 64
 _LIST = ("list", "ruleset")
 _CHUNK = 1 << 16
 _SBIN = os.pathsep.join(("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"))
 """Searched after PATH: an ordinary user's lacks the sbin folders."""
 
 _IPTABLES_HOOKS = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
-_HANDLE = re.compile(r"(.*?) ?# handle (\d+)$")
+_HANDLE = re.compile(r"(.*?) ?# handle ([0-9]{1,20})$")
 _DEVICES = re.compile(r"hook \w+ devices? (?:= )?(\{[^}]*\}|\S+)")
 _NAME = re.compile(r'[^\s",{}]+')
 
@@ -143,12 +144,12 @@ def _entries(document: object) -> Iterator[tuple[str, Mapping[str, object]]]:
 
 
 def _place(item: Mapping[str, object]) -> tuple[str, str]:
-    return str(item.get("family")), str(item.get("table"))
+    return word(item.get("family")), word(item.get("table"))
 
 
 def _chain(item: Mapping[str, object], devices: Mapping[tuple[str, ...], str]) -> Chain:
     family, table = _place(item)
-    name = str(item.get("name"))
+    name = word(item.get("name"))
     label = f"table {family} {table} chain {name}"
     priority = item.get("prio")
     return Chain(
@@ -157,8 +158,8 @@ def _chain(item: Mapping[str, object], devices: Mapping[tuple[str, ...], str]) -
         name=name,
         label=label,
         policy_text=f"{label}: policy drop",
-        hook=str(item.get("hook", "")),
-        kind=str(item.get("type", "filter")),
+        hook=word(item.get("hook")),
+        kind=word(item.get("type")),
         priority=priority if isinstance(priority, int) else 0,
         drops=item.get("policy") == "drop",
         devices=_devices(item.get("dev"), devices.get((family, table, name))),
@@ -170,20 +171,21 @@ def _devices(listed: object, written: str | None) -> tuple[str, ...] | None:
     if isinstance(listed, str):
         return (listed,)
     if isinstance(listed, list):
-        return tuple(str(name) for name in listed)
+        return tuple(word(name) for name in listed)
     return None if written is None else tuple(_NAME.findall(written))
 
 
 def _add_rule(
-    item: Mapping[str, object], ruleset: RuleSet, texts: Mapping[tuple[str, str, str], str]
+    item: Mapping[str, object], ruleset: RuleSet, texts: Mapping[tuple[str, str, int], str]
 ) -> None:
     family, table = _place(item)
-    chain = ruleset.chains.get((family, table, str(item.get("chain"))))
+    chain = ruleset.chains.get((family, table, word(item.get("chain"))))
     expressions = item.get("expr")
     if chain is None or not isinstance(expressions, list):
         return
-    handle = str(item.get("handle"))
-    text = texts.get((family, table, handle), f"the rule with handle {handle}")
+    handle = item.get("handle")
+    number = handle if isinstance(handle, int) and 0 <= handle < _MAX_HANDLE else 0
+    text = texts.get((family, table, number), f"the rule with handle {number}")
     chain.rules.append(Rule(tuple(_plain(expressions)), text))
 
 
@@ -197,7 +199,7 @@ def _plain(expressions: Sequence[object]) -> Iterator[object]:
 
 
 def _add_set(item: Mapping[str, object], ruleset: RuleSet, *, terse: bool) -> None:
-    place, name = _place(item), str(item.get("name"))
+    place, name = _place(item), word(item.get("name"))
     elements = item.get("elem")
     listed = elements if isinstance(elements, list) else []
     complete = "elem" in item or not terse
@@ -210,9 +212,9 @@ def _add_set(item: Mapping[str, object], ruleset: RuleSet, *, terse: bool) -> No
 
 def _read_listing(
     listing: str,
-) -> tuple[dict[tuple[str, str, str], str], dict[tuple[str, ...], str]]:
+) -> tuple[dict[tuple[str, str, int], str], dict[tuple[str, ...], str]]:
     """Return the rules' texts by family, table and handle, and the devices of chains."""
-    texts: dict[tuple[str, str, str], str] = {}
+    texts: dict[tuple[str, str, int], str] = {}
     devices: dict[tuple[str, ...], str] = {}
     table, chain = ("", ""), ""
     begun: list[str] = []
@@ -229,7 +231,7 @@ def _read_listing(
             # A long set goes on over several lines; the handle ends the rule.
             begun.append(line.strip())
             if match := _HANDLE.match(" ".join(begun)):
-                texts[*table, match[2]] = match[1]
+                texts[*table, int(match[2])] = match[1]
                 begun = []
     return texts, devices
 
@@ -250,24 +252,30 @@ async def read_ruleset() -> RuleSet | None:
 
 async def _read_all() -> RuleSet | None:
     nft = _program("nft")
-    (document, terse), listing = await asyncio.gather(
-        _read_document(nft), _run(nft, "--handle", "--stateless", "--terse", *_LIST)
-    )
+    # Unlike gather, a group has ended all of its programs when a time-out ends it.
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(_read_document(nft))
+        listing = group.create_task(_run(nft, "--handle", "--stateless", "--terse", *_LIST))
+    document, terse = reading.result()
     saves = await _read_saves(document)
     if document is None and not saves:
         return None
-    return ruleset_of(document, listing or "", saves, terse=terse)
+    return ruleset_of(document, listing.result() or "", saves, terse=terse)
 
 
 async def _read_document(nft: str | None) -> tuple[object, bool]:
     """Return what nft lists as JSON, and whether without what named sets hold."""
+    words = "--json", "--stateless"
+    terse = _decoded(await _run(nft, *words, "--terse", *_LIST))
+    if terse is not None and not any(kind in ("set", "map") for kind, _ in _entries(terse)):
+        return terse, False
+    # Sets may be so large that nft needs seconds for them.
     output = None
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(FULL_TIMEOUT):
-            output = await _run(nft, "--json", "--stateless", *_LIST)
-    if output is not None:
-        return _decoded(output), False
-    return _decoded(await _run(nft, "--json", "--stateless", "--terse", *_LIST)), True
+        async with asyncio.timeout(SETS_TIMEOUT):
+            output = await _run(nft, *words, *_LIST)
+    full = _decoded(output)
+    return (terse, True) if full is None else (full, False)
 
 
 def _decoded(output: str | None) -> object:
@@ -287,7 +295,9 @@ async def _read_saves(document: object) -> list[Save]:
             wanted.append((version, False, (f"{program}-nft-save", f"{program}-save")))
         if _has_legacy(version):
             wanted.append((version, True, (f"{program}-legacy-save", f"{program}-save")))
-    outputs = await asyncio.gather(*(_run(_program(*names)) for _, _, names in wanted))
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_run(_program(*names))) for _, _, names in wanted]
+    outputs = [task.result() or "" for task in tasks]
     return [
         Save(version, output, legacy)
         for (version, legacy, _), output in zip(wanted, outputs, strict=True)

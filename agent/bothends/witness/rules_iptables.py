@@ -9,10 +9,11 @@ that its match is unknown. Grammar: iptables-save(8), iptables-extensions(8).
 from __future__ import annotations
 
 import itertools
-import shlex
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from .rules_match import word
 from .rules_walk import Chain, Rule, RuleSet
 
 __all__ = ["TABLES", "Save", "add_save", "plain_extension"]
@@ -23,6 +24,9 @@ _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 _NAT_PRIORITIES = {"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTING": 100}
 """NF_IP_PRI_* of the kernel, which are the same for both IP versions."""
+
+_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"(?!\S)|(\S+)')
+_ESCAPE = re.compile(r"\\(.)")
 
 _OPAQUE: dict[str, object] = {"xt": None}
 _UNKNOWN_VERDICT: dict[str, object] = {"opaque": None}
@@ -81,7 +85,7 @@ def add_save(save: Save, ruleset: RuleSet) -> None:
             chain = table.chain(line)
             ruleset.chains[chain.family, chain.table, chain.name] = chain
         elif line.startswith("-A "):
-            name = line.split(maxsplit=2)[1]
+            name = line[3:].partition(" ")[0]
             owner = ruleset.chains.get((table.family, table.key, name))
             if owner is not None:
                 owner.rules.append(Rule(tuple(_expressions(line, save.version)), line))
@@ -93,7 +97,7 @@ def plain_extension(body: object, *, last: bool) -> tuple[object, ...]:
     Old versions of nft do not name it: then the `last` of a rule may be its verdict.
     """
     fields = body if isinstance(body, dict) else {}
-    name = str(fields.get("name"))
+    name = word(fields.get("name"))
     if fields.get("type") == "match":
         return () if name == "comment" else (_OPAQUE,)
     if name in _GO_ON:
@@ -144,27 +148,29 @@ def _expressions(line: str, version: int) -> Iterator[object]:
         return
     at, negated = 2, False
     while at < len(words):
-        word = words[at]
+        option = words[at]
         arguments = _arguments(words, at)
         at += 1 + len(arguments)
-        if word == "!":
+        if option == "!":
             negated = True
             continue
-        if word in ("-j", "-g") and arguments:
-            yield from _target(word, arguments[0], words[at:])
+        if option in ("-j", "-g") and arguments:
+            yield from _target(option, arguments[0], words[at:])
             return
-        yield from _option(word, arguments, negated=negated, version=version)
+        yield from _option(option, arguments, negated=negated, version=version)
         negated = False
 
 
 def _words(line: str) -> list[str] | None:
-    # shlex takes a hundred times as long, and few lines have quotes.
-    if '"' not in line and "\\" not in line and "'" not in line:
+    """The words of a line, quoted as xtables_save_string does; None where a quote has no end."""
+    if '"' not in line:
         return line.split()
-    try:
-        return shlex.split(line)
-    except ValueError:
-        return None
+    words = []
+    for quoted, plain in _WORD.findall(line):
+        if plain.startswith('"'):
+            return None
+        words.append(plain or _ESCAPE.sub(r"\1", quoted))
+    return words
 
 
 def _arguments(words: list[str], at: int) -> list[str]:
@@ -179,21 +185,21 @@ def _arguments(words: list[str], at: int) -> list[str]:
     return words[at + 1 : end]
 
 
-def _option(word: str, arguments: list[str], *, negated: bool, version: int) -> Iterator[object]:
-    if word == "-m":
+def _option(option: str, arguments: list[str], *, negated: bool, version: int) -> Iterator[object]:
+    if option == "-m":
         name = "".join(arguments)
         if name not in _HARMLESS_MODULES:
             yield _NO_SUCH_HEADER if name in _HEADER_MODULES else _OPAQUE
         return
-    if word in ("--comment", "--limit-iface-in"):
+    if option in ("--comment", "--limit-iface-in"):
         return
-    if word == "--tcp-flags" and len(arguments) == 2:
+    if option == "--tcp-flags" and len(arguments) == 2:
         yield _tcp_flags(arguments[0], arguments[1], negated=negated)
         return
-    if word == "-f":
+    if option == "-f":
         yield _fragment(negated=negated)
         return
-    build = _OPTIONS.get(word)
+    build = _OPTIONS.get(option)
     if build is None or len(arguments) != 1:
         yield _OPAQUE
         return
@@ -316,8 +322,8 @@ _OPTIONS: dict[str, _Build] = {
 }
 
 
-def _target(word: str, name: str, rest: list[str]) -> tuple[object, ...]:
-    if word == "-g":
+def _target(option: str, name: str, rest: list[str]) -> tuple[object, ...]:
+    if option == "-g":
         return ({"goto": {"target": name}},)
     if name in ("DNAT", "REDIRECT"):
         return (_destination(name, rest),)

@@ -37,6 +37,7 @@ __all__ = [
     "pair",
     "read_ip",
     "value_of",
+    "word",
 ]
 
 MAX_ELEMENTS = 20_000
@@ -115,12 +116,17 @@ _CONDITIONS = frozenset({"limit", "quota", "ct count"})
 """What an element of a set may hold beside its value, so that it matches at times only."""
 
 
+def word(value: object) -> str:
+    """Return `value` where it is text, else the empty word."""
+    return value if isinstance(value, str) else ""
+
+
 def pair(expression: object) -> tuple[str, object]:
     """Return the one key of a JSON object and its value; ("", None) where it is none."""
     if not isinstance(expression, dict) or not expression:
         return "", None
     key, body = next(iter(expression.items()))
-    return str(key), body
+    return word(key), body
 
 
 def both(first: Truth, second: Truth) -> Truth:
@@ -173,6 +179,7 @@ class Elements:
         self.items = tuple(items)
         self.complete = complete
         """False where they were not listed."""
+        self._told: dict[int | Ip, Truth] = {}
 
     @cached_property
     def _plain(self) -> frozenset[str | int]:
@@ -190,6 +197,11 @@ class Elements:
             return None
         if not isinstance(value, int | Ip):
             return _any(lies_in(value, item, sets) for item in self.items)
+        if value not in self._told:
+            self._told[value] = self._look_for(value, sets)
+        return self._told[value]
+
+    def _look_for(self, value: int | Ip, sets: Sets) -> Truth:
         # nft writes addresses in the form that Python gives them.
         if (_text(value) if isinstance(value, Ip) else value) in self._plain:
             return True
@@ -240,7 +252,7 @@ _Fields = Mapping[str, object]
 
 
 def _payload(fields: _Fields, facts: Facts) -> Value:
-    protocol, name = str(fields.get("protocol")), str(fields.get("field"))
+    protocol, name = word(fields.get("protocol")), word(fields.get("field"))
     if protocol in ("ip", "ip6"):
         if facts["protocol"] != protocol:
             return ABSENT
@@ -251,11 +263,11 @@ def _payload(fields: _Fields, facts: Facts) -> Value:
 
 
 def _meta(fields: _Fields, facts: Facts) -> Value:
-    return facts.get(str(fields.get("key")), UNKNOWN)
+    return facts.get(word(fields.get("key")), UNKNOWN)
 
 
 def _connection(fields: _Fields, facts: Facts) -> Value:
-    return UNKNOWN if "dir" in fields else facts.get(f"ct {fields.get('key')}", UNKNOWN)
+    return UNKNOWN if "dir" in fields else facts.get(f"ct {word(fields.get('key'))}", UNKNOWN)
 
 
 def _fib(fields: _Fields, facts: Facts) -> Value:
@@ -291,8 +303,8 @@ def _masked(value: Value, body: list[object]) -> Value:
     if value is ABSENT:
         result = ABSENT
     elif isinstance(value, Bits):
-        word = _word(mask, value.names)
-        result = UNKNOWN if word is None else Bits(value.word & word, value.names)
+        bits = _word(mask, value.names)
+        result = UNKNOWN if bits is None else Bits(value.word & bits, value.names)
     elif isinstance(value, Ip):
         other = read_ip(mask)
         result = Ip(value.version, value.number & other.number) if other else UNKNOWN
@@ -322,8 +334,8 @@ def compare(operator: object, value: Value, pattern: object, sets: Sets) -> Trut
     if operator in ("in", "!"):
         if not isinstance(value, Bits):
             return lies_in(value, pattern, sets) if operator == "in" else None
-        word = _word(pattern, value.names)
-        return None if word is None else bool(value.word & word) == (operator == "in")
+        mask = _word(pattern, value.names)
+        return None if mask is None else bool(value.word & mask) == (operator == "in")
     return _ordered(operator, value, pattern)
 
 
@@ -338,7 +350,7 @@ def _ordered(operator: object, value: Value, pattern: object) -> Truth:
         "<=": mine <= number,
         ">=": mine >= number,
     }
-    return results.get(str(operator))
+    return results.get(word(operator))
 
 
 def lies_in(value: Value, pattern: object, sets: Sets) -> Truth:
@@ -361,8 +373,8 @@ def lies_in(value: Value, pattern: object, sets: Sets) -> Truth:
 def _is_one(value: Value, pattern: object, sets: Sets) -> Truth:
     kind, body = pair(pattern)
     if isinstance(value, Bits):
-        word = _word(pattern, value.names)
-        return None if word is None or not value.exact else value.word == word
+        wanted = _word(pattern, value.names)
+        return None if wanted is None or not value.exact else value.word == wanted
     if isinstance(value, Nothing):
         return None
     return _within(value, kind, body) if kind else _same(value, pattern, sets)
@@ -402,11 +414,13 @@ def _same(value: Value, pattern: object, sets: Sets) -> Truth:
 
 
 def _same_name(value: str, pattern: object) -> Truth:
-    if isinstance(pattern, int) or (isinstance(pattern, str) and pattern.isdecimal()):
-        known = _PROTOCOLS.get(value)
-        return None if known is None else str(known) == str(pattern)
+    number = _PROTOCOLS.get(value)
+    if isinstance(pattern, int):
+        return None if number is None else number == pattern
     if not isinstance(pattern, str):
         return None
+    if pattern.isdecimal():
+        return None if number is None else str(number) == pattern
     if pattern.endswith("*"):
         return value.startswith(pattern[:-1])
     return value == _ALIASES.get(pattern, pattern)
@@ -434,9 +448,10 @@ def _word(pattern: object, names: Mapping[str, int]) -> int | None:
     parts = body if kind == "|" else pattern
     if not isinstance(parts, Sequence):
         return None
-    words = [_word(part, names) for part in parts]
-    known = [word for word in words if word is not None]
     result = 0
-    for word in known:
-        result |= word
-    return result if len(known) == len(words) else None
+    for part in parts:
+        bits = _word(part, names)
+        if bits is None:
+            return None
+        result |= bits
+    return result

@@ -34,6 +34,7 @@ from .rules_match import (
     pair,
     read_ip,
     value_of,
+    word,
 )
 
 __all__ = ["Chain", "Packet", "Quote", "Rule", "RuleSet", "Walk"]
@@ -42,8 +43,8 @@ MAX_QUOTE = 300
 """Longest quote, in characters: a line that people still read."""
 
 MAX_STEPS = 50_000
-"""Rules looked at for one packet, a tenth of a second's work: jumps may meet the same chain
-again and again."""
+"""Rules, and elements of their sets, looked at for one packet, some tenths of a second's work:
+jumps may meet the same chain again and again."""
 
 MAX_DEPTH = 16
 """Jumps within each other (NFT_JUMP_STACK_SIZE in the kernel)."""
@@ -206,6 +207,14 @@ class Walk:
     def run_prerouting(self) -> None:
         """Go through what may give the packet another destination, and no further."""
         self._go(_HOOKS["input"])
+        early = self._decided and self.quote is not None and not self.quote.certain
+        if self.nat is False and (early or self._tired):
+            self.nat = None
+
+    @property
+    def _tired(self) -> bool:
+        """Whether there was too much to look at, so that nothing more is said."""
+        return self._steps > MAX_STEPS
 
     def _inward(self) -> tuple[str, ...]:
         """The hooks after prerouting: with a new destination the packet may be one for others."""
@@ -222,7 +231,7 @@ class Walk:
         self._facts = self._facts or self._known(known.version)
         for hook in hooks:
             for chain in self._base_chains(hook, known.version):
-                if self._decided or self._steps > MAX_STEPS:
+                if self._decided or self._tired:
                     return
                 self._base(chain)
 
@@ -239,13 +248,13 @@ class Walk:
 
     def _known(self, version: int) -> Facts:
         packet = self._packet
-        word = TCP_FLAGS["syn"] | (TCP_FLAGS["ack"] if packet.answer else 0)
+        flags = TCP_FLAGS["syn"] | (TCP_FLAGS["ack"] if packet.answer else 0)
         return {
             "saddr": self._source or UNKNOWN,
             "daddr": self._destination or UNKNOWN,
             "sport": UNKNOWN if packet.source_port is None else packet.source_port,
             "dport": UNKNOWN if packet.destination_port is None else packet.destination_port,
-            "flags": Bits(word, TCP_FLAGS),
+            "flags": Bits(flags, TCP_FLAGS),
             "version": version,
             "l4proto": packet.transport,
             "nfproto": f"ipv{version}",
@@ -277,8 +286,8 @@ class Walk:
         if not self._untracked and early > 0:
             return self._tracked()
         facts: Facts = dict.fromkeys(_CONNECTION, ABSENT)
-        word = CT_STATES["untracked" if self._untracked else "invalid"]
-        return facts | {"ct state": Bits(word, CT_STATES)}
+        state = CT_STATES["untracked" if self._untracked else "invalid"]
+        return facts | {"ct state": Bits(state, CT_STATES)}
 
     def _tracked(self) -> Facts:
         answer = self._packet.answer
@@ -300,7 +309,7 @@ class Walk:
         self._enter(chain)
         before = self._doubt
         ended = self._through(chain, sure, 0)
-        if chain.drops and not ended:
+        if chain.drops and not ended and not self._tired:
             self._drop(chain.policy_text, "drop", sure)
         # What this chain accepted goes on to the next, like what it let pass.
         self._doubt = before
@@ -328,7 +337,7 @@ class Walk:
         ended = False
         for rule in chain.rules:
             self._steps += 1
-            if self._steps > MAX_STEPS or self._decided:
+            if self._tired or self._decided:
                 break
             way = self._rule(_Place(chain, rule, sure, depth))
             if way is _Way.MAYBE_RETURNED and not leaks:
@@ -365,7 +374,7 @@ class Walk:
             return [(expression, self._has_target(body, place.chain))]
         if kind == "reject" and isinstance(body, dict):
             # With ICMP of one IP version it asks for that version, though nft does not say so.
-            wanted = _ICMP_VERSIONS.get(str(body.get("type")), self._facts["protocol"])
+            wanted = _ICMP_VERSIONS.get(word(body.get("type")), self._facts["protocol"])
             return [(expression, wanted == self._facts["protocol"])]
         return [(expression, True)] if kind in _VERDICTS else None
 
@@ -427,8 +436,10 @@ class Walk:
         kind, body = pair(expression)
         fields = body if isinstance(body, dict) else {}
         if kind == "match":
-            value = value_of(fields.get("left"), self._facts)
-            return compare(fields.get("op"), value, fields.get("right"), self._sets(place.chain))
+            value, right = value_of(fields.get("left"), self._facts), fields.get("right")
+            _, elements = pair(right)
+            self._steps += len(elements) if isinstance(elements, list) else 0
+            return compare(fields.get("op"), value, right, self._sets(place.chain))
         if kind == "notrack":
             sure = both(place.sure, matches) and not self._doubt
             self._untracked = True if sure else None
@@ -446,7 +457,7 @@ class Walk:
         """A rule writes into the packet: what stood there is not known any more."""
         kind, body = pair(key)
         if isinstance(body, dict):
-            name = str(body.get("field", body.get("key")))
+            name = word(body.get("field", body.get("key")))
             self._facts[f"ct {name}" if kind == "ct" else name] = UNKNOWN
 
     # -- verdicts
@@ -473,7 +484,7 @@ class Walk:
     def _jump(self, verdict: object, matches: Truth, place: _Place) -> _Way:
         kind, body = pair(verdict)
         name = body.get("target") if isinstance(body, dict) else None
-        target = self._ruleset.chains.get((place.chain.family, place.chain.table, str(name)))
+        target = self._ruleset.chains.get((place.chain.family, place.chain.table, word(name)))
         if target is None or place.depth >= MAX_DEPTH:
             self._drop(place.text, "drop", None)
             return _Way.NEXT
@@ -509,8 +520,8 @@ class Walk:
             self._facts["daddr"] = address or UNKNOWN
         if sure and "port" in fields:
             self._facts["dport"] = port if isinstance(port, int) else UNKNOWN
-        elif address is None:
-            # A map gives the port with the address.
+        elif "addr" in fields and address is None:
+            # A map may give the port with the address.
             self._facts["dport"] = UNKNOWN
         if self._base_chain.hook == "output":
             self._facts |= {"oif": UNKNOWN, "oifname": UNKNOWN}
