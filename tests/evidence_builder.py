@@ -36,11 +36,26 @@ from bothends_protocol.evidence import (
 )
 from bothends_protocol.pairing import SOURCE, other_role
 
-__all__ = ["DROPPED", "HERE", "LOST", "OPEN", "PORT", "ROUTER", "THERE", "Fate", "Story"]
+__all__ = [
+    "CARD",
+    "CARD_OF_STRANGER",
+    "DROPPED",
+    "HERE",
+    "LOST",
+    "OPEN",
+    "PORT",
+    "ROUTER",
+    "THERE",
+    "Fate",
+    "Story",
+]
 
 HERE, THERE, ROUTER = "192.168.7.10", "192.168.7.20", "192.168.7.1"
-"""Who opens the connection, who should take it, and something between."""
+"""The source's address, the destination's, and that of something between."""
 PORT = 4242
+CARD, CARD_OF_OPENER, CARD_OF_STRANGER = (f"02:00:5e:00:00:{last}" for last in ("20", "10", "99"))
+"""Link-layer addresses: of the one who should take the connection, of who opens it, and of
+another machine."""
 
 
 @dataclass(frozen=True)
@@ -84,25 +99,55 @@ class Story:
     """Whether the agent may listen where nobody does."""
     queue: tuple[int, int] = (0, 128)
     """Connections that wait for the service, and how many may."""
+    takes: bool = True
+    """Whether the service takes its connections."""
+    holder: tuple[str, ...] = ("backupd",)
+    """Names of the program that listens; empty where they may not be seen."""
+    wanted: str | None = None
+    """The program that ought to, as the user calls it."""
+    wanted_on: tuple[int, ...] = ()
+    """Other ports on which that program listens."""
+    forwards: bool = False
+    """Whether the destination passes packets on, as to containers."""
     ports: tuple[int, ...] = (PORT,)
     by_port: Mapping[int, tuple[Fate, ...]] = field(default_factory=dict)
     """Where ports differ: the fates of each."""
-    address: str = THERE
+    to: str = ""
+    """The tested address; empty: the one at which the two met."""
     more_addresses: tuple[str, ...] = ()
-    """Of the destination."""
+    """Of who should take the connection."""
     neighbour: Neighbour | None = None
     routes: tuple[Route, ...] = ()
     """What the source's kernel says of the way there."""
-    way_back: tuple[Route, ...] = (Route(destination=HERE, interface="eth0"),)
+    way_back: tuple[Route, ...] = ()
+    """What the other one's kernel says of the way back; by default that there is one."""
     returns: tuple[Return, ...] = ()
-    seen_as: str = HERE
-    """The source's address as the destination sees it: a NAT changes it, and the ports."""
+    seen_as: str = ""
+    """The source's address behind a NAT, which changes its ports, too."""
     new_numbers: bool = False
     """Whether something on the way changes the TCP sequence numbers."""
     typed: tuple[str, ...] = (THERE,)
     targets: tuple[Target, ...] = ()
     prober: str = SOURCE
+    """Who opens the connections; the other one is the destination of them."""
     both_ways: bool = False
+    first: int = 1
+    """Number of the first attempt: other ones make other local ports and sequence numbers."""
+
+    @property
+    def opener(self) -> str:
+        """Address of who opens the connections."""
+        return HERE if self.prober == SOURCE else THERE
+
+    @property
+    def taker(self) -> str:
+        """Address of who should take them."""
+        return THERE if self.prober == SOURCE else HERE
+
+    @property
+    def address(self) -> str:
+        """The tested address."""
+        return self.to or self.taker
 
     @property
     def held(self) -> bool:
@@ -117,7 +162,7 @@ class Story:
     @property
     def local(self) -> bool:
         """Whether the tested address is the destination's own."""
-        return self.address in (THERE, *self.more_addresses)
+        return self.address in (self.taker, *self.more_addresses)
 
     def evidence(self) -> tuple[Evidence, Evidence]:
         """Return what the two hold of it, the source's first."""
@@ -136,7 +181,7 @@ class _Try:
 
 
 def _tries(story: Story) -> Iterator[_Try]:
-    number = 0
+    number = story.first - 1
     for port in story.ports:
         for fate in story.by_port.get(port, story.fates):
             number += 1
@@ -159,7 +204,7 @@ def _round(story: Story) -> RoundPlan:
     )
 
 
-def _facts(*addresses: str, privileged: bool) -> HostFacts:
+def _facts(*addresses: str, card: str, privileged: bool, forwards: bool = False) -> HostFacts:
     return HostFacts(
         product="bothends",
         version="0",
@@ -169,6 +214,8 @@ def _facts(*addresses: str, privileged: bool) -> HostFacts:
         hostname="host",
         privileged=privileged,
         addresses=tuple(Address(interface="eth0", address=a, prefix=24) for a in addresses),
+        hardware=(card,),
+        forwards=forwards,
     )
 
 
@@ -180,9 +227,14 @@ def _opener(story: Story) -> Evidence:
         format=EVIDENCE_FORMAT,
         role=story.prober,
         session=b"session",
-        facts=_facts(HERE, privileged=story.source_sees),
+        facts=_facts(story.opener, card=CARD_OF_OPENER, privileged=story.source_sees),
         contact=ContactFacts(
-            path="direct", local=HERE, remote=THERE, rtt=0.001, typed=story.typed, proven=(THERE,)
+            path="direct",
+            local=story.opener,
+            remote=story.taker,
+            rtt=0.001,
+            typed=story.typed,
+            proven=(story.taker,),
         ),
         targets=story.targets,
         both_ways=story.both_ways,
@@ -204,7 +256,7 @@ def _attempt(story: Story, item: _Try) -> Attempt:
         transport="tcp",
         address=story.address,
         port=item.port,
-        local_address=HERE if bound else "",
+        local_address=story.opener if bound else "",
         local_port=item.local_port if bound else 0,
         started=0.0,
         ended=None if fate.outcome == "silent" else 0.001,
@@ -245,7 +297,7 @@ def _answer(kind: str, request: Sighting, way: str, icmp: Icmp | None) -> Sighti
 def _seen_leaving(story: Story) -> Iterator[Sighting]:
     for item in _tries(story):
         there = story.address, item.port
-        request = _request("out", (HERE, item.local_port), there, item.seq)
+        request = _request("out", (story.opener, item.local_port), there, item.seq)
         if item.fate.left:
             yield request
         if item.fate.returned:
@@ -260,9 +312,18 @@ def _taker(story: Story) -> Evidence:
         format=EVIDENCE_FORMAT,
         role=other_role(story.prober),
         session=b"session",
-        facts=_facts(THERE, *story.more_addresses, privileged=story.destination_sees),
-        contact=ContactFacts(path="direct", local=THERE, remote=HERE, rtt=0.001),
+        facts=_facts(
+            story.taker,
+            *story.more_addresses,
+            card=CARD,
+            privileged=story.destination_sees,
+            forwards=story.forwards,
+        ),
+        contact=ContactFacts(
+            path="direct", local=story.taker, remote=story.seen_as or story.opener, rtt=0.001
+        ),
         ports=tuple(f"tcp:{port}" for port in story.ports),
+        service=story.wanted,
         both_ways=story.both_ways,
         rounds=(_round(story),),
         sightings=tuple(_seen_arriving(story)) if story.destination_sees else (),
@@ -273,15 +334,19 @@ def _taker(story: Story) -> Evidence:
         own_listeners=tuple(_own(story, port) for port in story.ports if story.local),
         acceptances=tuple(_acceptances(story)),
         listeners=tuple(_listeners(story)) if story.sockets else (),
+        service_listeners=tuple(_service(story)) if story.sockets else (),
         connections=tuple(_connections(story)) if story.sockets else (),
-        routes=story.way_back,
-        returns=story.returns,
+        routes=story.way_back or (Route(destination=story.opener, interface="eth0"),),
+        # The agent asks this about packets that it saw.
+        returns=story.returns if story.destination_sees else (),
     )
 
 
 def _as_seen(story: Story, item: _Try) -> tuple[str, int]:
     """The source's address and port as the destination sees them."""
-    return story.seen_as, item.local_port + (1000 if story.seen_as != HERE else 0)
+    if not story.seen_as:
+        return story.opener, item.local_port
+    return story.seen_as, item.local_port + 1000
 
 
 def _seen_arriving(story: Story) -> Iterator[Sighting]:
@@ -323,11 +388,18 @@ def _listeners(story: Story) -> Iterator[Listener]:
                 transport="tcp",
                 address=address,
                 port=port,
-                program="backupd",
+                program=story.holder[0] if story.holder else None,
+                names=story.holder,
                 pid=1,
                 waiting=story.queue[0],
                 backlog=story.queue[1],
             )
+
+
+def _service(story: Story) -> Iterator[Listener]:
+    for port in story.wanted_on:
+        name = story.wanted or ""
+        yield Listener(transport="tcp", address="0.0.0.0", port=port, program=name, names=(name,))
 
 
 def _connections(story: Story) -> Iterator[Connection]:
@@ -343,5 +415,6 @@ def _connections(story: Story) -> Iterator[Connection]:
                 local_port=item.port,
                 remote_address=address,
                 remote_port=port,
-                accepted=True if connected else None,
+                accepted=story.takes if connected else None,
+                watched=0.0 if story.takes else 2.0,
             )

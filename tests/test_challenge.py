@@ -64,3 +64,11 @@ def test_a_challenge_sent_back_is_no_answer(nonce: bytes) -> None:
     asked = challenge(KEY, nonce)
     assert not is_answer(KEY, nonce, asked)
     assert not is_answer(KEY, nonce, asked[NONCE_SIZE:])
+
+
+@given(nonces)
+def test_the_challenge_gives_no_part_of_its_answer_away(nonce: bytes) -> None:
+    asked = challenge(KEY, nonce)
+    told = answer(KEY, asked)
+    assert told is not None
+    assert asked[NONCE_SIZE:] not in told

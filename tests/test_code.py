@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import pytest
@@ -53,7 +54,7 @@ def test_case_and_separators_are_forgiven(text: str) -> None:
         ("7-abandon-ability-able-zoo", "a number and three words"),
         ("abandon-ability-able-7", "a number and three words"),
         ("12345-abandon-ability-able", "a number and three words"),
-        ("٧-abandon-ability-able", "a number and three words"),
+        ("\N{ARABIC-INDIC DIGIT SEVEN}-abandon-ability-able", "a number and three words"),
         ("0-abandon-ability-able", "starts at 1"),
         ("7-abandon-abilty-able", "word 2 .* did you mean 'ability'"),
         ("7-abandon-ability-xxxxxxxx", "word 3"),
@@ -75,13 +76,10 @@ def test_the_sentence_never_holds_a_word_that_was_right(code: Code, wrong: int) 
 
 @given(st.text(max_size=60))
 def test_any_text_gives_a_code_or_one_sentence(text: str) -> None:
-    try:
+    with contextlib.suppress(InputError):
         code = parse_code(text)
-    except InputError as error:
-        assert str(error)
-        return
-    assert 1 <= code.number <= MAX_NUMBER
-    assert set(code.words) <= set(WORDS)
+        assert 1 <= code.number <= MAX_NUMBER
+        assert set(code.words) <= set(WORDS)
 
 
 @given(codes)

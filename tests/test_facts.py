@@ -274,7 +274,7 @@ run("ip", "link", "set", "lo", "up")
 for name, address in (("up0", "11.0.0.1/24"), ("down0", "11.0.1.1/24")):
     run("ip", "link", "add", name, "type", "veth", "peer", "name", name + "x")
     run("ip", "address", "add", address, "dev", name)
-for name in ("up0", "up0x", "down0"):
+for name in ("up0", "up0x"):
     run("ip", "link", "set", name, "up")
 if sys.argv[1] in BLOCK:
     BLOCK[sys.argv[1]]("in")

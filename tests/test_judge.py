@@ -13,6 +13,7 @@ blockers (! proven, ~ likely), and after a question mark the further candidates.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -38,18 +39,37 @@ from bothends_protocol.evidence import (
 )
 from bothends_protocol.judge import judge, lost_verdict, verdict_digest
 from bothends_protocol.pairing import DESTINATION
+from bothends_protocol.plan import CERTAIN
 from bothends_protocol.verdict import SEGMENTS, Check, Verdict
 from bothends_protocol.wire import pack
-from evidence_builder import DROPPED, HERE, LOST, OPEN, PORT, ROUTER, THERE, Fate, Story
+from evidence_builder import (
+    CARD_OF_STRANGER,
+    DROPPED,
+    HERE,
+    LOST,
+    OPEN,
+    PORT,
+    ROUTER,
+    THERE,
+    Fate,
+    Story,
+)
 
 # -- stories
 
-PUBLIC = "11.0.0.1"
-"""An address that is none of the destination's own."""
+INNER = "10.9.9.20"
+"""Another address of the destination's own."""
+PUBLIC, SECOND = "11.0.0.1", "192.168.7.77"
+"""Addresses that are none of the destination's own: a far one, and one on the same network."""
 
 REFUSED = replace(DROPPED, outcome="refused", error="ECONNREFUSED")
 KEPT = replace(LOST, left=False)
 """Never left the source."""
+RESET = replace(REFUSED, answer="reset", returned="reset")
+CONTAINER = replace(OPEN, delivered=False, spoke="other")
+"""Passed on inside the destination: no row of its socket table shows it."""
+ELSEWHERE = replace(OPEN, arrived=False, delivered=False, answer="", spoke="other")
+"""Answered by something that is not the destination."""
 
 
 def prohibited(fate: Fate, sender: str, code: int = 13) -> Fate:
@@ -66,14 +86,20 @@ def prohibited(fate: Fate, sender: str, code: int = 13) -> Fate:
     )
 
 
-def silent_neighbour(next_hop: str) -> Neighbour:
+def neighbour(next_hop: str, state: str = "reachable", *, to: str = THERE) -> Neighbour:
     return Neighbour(
-        destination=THERE, next_hop=next_hop, interface="eth0", state="unresolved", round=1
+        destination=to,
+        next_hop=next_hop,
+        interface="eth0",
+        state=state,
+        round=1,
+        hardware=CARD_OF_STRANGER if state == "reachable" else None,
     )
 
 
 def always(fate: Fate, **more: object) -> Story:
-    return Story(fates=(fate,) * 3, **more)  # type: ignore[arg-type]
+    """As often as loss alone must not be taken for a filter."""
+    return Story(fates=(fate,) * CERTAIN, **more)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -87,6 +113,7 @@ class Row:
     source: str
     destination: str
     none: str
+    """Who tells it wrongly as yet, then why."""
 
     @property
     def told(self) -> list[tuple[str, Story, str]]:
@@ -138,6 +165,42 @@ GOLDEN = [
         Story(listening=("fd00::20",)),
         "ccccB  service.wrong-family!",
     ),
+    everywhere(
+        "the service listens on another port",
+        "service.other-port",
+        Story(listening=(), wanted="backupd", wanted_on=(5000,)),
+        "ccccB  service.other-port!",
+    ),
+    everywhere(
+        "another program has the port",
+        "service.other-program",
+        Story(wanted="backupd", holder=("nginx", "nginx.bin")),
+        "ccccB  service.other-program!",
+    ),
+    everywhere(
+        "a supervisor holds the port for the program",
+        "",
+        Story(wanted="backupd", holder=("systemd",)),
+        "ccccc",
+    ),
+    everywhere(
+        "the program cannot be seen",
+        "",
+        Story(wanted="backupd", holder=()),
+        "cccc?  ? service.other-program",
+    ),
+    everywhere(
+        "the service takes no connection",
+        "service.hung",
+        Story(takes=False),
+        "ccccB  service.hung!",
+    ),
+    everywhere(
+        "the service closes at once",
+        "service.closes",
+        always(replace(OPEN, spoke="closed")),
+        "ccccB  service.closes!",
+    ),
     Row(
         "the destination drops",
         ("destination.firewall-drop",),
@@ -150,7 +213,7 @@ GOLDEN = [
     Row(
         "the destination drops IPv6",
         ("destination.firewall-drop",),
-        always(DROPPED, address="fd00::20", more_addresses=("fd00::20",), listening=("::",)),
+        always(DROPPED, to="fd00::20", more_addresses=("fd00::20",), listening=("::",)),
         both="cccB-  destination.firewall-drop!",
         source=DESTINATION_OR_NETWORK,
         destination="cccB-  destination.firewall-drop!",
@@ -169,7 +232,7 @@ GOLDEN = [
     Row(
         "the destination resets",
         ("destination.firewall-reject",),
-        always(replace(REFUSED, answer="reset", returned="reset")),
+        always(RESET),
         both="cccB-  destination.firewall-reject!",
         source="c????  ? destination.firewall-reject network.reject",
         destination="cccB-  destination.firewall-reject!",
@@ -210,7 +273,7 @@ GOLDEN = [
             way_back=(Route(destination=HERE, error="ENETUNREACH"),),
         ),
         both="cccB-  destination.no-route!",
-        source="cccB-  destination.no-route~",
+        source="cccB-  destination.no-route!",
         destination="cccB-  destination.no-route!",
         none="cccB-  destination.no-route~",
     ),
@@ -219,7 +282,10 @@ GOLDEN = [
         ("destination.no-route",),
         always(
             DROPPED,
-            returns=(Return(source=HERE, local=THERE, interface="eth0", error="EXDEV"),),
+            to=INNER,
+            more_addresses=(INNER,),
+            way_back=(Route(destination=HERE, interface="vpn0"),),
+            returns=(Return(source=HERE, local=INNER, interface="eth0", error="EXDEV"),),
         ),
         both="cccB-  destination.no-route!",
         source="c??B-  destination.no-route~",
@@ -326,40 +392,68 @@ GOLDEN = [
         destination="B----  source.firewall-reject~",
         none="B----  source.firewall-reject~",
     ),
-    Row(
+    everywhere(
         "the source's system does not permit it",
-        ("source.firewall-reject",),
+        "source.firewall-reject",
         always(replace(KEPT, outcome="local-error", error="EPERM")),
-        both="B----  source.firewall-reject!",
-        source="B----  source.firewall-reject!",
-        destination="B----  source.firewall-reject~",
-        none="B----  source.firewall-reject~",
+        "B----  source.firewall-reject!",
     ),
-    Row(
+    everywhere(
         "the source has no route",
-        ("source.no-route",),
+        "source.no-route",
         always(
             replace(KEPT, outcome="no-route", error="ENETUNREACH"),
             routes=(Route(destination=THERE, error="ENETUNREACH"),),
         ),
-        both="B----  source.no-route!",
-        source="B----  source.no-route!",
-        destination="B----  source.no-route~",
-        none="B----  source.no-route~",
+        "B----  source.no-route!",
+    ),
+    everywhere(
+        "nobody has the address",
+        "address.no-host",
+        always(KEPT, neighbour=neighbour(THERE, "failed")),
+        "?B---  address.no-host!",
+    ),
+    everywhere(
+        "the gateway is off",
+        "network.unreachable",
+        always(KEPT, neighbour=neighbour(ROUTER, "failed")),
+        "?B---  network.unreachable~",
     ),
     Row(
-        "nobody has the address",
-        ("address.no-host",),
-        always(KEPT, neighbour=silent_neighbour(THERE)),
-        both="?B---  address.no-host!",
-        source="?B---  address.no-host!",
-        destination="?B---  address.no-host~",
-        none="?B---  address.no-host~",
+        "another machine has the destination's address, too",
+        ("address.duplicate",),
+        always(LOST, neighbour=neighbour(THERE)),
+        both="cB---  address.duplicate!",
+        source="cB---  address.duplicate~",
+        destination="?B---  address.duplicate~",
+        none="?B---  address.duplicate~",
+    ),
+    Row(
+        "another machine has the destination's address, too, and connects",
+        ("address.duplicate",),
+        always(ELSEWHERE, neighbour=neighbour(THERE)),
+        both="?B---  address.duplicate!",
+        source="?????  ? address.duplicate network.proxy",
+        destination="?B---  address.duplicate!",
+        none="?????  ? address.duplicate network.proxy",
+    ),
+    Row(
+        "the address is another machine's on the same network, which refuses",
+        ("address.wrong-host",),
+        always(
+            replace(REFUSED, arrived=False, returned="reset"),
+            to=SECOND,
+            neighbour=neighbour(SECOND, to=SECOND),
+        ),
+        both="cB---  address.wrong-host!",
+        source="cB---  address.wrong-host~",
+        destination="?B---  address.wrong-host~",
+        none="?B---  address.wrong-host~",
     ),
     Row(
         "lost on the way to an address that is none of the destination's own",
         ("nat.no-forward",),
-        always(LOST, address=PUBLIC, typed=(PUBLIC,)),
+        always(LOST, to=PUBLIC, typed=(PUBLIC,)),
         both="c????  ? network.drop address.wrong-host nat.no-forward",
         source="c????  ? destination.firewall-drop network.drop address.wrong-host nat.no-forward",
         destination="?????  ? network.drop source.firewall-drop address.wrong-host nat.no-forward",
@@ -369,21 +463,17 @@ GOLDEN = [
     everywhere(
         "another machine has the address, and connects",
         "address.wrong-host",
-        always(
-            replace(OPEN, arrived=False, delivered=False, answer="", spoke="other"),
-            address=PUBLIC,
-            typed=(PUBLIC,),
-        ),
-        "?????  ? address.wrong-host",
+        always(ELSEWHERE, to=PUBLIC, typed=(PUBLIC,)),
+        "?????  ? address.wrong-host network.proxy",
     ),
     Row(
         "a container has the port: no row of the socket table, and all is well",
         (),
-        always(replace(OPEN, delivered=False, spoke="other"), listening=()),
+        always(CONTAINER, listening=(), forwards=True),
         both="ccccc",
-        source="?????",
+        source="?????  ? network.proxy",
         destination="ccccc",
-        none="?????",
+        none="?????  ? network.proxy",
     ),
 ]
 
@@ -406,7 +496,10 @@ def words(text: str) -> str:
 @pytest.mark.parametrize(
     ("story", "expected", "causes"),
     [
-        pytest.param(story, expected, row.causes, id=f"{row.name}-{who}")
+        pytest.param(
+            *(story, expected, row.causes),
+            id=f"{row.name}-{who}",
+        )
         for row in GOLDEN
         for who, story, expected in row.told
     ],
@@ -423,7 +516,7 @@ def test_golden(story: Story, expected: str, causes: tuple[str, ...]) -> None:
 
 
 def test_every_cause_of_the_tables_is_in_a_story() -> None:
-    known = {cause.code for cause in (*PATH_CAUSES, *SERVICE_CAUSES)}
+    known = {cause.code for cause in PATH_CAUSES} | {cause.code for cause in SERVICE_CAUSES}
     assert known == {code for row in GOLDEN for code in row.causes}
 
 
@@ -439,41 +532,38 @@ def test_a_finding_says_how_it_is_known_and_what_to_do(row: Row) -> None:
 
 # -- what must hold of every verdict
 
-TRUE = {row.name: row for row in GOLDEN if row.causes != ("nat.no-forward",)}
-"""Stories whose cause the destination's own address leaves no doubt about."""
-
-rows = st.sampled_from(list(TRUE.values()))
+ROUTED = {"nat.no-forward"}
+"""Causes that are only ever candidates as yet."""
 
 
 @st.composite
 def tellings(draw: st.DrawFn) -> tuple[Story, frozenset[str]]:
     """A story told by some of its witnesses, with some loss, and its true causes."""
-    row = draw(rows)
-    lossy = OPEN in row.story.fates or row.story.fates[0].left
-    losses = draw(st.lists(st.just(LOST), max_size=3)) if lossy else []
-    fates = [row.story.fates[0]] * draw(st.integers(3, 8)) + losses
+    row = draw(st.sampled_from([row for row in GOLDEN if not ROUTED & set(row.causes)]))
+    fate = row.story.fates[0]
+    losses = draw(st.integers(0, 6 if fate.left else 0))
+    fates = [fate] * draw(st.integers(3, CERTAIN)) + [LOST] * losses
     story = replace(
         row.story,
         fates=tuple(draw(st.permutations(fates))),
         source_sees=draw(st.booleans()),
         destination_sees=draw(st.booleans()),
-        sockets=draw(st.booleans()) or not row.story.held,
+        # What a service does is not known without (design, part 2: the honest limits).
+        sockets=draw(st.booleans()) or any(code.startswith("service.") for code in row.causes),
     )
     return story, frozenset(row.causes)
 
 
 def well_formed(verdict: Verdict) -> None:
     assert verdict.status in ("open", "blocked", "undetermined")
-    if verdict.status == "blocked":
-        assert verdict.blockers
-    else:
-        assert not verdict.blockers
-    if verdict.status == "open":
-        assert verdict.reachable == "yes"
+    assert (verdict.status == "blocked") == bool(verdict.blockers)
     assert set(verdict.blockers) <= set(verdict.candidates) <= set(CODES)
+    told: list[Verdict | Check] = [verdict, *verdict.checks]
+    for part in told:
+        assert part.status != "open" or part.reachable == "yes"
+        assert part.status != "blocked" or part.reachable == "no"
     for check in verdict.checks:
         assert (check.status == "blocked") == bool(check.blockers)
-        assert check.status != "open" or check.reachable == "yes"
         assert {b.code for b in check.blockers} <= set(check.candidates)
         assert {b.confidence for b in check.blockers} <= {"proven", "likely"}
         states = {segment.name: segment.status for segment in check.segments}
@@ -481,32 +571,27 @@ def well_formed(verdict: Verdict) -> None:
         assert ("blocked" in states.values()) == bool(check.blockers)
 
 
-@settings(max_examples=400)
-@given(tellings())
-def test_nothing_is_named_that_is_not_so(telling: tuple[Story, frozenset[str]]) -> None:
-    story, causes = telling
-    verdict = judge(*story.evidence())
+def honest(verdict: Verdict, causes: Iterable[str]) -> None:
+    """Nothing is named that is not so, nothing left out that is so, and no false success."""
     well_formed(verdict)
-    assert set(verdict.blockers) <= causes
-    if causes:
+    true = set(causes)
+    assert set(verdict.blockers) <= true
+    if true:
         assert verdict.status != "open"
-
-
-@settings(max_examples=400)
-@given(tellings())
-def test_what_is_so_is_among_the_candidates(telling: tuple[Story, frozenset[str]]) -> None:
-    story, causes = telling
-    verdict = judge(*story.evidence())
     if verdict.reachable == "no":
-        assert {code for code in causes if not code.startswith("service.")} <= set(
-            verdict.candidates
-        )
+        assert {code for code in true if not code.startswith("service.")} <= set(verdict.candidates)
 
 
-@settings(max_examples=400)
-@given(tellings(), st.booleans(), st.booleans())
+@settings(max_examples=200)
+@given(tellings())
+def test_every_verdict_is_honest(telling: tuple[Story, frozenset[str]]) -> None:
+    story, causes = telling
+    honest(judge(*story.evidence()), causes)
+
+
+@given(telling=tellings(), source_sees=st.booleans(), destination_sees=st.booleans())
 def test_with_fewer_witnesses_no_other_cause_is_named(
-    telling: tuple[Story, frozenset[str]], source_sees: bool, destination_sees: bool
+    telling: tuple[Story, frozenset[str]], *, source_sees: bool, destination_sees: bool
 ) -> None:
     story = replace(telling[0], source_sees=True, destination_sees=True)
     weaker = replace(story, source_sees=source_sees, destination_sees=destination_sees)
@@ -516,13 +601,13 @@ def test_with_fewer_witnesses_no_other_cause_is_named(
 
 
 @given(
-    st.integers(2, 8),
-    st.sampled_from([LOST, DROPPED, KEPT, replace(DROPPED, delivered=True)]),
-    st.booleans(),
-    st.booleans(),
+    connected=st.integers(2, 8),
+    lost=st.sampled_from([LOST, DROPPED, KEPT, replace(DROPPED, delivered=True)]),
+    source_sees=st.booleans(),
+    destination_sees=st.booleans(),
 )
 def test_one_lost_attempt_among_successes_is_no_filter(
-    connected: int, lost: Fate, source_sees: bool, destination_sees: bool
+    *, connected: int, lost: Fate, source_sees: bool, destination_sees: bool
 ) -> None:
     story = Story(
         fates=(OPEN,) * connected + (lost,),
@@ -531,7 +616,7 @@ def test_one_lost_attempt_among_successes_is_no_filter(
     )
     verdict = judge(*story.evidence())
     assert verdict.status == "open"
-    assert verdict.warnings == ("network.loss",)
+    assert set(verdict.warnings) <= {"network.loss"}
 
 
 @pytest.mark.parametrize("fate", [LOST, DROPPED, KEPT, REFUSED])
@@ -560,6 +645,113 @@ def lossy(side: Evidence) -> Evidence:
         for witness in side.witnesses
     ]
     return msgspec.structs.replace(side, witnesses=tuple(witnesses))
+
+
+# -- stories that mislead
+
+
+NO_WAY_BACK = (Route(destination=HERE, error="ENETUNREACH"),)
+
+
+def hard(name: str, causes: str, story: Story) -> object:
+    return pytest.param(story, causes.split(), id=name)
+
+
+@pytest.mark.parametrize(
+    ("story", "causes"),
+    [
+        hard("loss and nothing else", "", Story(fates=(OPEN,) * 4 + (LOST,) * 20)),
+        hard(
+            "dropped, and half of it lost before",
+            "destination.firewall-drop",
+            Story(fates=(DROPPED, LOST) * 6),
+        ),
+        hard(
+            "refused once, by a service that was being restarted",
+            "",
+            Story(fates=(OPEN, RESET, OPEN)),
+        ),
+        hard("behind a NAT of the source's, open", "", without_packets(Story(seen_as="11.0.0.9"))),
+        hard(
+            "behind a NAT of the source's, dropped: both see",
+            "destination.firewall-drop",
+            always(DROPPED, seen_as="11.0.0.9"),
+        ),
+        hard(
+            "behind a NAT of the source's, dropped: only the destination sees",
+            "destination.firewall-drop",
+            always(DROPPED, seen_as="11.0.0.9", source_sees=False),
+        ),
+        hard(
+            "sequence numbers changed on the way",
+            "destination.firewall-drop",
+            always(DROPPED, new_numbers=True),
+        ),
+        hard(
+            "sequence numbers changed by a NAT",
+            "destination.firewall-drop",
+            always(DROPPED, seen_as="11.0.0.9", new_numbers=True),
+        ),
+        hard(
+            "a router says that it has no way to the network",
+            "network.unreachable",
+            without_packets(always(prohibited(LOST, ROUTER, 0))),
+        ),
+        hard(
+            "a closed port on which the agent may not listen",
+            "service.not-running",
+            always(RESET, listening=(), own=False, destination_sees=False),
+        ),
+        hard(
+            "a closed port, and no socket table",
+            "service.not-running",
+            always(RESET, listening=(), own=False, sockets=False),
+        ),
+        hard(
+            "nothing listens but the agent, and no socket table",
+            "service.not-running",
+            Story(listening=(), sockets=False),
+        ),
+        hard(
+            "the agent's own challenge came too late",
+            "service.not-running",
+            always(replace(OPEN, spoke="nothing"), listening=()),
+        ),
+        hard(
+            "the gateway is off, and nobody sees packets",
+            "network.unreachable",
+            without_packets(always(KEPT, neighbour=neighbour(ROUTER, "incomplete"))),
+        ),
+        hard(
+            "a container's port, with loss",
+            "",
+            without_packets(Story(fates=(CONTAINER, CONTAINER, LOST), listening=())),
+        ),
+        hard(
+            "a container's port, dropped",
+            "destination.firewall-drop",
+            always(DROPPED, listening=(), forwards=True),
+        ),
+        hard(
+            "something else answers, with loss",
+            "",
+            Story(fates=(ELSEWHERE,) * 3 + (LOST,) * CERTAIN),
+        ),
+        hard(
+            "kept by the source, and no way back",
+            "source.firewall-drop destination.no-route",
+            always(KEPT, way_back=NO_WAY_BACK),
+        ),
+        hard(
+            "lost on the way, and no way back",
+            "network.drop destination.no-route",
+            always(LOST, way_back=NO_WAY_BACK),
+        ),
+        hard("nothing was tried", "", Story(fates=(), listening=())),
+    ],
+)
+def test_hard_stories_are_told_honestly(story: Story, causes: list[str]) -> None:
+    honest(judge(*story.evidence()), causes)
 
 
 # -- traffic that is not ours
@@ -659,7 +851,7 @@ def test_texts_do_not_depend_on_the_side_that_reads_them() -> None:
         verdict = judge(*row.story.evidence())
         told = [verdict.summary, *(text for check in verdict.checks for text in texts(check))]
         for text in told:
-            assert not {"here", "there", "this", "local", "remote"} & set(text.lower().split())
+            assert not re.search(r"(?i)\b(here|remote|this (computer|host|machine|side))\b", text)
 
 
 def texts(check: Check) -> Iterable[str]:
@@ -675,7 +867,7 @@ def texts(check: Check) -> Iterable[str]:
 def test_ports_with_one_finding_are_one_check() -> None:
     story = Story(
         ports=(4242, 4243, 4244, 5000, 5002),
-        by_port={port: (DROPPED,) * 3 for port in (4242, 4244, 5000)},
+        by_port=dict.fromkeys((4242, 4244, 5000), (DROPPED,) * 3),
     )
     checks = judge(*story.evidence()).checks
     assert {check.ports: check.status for check in checks} == {
@@ -685,10 +877,35 @@ def test_ports_with_one_finding_are_one_check() -> None:
 
 
 def test_neighbouring_ports_are_written_as_a_range() -> None:
-    verdict = judge(*always(DROPPED, ports=tuple(range(4000, 4200))).evidence())
+    verdict = judge(*Story(fates=(DROPPED,) * 3, ports=tuple(range(4000, 4030))).evidence())
     (check,) = verdict.checks
-    assert check.ports == "4000-4199"
-    assert "4000-4199" in verdict.summary
+    assert check.ports == "4000-4029"
+    assert "4000-4029" in verdict.summary
+
+
+def calls(story: Story) -> int:
+    """How many functions of our own the judgement of `story` calls."""
+    sides = story.evidence()
+    count = 0
+
+    def note(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        judge(*sides)
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def test_four_times_the_ports_cost_about_four_times_as_much() -> None:
+    few, many = (
+        Story(fates=(DROPPED,) * 3, ports=tuple(range(1000, 1000 + count))) for count in (20, 80)
+    )
+    assert calls(many) < 6 * calls(few)
 
 
 def test_ports_with_other_causes_are_other_checks() -> None:
@@ -696,7 +913,7 @@ def test_ports_with_other_causes_are_other_checks() -> None:
         ports=(1, 2, 3, 4),
         by_port={
             1: (DROPPED,) * 3,
-            2: (replace(REFUSED, answer="reset", returned="reset"),) * 3,
+            2: (RESET,) * 3,
             3: (LOST,) * 3,
             4: (DROPPED,) * 3,
         },
@@ -760,18 +977,12 @@ def test_an_open_question_outweighs_an_open_port() -> None:
     assert verdict.status == "undetermined"
 
 
-SECOND = "192.168.9.20"
-
-
 def test_further_addresses_never_block_at_the_top() -> None:
-    run = joined(Story(), always(DROPPED, address=SECOND, more_addresses=(SECOND,)))
+    run = joined(Story(), always(DROPPED, to=SECOND, more_addresses=(SECOND,), first=10))
     verdict = judge(*run)
     assert {(check.address, check.primary, check.status) for check in verdict.checks} == {
         (THERE, True, "open"),
-        (SECOND, False, "undetermined"),
-    } or {(check.address, check.primary) for check in verdict.checks} == {
-        (THERE, True),
-        (SECOND, False),
+        (SECOND, False, "blocked"),
     }
     assert verdict.status == "open"
     assert verdict.blockers == ()
@@ -779,9 +990,7 @@ def test_further_addresses_never_block_at_the_top() -> None:
 
 def test_a_target_decides_in_place_of_the_peer() -> None:
     target = Target(text="nas.example", addresses=(PUBLIC,))
-    run = joined(
-        Story(targets=(target,)), always(LOST, address=PUBLIC, targets=(target,))
-    )
+    run = joined(Story(targets=(target,)), always(LOST, to=PUBLIC, targets=(target,), first=10))
     verdict = judge(*run)
     assert [check.address for check in verdict.checks if check.primary] == [PUBLIC]
     assert verdict.status == "undetermined"
@@ -796,7 +1005,7 @@ def test_a_target_that_does_not_resolve_blocks() -> None:
 
 def test_both_ways_are_told_apart() -> None:
     there = Story(both_ways=True)
-    back = always(DROPPED, prober=DESTINATION, both_ways=True)
+    back = always(DROPPED, prober=DESTINATION, both_ways=True, first=10)
     verdict = judge(*joined(there, back))
     assert verdict.directions == {
         "source-to-destination": {"status": "open", "blockers": []},

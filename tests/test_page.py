@@ -139,7 +139,8 @@ def test_blocked_says_what_and_how_it_is_known_and_what_to_do() -> None:
     assert "source clear ✓ network clear" in reader.text
     assert "✗ destination blocked · service not reached" in reader.text
     assert "There are 2 causes. Fix them in this order." in reader.text
-    assert "The destination's firewall silently drops it" in reader.text
+    says = CODES["destination.firewall-drop"]
+    assert f"1. {says[:1].upper()}{says[1:]} destination.firewall-drop proven" in reader.text
     assert f"2. Most likely {CODES['service.loopback-only']}" in reader.text
     assert "second reason for destination.firewall-drop" in reader.text
     assert "ufw allow 4242/tcp" in reader.text

@@ -24,7 +24,7 @@ def test_what_is_sealed_opens_in_order(plain: list[bytes]) -> None:
     opener = Opener(KEY)
     records = sealed(plain)
     assert [opener.open(record) for record in records] == plain
-    assert all(len(record) == len(text) + 16 for record, text in zip(records, plain))
+    assert all(len(record) == len(text) + 16 for record, text in zip(records, plain, strict=True))
 
 
 @given(texts, st.integers(0), st.integers(0))

@@ -25,10 +25,16 @@ class Loose(msgspec.Struct):
 
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats() | st.text(max_size=8)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats()
+    | st.text(max_size=8)
     | st.binary(max_size=8),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(max_size=12) | st.sampled_from(["type", "data", "last"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=12) | st.sampled_from(["type", "data", "last"]), inner)
+    ),
     max_leaves=12,
 )
 
@@ -48,12 +54,12 @@ def nested(depth: int) -> bytes:
 @example(b"\xdd\xff\xff\xff\xff")
 @example(b"\x91" * 4000)
 def test_any_bytes_give_a_value_or_a_protocol_error(data: bytes) -> None:
-    for kind in (Evidence, Icmp, Loose, EvidencePart | Bye, dict[str, int], bytes):
+    for kind in (Evidence, Icmp, Loose, EvidencePart, dict, bytes):
         try:
             value = unpack(data, kind)
         except ProtocolError:
             continue
-        assert isinstance(value, kind if isinstance(kind, type) else (EvidencePart, Bye, dict))
+        assert isinstance(value, kind)
 
 
 @given(plain)
@@ -112,7 +118,10 @@ def test_a_second_document_behind_the_first_is_refused() -> None:
 
 
 def test_nesting_is_bounded_even_where_a_type_allows_anything() -> None:
-    assert unpack(nested(MAX_DEPTH - 3), Loose)
+    assert (
+        unpack(nested(MAX_DEPTH - 3), Loose).anything
+        == unpack(nested(MAX_DEPTH - 3), dict)["anything"]
+    )
     for depth in (MAX_DEPTH, 500, 5000):
         with pytest.raises(ProtocolError):
             unpack(nested(depth), Loose)

@@ -27,7 +27,8 @@ class UsageError(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[:1].upper()}{message[1:]}. Try: {self.prog} --help")
+        sentence = message.rstrip("?. ")
+        raise UsageError(f"{sentence[:1].upper()}{sentence[1:]}. Try: {self.prog} --help")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -76,6 +77,7 @@ def _uninterrupted() -> Iterator[None]:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="bothends",
+        allow_abbrev=False,
         description="Find out from both ends why one computer cannot reach a service on another.",
         epilog="Start `bothends destination PORT` on the computer that should accept "
         "connections, then `bothends source` on the one that connects.",
@@ -94,6 +96,7 @@ _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001  no
 def _add_destination(commands: _Commands) -> None:
     command = commands.add_parser(
         "destination",
+        allow_abbrev=False,
         help="on the computer that should accept connections",
         description="Run on the computer that should accept connections. Prints a pairing code "
         "for the other side.",
@@ -110,6 +113,7 @@ def _add_destination(commands: _Commands) -> None:
 def _add_source(commands: _Commands) -> None:
     command = commands.add_parser(
         "source",
+        allow_abbrev=False,
         help="on the computer that connects",
         description="Run on the computer that connects. Asks for the pairing code where none is "
         "given; on the command line other users of the computer can see it.",
@@ -161,6 +165,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 def _add_demo(commands: _Commands) -> None:
     command = commands.add_parser(
         "demo",
+        allow_abbrev=False,
         help="both agents on this one computer, with a fault to find",
         description="Run both agents on this one computer, a real service between them and a "
         "fault to find. Changes nothing on the computer itself.",

@@ -32,6 +32,7 @@ MAX_PORTS = 4096
 
 MAX_SECONDS = 7 * 24 * 3600.0
 MAX_CODE_FILE = 4096
+MAX_DIGITS = 9
 
 
 def agent(args: argparse.Namespace) -> int:
@@ -81,9 +82,11 @@ def _show(options: Options, outcome: Outcome) -> None:
                 verbose=options.verbose > 0,
             )
             sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read the output has gone; the exit status still tells.
+    except OSError as error:
+        # Whoever read the output has gone, or the disk is full; the exit status still tells.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _say(f"bothends: The verdict cannot be written: {error.strerror}.")
     if options.report is not None:
         from .page import write_page  # noqa: PLC0415  loads jinja2
 
@@ -193,7 +196,7 @@ def _code(args: argparse.Namespace, role: str) -> Code | None:
 def _read_code(name: str) -> str:
     try:
         if name == "-":
-            return sys.stdin.readline()
+            return _read_line()
         with Path(name).open(encoding="ascii", errors="replace") as file:
             return file.read(MAX_CODE_FILE)
     except OSError as error:
@@ -203,11 +206,19 @@ def _read_code(name: str) -> str:
 def _ask_code() -> str:
     # The prompt goes to standard error: standard output is the verdict's.
     print("Pairing code that the destination shows: ", end="", file=sys.stderr, flush=True)
-    text = sys.stdin.readline()
+    text = _read_line()
     if not text.strip():
         print(file=sys.stderr)
         raise UsageError("The source needs the pairing code that the destination shows.")
     return text
+
+
+def _read_line() -> str:
+    """Return a line of standard input; an empty one where there is none to be had."""
+    try:
+        return sys.stdin.readline()
+    except (AttributeError, ValueError, OSError):
+        return ""  # closed, or not text
 
 
 def _endpoint(text: str, control_port: int) -> Endpoint:
@@ -215,7 +226,9 @@ def _endpoint(text: str, control_port: int) -> Endpoint:
     if not host or any(c.isspace() or c in "/@\\" for c in host):
         raise UsageError(f"{text!r} is not an address: write ADDRESS, ADDRESS:PORT or NAME.")
     _refuse_bad_number(host, text)
-    return Endpoint(host, control_port if port is None else _number(port, "the port", 1, 65535))
+    return Endpoint(
+        host, control_port if port is None else _number(port, f"The port of {text!r}", 1, 65535)
+    )
 
 
 def _split_port(text: str) -> tuple[str, str | None]:
@@ -251,7 +264,8 @@ def _refuse_bad_number(host: str, text: str) -> None:
 
 
 def _number(text: str, name: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdigit()) or not least <= int(text[:9]) <= most:
+    valid = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    if not valid or not least <= int(text) <= most:
         raise UsageError(f"{name} must be a number from {least} to {most}, not {text!r}.")
     return int(text)
 

@@ -225,25 +225,25 @@ class Contact:
         link.close()
 
     def _handshake(self, *, dialled: bool) -> Handshake:
-        session = self._session
+        session, code = self._session, self.code
         return Handshake(
             role=self.role,
             dialled=dialled,
             instance=self.instance,
-            code=self.code,
+            code=code,
             entropy=secrets.token_bytes,
             session=session.name if session else b"",
             resumption=session.key if session else b"",
-            refuse=self._refuse,
+            refuse=lambda hello: self._refuse(hello, code),
             guessed=self._guessed,
         )
 
-    def _refuse(self, hello: Hello) -> str | None:
+    def _refuse(self, hello: Hello, code: Code) -> str | None:
         """Why this peer is not even to be tried; the same stranger gets no second guess."""
         if hello.instance in self._failed_instances:
             return "wrong-code"
-        if self._tries >= MAX_TRIES:
-            return "used-up"
+        if self._tries >= MAX_TRIES or code != self.code:
+            return "used-up"  # retired while this handshake was under way
         if self.closed_to_new and self._session is None:
             return "busy"
         return None
@@ -254,7 +254,7 @@ class Contact:
             self._wrong_code(link, place)
         elif isinstance(error, RefusedError):
             self._count_unconfirmed(link)
-            return self._refused(place, error.reason)
+            return self._refused(link, place, error.reason)
         elif isinstance(error, OtherVersionError):
             if not link.dialled:
                 self.say(f"At {place}, {describe(error)}.")
@@ -293,9 +293,13 @@ class Contact:
             self.code = self.fresh_code()
             self._tries = 0
 
-    def _refused(self, place: str, reason: str) -> bool:
-        """React to a refusal; return whether the place needs no further try."""
-        if self._session is not None:
+    def _refused(self, link: Link, place: str, reason: str) -> bool:
+        """React to a refusal; return whether the place needs no further try.
+
+        Only what answers at an address that was dialled from here can say so: a stranger who
+        dials in can send any frame.
+        """
+        if self._session is not None or not link.dialled:
             return False
         sentences = {
             "wrong-code": f"The computer at {place} waits with another code: check the words.",
@@ -309,7 +313,7 @@ class Contact:
         if reason not in sentences:
             return False
         if self.role == SOURCE or reason == "same-role":
-            self._hopeless(sentences[reason], None)
+            self._hopeless(sentences[reason], link)
         return True
 
     def _count_unconfirmed(self, link: Link) -> None:
@@ -321,9 +325,9 @@ class Contact:
                     "guessing the code. Start both sides again with a new code."
                 )
 
-    def _hopeless(self, sentence: str, link: Link | None) -> None:
+    def _hopeless(self, sentence: str, link: Link) -> None:
         """What was met here will not change; other ways get a little longer."""
-        if link is not None and not link.dialled:
+        if not link.dialled:
             return
         self._tasks.start(self._fail_later(sentence))
 

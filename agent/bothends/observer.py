@@ -193,12 +193,10 @@ class Observer:
                 self._look_at_return(peer, bare(address), card)
 
     def _look_at_return(self, peer: str, local: str, interface: str) -> None:
-        error = None
-        try:
-            if returns_from(peer, local, interface) is None:
-                return
-        except NetlinkError as failed:
-            error = failed.name
+        taken = returns_from(peer, local, interface)
+        if taken is None:
+            return
+        error = None if taken else "EXDEV"
         result = Return(source=peer, local=local, interface=interface, error=error)
         self._recorder.returns[result] = None
 

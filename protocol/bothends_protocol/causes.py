@@ -175,6 +175,8 @@ def _maybe_closed(j: Journey) -> bool | None:
 
 
 def _no_way_back(j: Journey) -> bool | None:
+    if j.stopped <= Stage.ARRIVED and not j.unresolved:
+        return False  # it may be so, and it is not what stops these
     if j.astray or (j.burst is not None and j.burst.misrouted):
         return True
     if j.return_error is not None:

@@ -55,9 +55,6 @@ MAX_EVIDENCE = 8 * 1024 * 1024
 MAX_TEXT = 1024
 """Longest text in a record: names, addresses, error words. Nothing honest comes near it."""
 
-MAX_RECORDS = 100_000
-"""Longest list in a document: a full sweep of one port each stays below."""
-
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Word32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]

@@ -22,7 +22,7 @@ from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
 from .evidence import Evidence, HostFacts
 from .fixes import FixCase, fixes_for
 from .narrate import narrate, title
-from .observations import Journey, Stage, Symptom, observe
+from .observations import Journey, Stage, Symptom, by_port, observe
 from .pairing import DESTINATION, SOURCE, other_role
 from .plan import CERTAIN, ENOUGH, primary_addresses
 from .ports import PortSet, format_ports, parse_ports
@@ -113,8 +113,9 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
         )
     )
     groups: dict[object, tuple[Journey, _Finding, list[int]]] = {}
+    here, there = by_port(prober), by_port(observer)
     for key in _keys(prober, observer):
-        journey = observe(prober, observer, key)
+        journey = observe(here.get(key[2], prober), there.get(key[2], observer), key)
         finding = _find(journey)
         group = (journey.transport, journey.address, finding, _shape(journey))
         groups.setdefault(group, (journey, finding, []))[2].append(journey.port)
@@ -339,7 +340,8 @@ def _confidence(j: Journey, cause: PathCause) -> str:
     """`proven` where witnesses saw the packets up to the very step, and not after it."""
     start, end = cause.acts
     bracketed = j.furthest >= start and j.stopped <= end
-    if not bracketed:
+    wide = end - start > 1 and j.furthest < Stage.ARRIVED
+    if not bracketed or wide:
         return "likely"
     if j.counted.get(j.stopped) is False or j.symptoms == {Symptom.LOCAL}:
         return "proven"

@@ -6,9 +6,11 @@ taken once and in order however often the link breaks.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-from .evidence import Probe, RoundPlan, Target
+from .evidence import Probe, RoundPlan, Target, Text
 from .wire import pack, unpack
 
 __all__ = [
@@ -54,20 +56,26 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Base of all messages."""
 
 
+MAX_NAMED = 64
+"""Addresses, targets or port sets in one offer: more than anybody types."""
+
+Names = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_NAMED)]
+
+
 class Offer(_Message, frozen=True):
     """First message of both sides: what this side is asked to find out."""
 
-    ports: tuple[str, ...] = ()
+    ports: Names = ()
     """Destination: port sets such as `tcp:4242`."""
-    targets: tuple[Target, ...] = ()
+    targets: Annotated[tuple[Target, ...], msgspec.Meta(max_length=MAX_NAMED)] = ()
     """Source: addresses that the user typed as the real application's."""
-    typed: tuple[str, ...] = ()
+    typed: Names = ()
     """The --peer addresses the user typed, resolved."""
-    addresses: tuple[str, ...] = ()
+    addresses: Annotated[tuple[Text, ...], msgspec.Meta(max_length=1024)] = ()
     """This side's own addresses."""
     remote: str = ""
     """The other side's address as this link shows it."""
-    proven: tuple[str, ...] = ()
+    proven: Names = ()
     """Addresses of the other side at which its handshake succeeded."""
     both_ways: bool = False
     timeout: float = 60.0

@@ -54,6 +54,10 @@ _SHARE_SIZE = 33
 """A SPAKE2 message on Ed25519: one byte for the side, 32 for the element."""
 _LABEL = b"bothends/1 "
 
+DIALLER_PADDING = 96
+"""Bytes that a dialler adds to its hello. A listener answers with a hello without them and, as
+source, a confirmation of 50 bytes: no stranger gets more than it sent."""
+
 
 def other_role(role: str) -> str:
     """Return the role of the other side."""
@@ -76,7 +80,7 @@ class Hello(_Frame, frozen=True):
     session: bytes = b""
     """The session to resume; empty for a first pairing."""
     padding: bytes = b""
-    """Makes the hello of both roles one size: no reply is larger than its request."""
+    """Makes the dialler's hello larger than anything that is answered to it."""
 
 
 class Confirm(_Frame, frozen=True):
@@ -163,7 +167,7 @@ class Handshake:
                 number=code.number,
                 share=self._exchange.share,
                 session=session,
-                padding=bytes(len(DESTINATION) - len(role)),
+                padding=bytes(DIALLER_PADDING if dialled else 0),
             )
         )
         self._instance = instance
@@ -204,6 +208,7 @@ class Handshake:
             len(hello.share) != _SHARE_SIZE
             or len(hello.instance) != INSTANCE_SIZE
             or hello.role not in ROLES
+            or (not self._dialled and len(hello.padding) < DIALLER_PADDING)
         ):
             raise NotBothendsError("a malformed hello")
         reason = self._reason(hello)

@@ -54,6 +54,9 @@ MAX_ATTEMPTS = 60
 """Connects per probe at most, all rounds together: enough for 15 answers on a way that loses
 40 % in each direction, and a third of what one check may send."""
 
+MAX_ADDRESSES = 16
+"""Addresses probed in one direction, primary ones first."""
+
 MAX_REPEATED = 64
 """Probes that are repeated in one further round; of a sweep that is a sample."""
 
@@ -127,7 +130,7 @@ def probe_addresses(prober: Offer) -> tuple[str, ...]:
     """
     targets = [address for target in prober.targets for address in target.addresses]
     primary = primary_addresses(targets=targets, typed=prober.typed, remote=prober.remote)
-    return tuple(dict.fromkeys((*primary, *prober.proven)))
+    return tuple(dict.fromkeys((*primary, *prober.proven)))[:MAX_ADDRESSES]
 
 
 def first_round(

@@ -48,6 +48,7 @@ def unpack(data: bytes, kind: type[T]) -> T:
         ValueError,
         TypeError,
         OverflowError,
+        MemoryError,
     ) as error:
         name = getattr(kind, "__name__", "message")
         raise ProtocolError(f"not a valid {name}: {type(error).__name__}") from error

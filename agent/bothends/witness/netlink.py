@@ -86,9 +86,9 @@ def find_route(destination: str) -> Hop | None:
 def returns_from(source: str, local: str, interface: str) -> bool | None:
     """Return True where the kernel takes a packet from `source` to `local` on `interface`.
 
-    None where it cannot be asked. Raises `NetlinkError` where the kernel would
-    drop it: EXDEV is its reverse-path filter (fib_validate_source). IPv6 has no
-    such check in the kernel, so only IPv4 is asked.
+    False where its reverse-path filter would drop it (fib_validate_source says
+    EXDEV), None where it cannot be asked or the question makes no sense. IPv6 has
+    no such check in the kernel, so only IPv4 is asked.
     """
     if not _possible():
         return None
@@ -105,7 +105,10 @@ def returns_from(source: str, local: str, interface: str) -> bool | None:
         + _attribute(_RTA_SRC, peer.packed)
         + _attribute(_RTA_IIF, struct.pack("=I", index))
     )
-    _route(address, attributes, source_bits=32)
+    try:
+        _route(address, attributes, source_bits=32)
+    except NetlinkError as error:
+        return False if error.number == errno.EXDEV else None
     return True
 
 

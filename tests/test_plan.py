@@ -1,0 +1,285 @@
+"""The plan: which addresses decide, what is tried in which round, and when it is enough."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bothends_protocol.evidence import Probe, RoundPlan, Target
+from bothends_protocol.messages import Offer, SeenPort, Tried
+from bothends_protocol.pairing import SOURCE
+from bothends_protocol.plan import (
+    ATTEMPTS,
+    BURST,
+    CERTAIN,
+    ENOUGH,
+    MAX_ATTEMPTS,
+    MAX_PROBES,
+    Tally,
+    add,
+    burst_probes,
+    burst_round,
+    first_round,
+    further_round,
+    primary_addresses,
+    probe_addresses,
+    well_formed,
+)
+
+PEER, OTHER, TARGET, PUBLIC = "192.168.7.20", "192.168.9.20", "10.0.0.5", "11.0.0.1"
+PROBE = Probe(transport="tcp", address=PEER, port=4242)
+
+
+# -- which addresses decide (design, part 3)
+
+
+@pytest.mark.parametrize(
+    ("targets", "typed", "remote", "primary"),
+    [
+        ((TARGET,), (PEER,), PEER, (TARGET,)),
+        ((TARGET, PUBLIC, TARGET), (), PEER, (TARGET, PUBLIC)),
+        ((), (PEER,), PEER, (PEER,)),
+        ((), (PUBLIC, OTHER), PEER, (PUBLIC, OTHER)),
+        ((), (), PEER, (PEER,)),
+        ((), (), "", ()),
+        ((), (f"::ffff:{PEER}",), PEER, (PEER,)),
+    ],
+    ids=[
+        "the target",
+        "each target",
+        "the peer that was typed",
+        "what was typed and did not serve the contact",
+        "what authenticated",
+        "nothing",
+        "another way to write it",
+    ],
+)
+def test_primary_addresses(
+    targets: tuple[str, ...], typed: tuple[str, ...], remote: str, primary: tuple[str, ...]
+) -> None:
+    assert primary_addresses(targets=targets, typed=typed, remote=remote) == primary
+
+
+def test_probed_are_the_primary_ones_first_and_what_authenticated() -> None:
+    offer = Offer(
+        targets=(Target(text="nas", addresses=(TARGET, PUBLIC)),),
+        typed=(PEER,),
+        remote=PEER,
+        proven=(PEER, OTHER),
+    )
+    assert probe_addresses(offer) == (TARGET, PUBLIC, PEER, OTHER)
+
+
+addresses = st.lists(st.sampled_from([PEER, OTHER, TARGET, PUBLIC]), max_size=3).map(tuple)
+
+
+@given(addresses, addresses, addresses, addresses)
+def test_what_the_peer_says_of_itself_is_never_probed(
+    typed: tuple[str, ...],
+    proven: tuple[str, ...],
+    targets: tuple[str, ...],
+    said: tuple[str, ...],
+) -> None:
+    offer = Offer(
+        targets=(Target(text="x", addresses=targets),), typed=typed, proven=proven, addresses=said
+    )
+    assert set(probe_addresses(offer)) <= {*typed, *proven, *targets}
+
+
+# -- rounds
+
+
+def test_every_port_at_every_address_is_tried_once() -> None:
+    (plan,) = first_round(1, SOURCE, [PEER, OTHER], ["tcp:4242,4252", "tcp:5000"])
+    assert [(probe.address, probe.port) for probe in plan.probes] == [
+        (address, port) for address in (PEER, OTHER) for port in (4242, 4252, 5000)
+    ]
+    assert (plan.number, plan.prober, plan.attempts) == (1, SOURCE, ATTEMPTS)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3))
+def test_a_wide_request_is_cut_into_rounds_of_a_bearable_size(count: int, number: int) -> None:
+    plans = first_round(number, SOURCE, [PEER], [f"tcp:1-{count}"])
+    assert [plan.number for plan in plans] == list(range(number, number + len(plans)))
+    assert all(0 < len(plan.probes) <= MAX_PROBES for plan in plans)
+    assert [probe.port for plan in plans for probe in plan.probes] == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize(("hosts", "ports"), [([], ["tcp:1"]), ([PEER], [])])
+def test_nothing_to_try_makes_no_round(hosts: list[str], ports: list[str]) -> None:
+    assert first_round(1, SOURCE, hosts, ports) == []
+
+
+# -- repeats
+
+
+def tally(
+    attempts: int,
+    *,
+    connected: int = 0,
+    refused: int = 0,
+    left: int | None = None,
+    arrived: int | None = None,
+    answered: int | None = None,
+    delivered: int | None = None,
+) -> Tally:
+    return Tally(
+        attempts=attempts,
+        connected=connected,
+        silent=attempts - connected - refused,
+        left=left,
+        arrived=arrived,
+        answered=answered,
+        delivered=delivered,
+    )
+
+
+def repeats(known: Tally, number: int = 2) -> RoundPlan | None:
+    (last,) = first_round(1, SOURCE, [PEER], ["tcp:4242"])
+    return further_round(number, last, [(PROBE, known)])
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        tally(1, connected=1),
+        tally(3, connected=3),
+        tally(6, connected=2),
+        tally(3, refused=3),
+        tally(3, refused=1),
+        tally(CERTAIN),
+        tally(3, arrived=3),
+        tally(ENOUGH, arrived=ENOUGH, delivered=0),
+        tally(CERTAIN, arrived=0),
+        tally(CERTAIN, left=0),
+        tally(CERTAIN, arrived=CERTAIN, delivered=CERTAIN),
+        tally(CERTAIN, arrived=CERTAIN, answered=CERTAIN),
+        tally(MAX_ATTEMPTS, connected=1),
+        tally(MAX_ATTEMPTS, arrived=1),
+    ],
+)
+def test_what_is_plain_is_not_tried_again(known: Tally) -> None:
+    assert repeats(known) is None
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        tally(3, arrived=0),
+        tally(3, left=0, arrived=0),
+        tally(CERTAIN - 1, arrived=0),
+        tally(3, arrived=1),
+        tally(3, arrived=2, delivered=0),
+        tally(3, arrived=3, delivered=3),
+        tally(3, arrived=3, answered=3),
+        tally(6, connected=1),
+    ],
+)
+def test_what_loss_could_have_done_is_tried_again(known: Tally) -> None:
+    plan = repeats(known, number=5)
+    assert plan is not None
+    assert (plan.number, plan.probes) == (5, (PROBE,))
+
+
+counts = st.integers(0, MAX_ATTEMPTS)
+
+
+@given(counts, counts, st.none() | counts, st.none() | counts, st.none() | counts)
+def test_repeats_end(
+    connected: int, silent: int, left: int | None, arrived: int | None, delivered: int | None
+) -> None:
+    known = Tally(connected=connected, silent=silent, left=left, arrived=arrived)
+    while (plan := repeats(known)) is not None:
+        assert known.attempts < MAX_ATTEMPTS
+        tried = Tried(probe=PROBE, attempts=plan.attempts, connected=0, silent=plan.attempts)
+        known = add(known, tried, SeenPort(address=PEER, port=4242, delivered=delivered))
+
+
+def test_only_what_is_open_is_repeated() -> None:
+    (last,) = first_round(4, SOURCE, [PEER, OTHER], ["tcp:1-2"])
+    known = [
+        (probe, tally(3, arrived=1) if probe.port == 2 else tally(3, connected=3))
+        for probe in last.probes
+    ]
+    plan = further_round(5, last, known)
+    assert plan is not None
+    assert [(probe.address, probe.port) for probe in plan.probes] == [(PEER, 2), (OTHER, 2)]
+
+
+@pytest.mark.parametrize("known", [Tally(), tally(3, arrived=1)])
+def test_a_round_stays_within_the_common_limit_of_descriptors(known: Tally) -> None:
+    first = first_round(1, SOURCE, [PEER], ["tcp:1-4096"])[0]
+    again = further_round(2, first, [(probe, known) for probe in first.probes])
+    for plan in (first, again):
+        # Every attempt of a round is open at its end; 1,024 is the common soft limit.
+        assert plan is None or len(plan.probes) * plan.attempts < 1000
+
+
+def test_rounds_add_up_and_unknown_is_not_nothing() -> None:
+    tried = Tried(probe=PROBE, attempts=3, connected=1, silent=2, explained=1)
+    first = add(None, tried, None)
+    assert first == Tally(attempts=3, connected=1, silent=2, explained=1)
+    assert first.left is None
+    second = add(first, msgspec.structs.replace(tried, left=3), seen(arrived=2))
+    assert (second.attempts, second.left, second.arrived, second.delivered) == (6, 3, 2, None)
+    assert add(second, tried, seen(arrived=0)).arrived == 2
+
+
+def seen(arrived: int) -> SeenPort:
+    return SeenPort(address=PEER, port=4242, arrived=arrived)
+
+
+# -- bursts
+
+
+@pytest.mark.parametrize(
+    ("known", "needed"),
+    [
+        (Tally(), False),
+        (tally(3), True),
+        (tally(3, arrived=0), True),
+        (tally(3, left=3), True),
+        (tally(3, left=3, arrived=0), False),
+        (Tally(attempts=3, explained=1), False),
+        (tally(3, connected=3), False),
+        (tally(3, connected=3, delivered=0), True),
+        (tally(3, connected=3, delivered=0, arrived=3), False),
+    ],
+)
+def test_a_burst_asks_only_what_no_witness_has_told(known: Tally, *, needed: bool) -> None:
+    assert bool(burst_probes([(PROBE, known)])) == needed
+
+
+def test_one_burst_serves_all_ports_of_one_fate() -> None:
+    (plan,) = first_round(1, SOURCE, [PEER], ["tcp:1-50"])
+    known = [(probe, tally(3, refused=3 if probe.port > 40 else 0)) for probe in plan.probes]
+    assert [probe.port for probe in burst_probes(known)] == [1, 41]
+
+
+@given(st.binary(min_size=200, max_size=200))
+def test_a_burst_is_one_that_the_other_side_accepts(random: bytes) -> None:
+    plan = burst_round(3, SOURCE, PROBE, lambda size: random[:size])
+    assert well_formed(plan)
+    assert (plan.kind, plan.number, plan.probes) == (BURST, 3, (PROBE,))
+    assert {"0", "1"} == set(plan.pattern)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "count"),
+    [
+        ("connect", "01", 1),
+        ("flood", "", 1),
+        (BURST, "", 1),
+        (BURST, "01", 0),
+        (BURST, "01", 2),
+        (BURST, "012", 1),
+        (BURST, "1" * 1000, 1),
+    ],
+)
+def test_other_rounds_are_not_accepted(kind: str, pattern: str, count: int) -> None:
+    plan = RoundPlan(
+        number=1, kind=kind, prober=SOURCE, attempts=3, probes=(PROBE,) * count, pattern=pattern
+    )
+    assert not well_formed(plan)

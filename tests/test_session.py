@@ -1,0 +1,711 @@
+"""The session: two of them in memory, driven to the end by a made-up world."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bothends_protocol.errors import MisuseError, ProtocolError
+from bothends_protocol.evidence import MAX_EVIDENCE, Evidence, Probe, RoundPlan, Target
+from bothends_protocol.messages import (
+    Agreed,
+    Barrier,
+    Bye,
+    Done,
+    EvidencePart,
+    Finish,
+    Mark,
+    Message,
+    Offer,
+    Ready,
+    Round,
+    Seen,
+    SeenPort,
+    Tried,
+    read_message,
+    write_message,
+)
+from bothends_protocol.pairing import DESTINATION, SOURCE, other_role
+from bothends_protocol.plan import ATTEMPTS, BURST, MAX_ATTEMPTS, MAX_BURSTS, MAX_PROBES
+from bothends_protocol.session import (
+    MAX_ROUNDS,
+    Arm,
+    Armed,
+    Collect,
+    Collected,
+    Conclude,
+    Fire,
+    Fired,
+    Freeze,
+    Frozen,
+    Gather,
+    Gathered,
+    Marked,
+    Order,
+    Report,
+    Send,
+    Session,
+    State,
+)
+from bothends_protocol.wire import pack
+from evidence_builder import DROPPED, HERE, THERE, Story
+
+MAX_STEPS = 20 * MAX_ROUNDS
+
+FROM_SOURCE = Offer(typed=(THERE,), remote=THERE, proven=(THERE,), addresses=(HERE,))
+FROM_DESTINATION = Offer(ports=("tcp:4242",), remote=HERE, proven=(HERE,), addresses=(THERE,))
+
+changed = msgspec.structs.replace
+
+
+def entropy(size: int) -> bytes:
+    return bytes(range(size))
+
+
+@dataclass
+class World:
+    """What happens to the attempts of a round, and whether the witnesses see it."""
+
+    connects: bool = True
+    seen: bool = True
+    arrive: float = 1.0
+    """Share of the requests that reach the destination."""
+    story: Story = field(default_factory=Story)
+
+    def tried(self, plan: RoundPlan) -> tuple[Tried, ...]:
+        count = plan.attempts
+        connected = count if self.connects else 0
+        return tuple(
+            Tried(
+                probe=probe,
+                attempts=count,
+                connected=connected,
+                silent=count - connected,
+                left=count if self.seen else None,
+            )
+            for probe in plan.probes
+        )
+
+    def ports(self, plan: RoundPlan) -> tuple[SeenPort, ...]:
+        arrived = int(plan.attempts * self.arrive) if self.seen else None
+        return tuple(
+            SeenPort(address=probe.address, port=probe.port, arrived=arrived)
+            for probe in plan.probes
+        )
+
+
+@dataclass
+class Side:
+    """A session and a driver that carries out its orders at once."""
+
+    session: Session
+    world: World
+    evidence: bytes
+    conclusion: Conclude | None = None
+    orders: list[Order] = field(default_factory=list)
+    visited: dict[State, Session] = field(default_factory=dict)
+    """A copy of the session in each state that it was in."""
+
+    def note(self) -> None:
+        if self.session.state not in self.visited:
+            self.visited[self.session.state] = copy.deepcopy(self.session)
+
+    def carry_out(self) -> list[Message]:
+        """Do what was ordered; return the messages to send."""
+        out: list[Message] = []
+        while self.session.orders:
+            self.note()
+            order = self.session.orders.pop(0)
+            self.orders.append(order)
+            if isinstance(order, Send):
+                out.append(order.message)
+            elif isinstance(order, Conclude):
+                self.conclusion = order
+            elif not isinstance(order, Marked):
+                self.session.report(self.answer(order))
+        return out
+
+    def answer(self, order: Order) -> Report:
+        match order:
+            case Arm(plan):
+                return Armed(tuple((p.transport, p.address, p.port) for p in plan.probes))
+            case Fire():
+                return Fired()
+            case Collect(plan):
+                return Collected(self.world.ports(plan))
+            case Gather(plan):
+                return Gathered(self.world.tried(plan))
+            case Freeze():
+                return Frozen(self.evidence)
+        raise AssertionError(order)
+
+
+class Pair:
+    """Both sides, and the messages between them in the order in which they were sent."""
+
+    def __init__(
+        self,
+        world: World | None = None,
+        source: Offer = FROM_SOURCE,
+        destination: Offer = FROM_DESTINATION,
+    ) -> None:
+        world = world or World()
+        offers = {SOURCE: source, DESTINATION: destination}
+        evidence = dict(zip(offers, world.story.evidence(), strict=True))
+        self.sides = {
+            role: Side(Session(role, offer, entropy), world, pack(evidence[role]))
+            for role, offer in offers.items()
+        }
+        self.source, self.destination = self.sides[SOURCE], self.sides[DESTINATION]
+        self.trace: list[tuple[str, Message]] = []
+        self.waiting: list[tuple[str, Message]] = []
+
+    def step(self) -> bool:
+        """Let both sides act, then deliver one message; return whether there was one."""
+        for role, side in self.sides.items():
+            self.waiting += [(role, message) for message in side.carry_out()]
+        if not self.waiting:
+            return False
+        sender, message = self.waiting.pop(0)
+        self.trace.append((sender, message))
+        side = self.sides[other_role(sender)]
+        side.session.receive(read_message(write_message(message)))
+        side.note()
+        return True
+
+    def run(self, watch: Callable[[], None] = lambda: None) -> Pair:
+        for _ in range(MAX_STEPS):
+            if not self.step():
+                return self
+            watch()
+        raise AssertionError("the run does not end")
+
+    def names(self) -> list[str]:
+        return [f"{role} {type(message).__name__}" for role, message in self.trace]
+
+    def plans(self) -> list[RoundPlan]:
+        return [message.plan for _, message in self.trace if isinstance(message, Round)]
+
+    def agreed(self) -> bool:
+        """Whether both sides hold the same verdict, to the byte."""
+        ends = [side.conclusion for side in self.sides.values()]
+        return len({pack(end.verdict) if end else None for end in ends} - {None}) == 1 and all(ends)
+
+
+# -- a whole run
+
+
+def test_a_run_from_the_offers_to_the_same_verdict() -> None:
+    pair = Pair().run()
+    assert pair.names() == [
+        "source Offer",
+        "destination Offer",
+        "source Round",
+        "destination Ready",
+        "source Barrier",
+        "destination Seen",
+        "source Finish",
+        *pair.names()[7:],
+    ]
+    assert sorted(pair.names()[7:]) == [
+        "destination Agreed",
+        "destination EvidencePart",
+        "source Agreed",
+        "source EvidencePart",
+    ]
+    assert pair.agreed()
+    for side in pair.sides.values():
+        assert side.session.state is State.CONCLUDED
+        assert side.conclusion is not None
+        assert side.conclusion.source.role == SOURCE
+        assert side.conclusion.destination.role == DESTINATION
+        assert side.conclusion.verdict.status == "open"
+
+
+def test_each_side_does_its_part_of_a_round() -> None:
+    pair = Pair().run()
+    kinds = {
+        role: [type(order) for order in side.orders if not isinstance(order, Send)]
+        for role, side in pair.sides.items()
+    }
+    assert kinds[SOURCE] == [Fire, Gather, Freeze, Conclude]
+    assert kinds[DESTINATION] == [Arm, Collect, Freeze, Conclude]
+
+
+def test_the_prober_learns_where_the_other_agent_itself_listens() -> None:
+    pair = Pair().run()
+    (fire,) = [order for order in pair.source.orders if isinstance(order, Fire)]
+    assert fire.own == (("tcp", THERE, 4242),)
+
+
+def test_evidence_larger_than_a_message_is_sent_in_parts() -> None:
+    pair = Pair(World(story=Story(fates=(DROPPED,) * 500))).run()
+    parts = [m for role, m in pair.trace if role == SOURCE and isinstance(m, EvidencePart)]
+    assert len(parts) > 1
+    assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert pair.agreed()
+
+
+def test_with_both_ways_the_destination_probes_too() -> None:
+    pair = Pair(source=changed(FROM_SOURCE, both_ways=True)).run()
+    assert [(plan.prober, plan.probes[0].address) for plan in pair.plans()] == [
+        (SOURCE, THERE),
+        (DESTINATION, HERE),
+    ]
+    assert [name for name in pair.names() if "Done" in name] == ["destination Done"]
+    assert [type(o) for o in pair.source.orders if isinstance(o, Arm | Collect)] == [Arm, Collect]
+    assert pair.agreed()
+
+
+def test_the_destination_may_ask_for_both_ways() -> None:
+    pair = Pair(destination=changed(FROM_DESTINATION, both_ways=True)).run()
+    assert [plan.prober for plan in pair.plans()] == [SOURCE, DESTINATION]
+
+
+def test_rounds_are_numbered_in_the_order_of_announcement() -> None:
+    wide = changed(FROM_DESTINATION, ports=(f"tcp:1-{MAX_PROBES + 1}",))
+    pair = Pair(World(connects=False, arrive=0.4), destination=wide).run()
+    numbers = [plan.number for plan in pair.plans()]
+    assert len(numbers) > 2
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert pair.source.session.rounds == pair.destination.session.rounds == pair.plans()
+
+
+def test_losses_are_repeated_a_bounded_number_of_times() -> None:
+    pair = Pair(World(connects=False, arrive=0.4)).run()
+    attempts = sum(plan.attempts for plan in pair.plans() if plan.kind != BURST)
+    assert ATTEMPTS < attempts <= MAX_ATTEMPTS
+    assert pair.agreed()
+
+
+def test_what_no_witness_has_seen_is_asked_by_a_burst() -> None:
+    pair = Pair(World(connects=False, seen=False)).run()
+    kinds = [plan.kind for plan in pair.plans()]
+    assert kinds.index(BURST) == len(kinds) - 1
+    names = pair.names()
+    assert names[names.index("source Mark") + 1] == "source Barrier"
+    assert sum(isinstance(order, Marked) for order in pair.destination.orders) == 1
+
+
+def test_bursts_are_few_however_many_ports_there_are() -> None:
+    many = tuple(f"192.168.7.{last}" for last in range(100, 120))
+    wide = changed(FROM_DESTINATION, ports=("tcp:1-20",))
+    source = changed(FROM_SOURCE, proven=many)
+    pair = Pair(World(connects=False, seen=False), source, wide).run()
+    assert sum(plan.kind == BURST for plan in pair.plans()) == MAX_BURSTS
+
+
+def test_when_time_is_up_the_run_ends_with_what_there_is() -> None:
+    wide = changed(FROM_DESTINATION, ports=(f"tcp:1-{MAX_PROBES * 8}",))
+    pair = Pair(destination=wide)
+    pair.run(lambda: pair.source.session.hurry() if len(pair.plans()) == 2 else None)
+    assert len(pair.plans()) == 2
+    assert pair.agreed()
+
+
+def test_when_time_is_up_before_the_first_round_nothing_is_probed() -> None:
+    pair = Pair()
+    pair.source.session.hurry()
+    assert pair.run().plans() == []
+    assert pair.agreed()
+
+
+def test_with_no_ports_there_is_nothing_to_probe() -> None:
+    pair = Pair(destination=Offer()).run()
+    assert pair.plans() == []
+    assert pair.agreed()
+
+
+# -- out of turn
+
+RECEIVES: dict[State, tuple[type, ...]] = {
+    State.OFFERING: (Offer,),
+    State.IDLE: (Round, Finish),
+    State.ARMING: (),
+    State.ARMED: (Mark, Barrier),
+    State.COLLECTING: (),
+    State.AWAITING_DONE: (Done,),
+    State.AWAITING_READY: (Ready,),
+    State.FIRING: (),
+    State.AWAITING_SEEN: (Seen,),
+    State.GATHERING: (),
+    State.FREEZING: (EvidencePart,),
+    State.EXCHANGING: (EvidencePart, Agreed),
+    State.AGREEING: (Agreed,),
+    State.CONCLUDED: (),
+}
+REPORTS: dict[State, type] = {
+    State.ARMING: Armed,
+    State.COLLECTING: Collected,
+    State.FIRING: Fired,
+    State.GATHERING: Gathered,
+    State.FREEZING: Frozen,
+}
+ROLES_OF: dict[State, tuple[str, ...]] = {
+    # Only the source leads: it is never idle, and alone waits for the other's outcomes.
+    State.IDLE: (DESTINATION,),
+    State.AWAITING_DONE: (SOURCE,),
+}
+
+PLAN = RoundPlan(
+    number=1,
+    kind="connect",
+    prober=SOURCE,
+    attempts=3,
+    probes=(Probe(transport="tcp", address=THERE, port=4242),),
+)
+MESSAGES: list[Message] = [
+    Bye(reason="timeout"),
+    FROM_SOURCE,
+    Round(plan=PLAN),
+    Ready(number=1),
+    Mark(number=1),
+    Barrier(number=1),
+    Seen(number=1),
+    Done(number=1),
+    Finish(),
+    EvidencePart(data=b"", last=False),
+    Agreed(source=b"", destination=b"", verdict=b""),
+]
+ANSWERS: list[Report] = [
+    Armed(()),
+    Fired(),
+    Collected(()),
+    Gathered(()),
+    Frozen(b""),
+]
+
+
+@functools.cache
+def visited() -> dict[tuple[str, State], Session]:
+    """A session of each role in every state that a run in both directions takes it through."""
+    pair = Pair(source=changed(FROM_SOURCE, both_ways=True)).run()
+    return {(role, at): s for role, side in pair.sides.items() for at, s in side.visited.items()}
+
+
+def session_in(role: str, state: State) -> Session:
+    return copy.deepcopy(visited()[role, state])
+
+
+in_every_state = pytest.mark.parametrize(
+    ("role", "state"),
+    [(role, state) for state in State for role in ROLES_OF.get(state, (SOURCE, DESTINATION))],
+)
+
+
+def test_both_roles_go_through_all_their_states() -> None:
+    assert set(visited()) >= {
+        (role, state) for state in State for role in ROLES_OF.get(state, (SOURCE, DESTINATION))
+    }
+
+
+@in_every_state
+def test_a_message_out_of_turn_is_the_peers_fault(role: str, state: State) -> None:
+    for message in MESSAGES:
+        if type(message) in RECEIVES[state]:
+            continue
+        session = session_in(role, state)
+        before = list(session.orders)
+        with pytest.raises(ProtocolError, match=type(message).__name__):
+            session.receive(message)
+        assert session.state is state
+        assert session.orders == before
+
+
+@in_every_state
+def test_a_report_out_of_turn_is_the_drivers_fault(role: str, state: State) -> None:
+    for report in ANSWERS:
+        if type(report) is not REPORTS.get(state):
+            with pytest.raises(MisuseError, match=type(report).__name__):
+                session_in(role, state).report(report)
+
+
+@pytest.mark.parametrize(
+    ("role", "state", "message"),
+    [
+        (DESTINATION, State.ARMED, Barrier(number=7)),
+        (DESTINATION, State.ARMED, Mark(number=7)),
+        (SOURCE, State.AWAITING_READY, Ready(number=7)),
+        (SOURCE, State.AWAITING_SEEN, Seen(number=7)),
+        (SOURCE, State.AWAITING_DONE, Done(number=7)),
+    ],
+)
+def test_a_message_about_another_round_is_refused(
+    role: str, state: State, message: Message
+) -> None:
+    with pytest.raises(ProtocolError, match="another round"):
+        session_in(role, state).receive(message)
+
+
+addresses = st.sampled_from([HERE, THERE, "10.0.0.1", "fe80::1%eth0", "nonsense", ""])
+numbers = st.integers(-1, 3) | st.sampled_from([2**31, 2**63 - 1])
+probes = st.builds(
+    Probe,
+    transport=st.sampled_from(["tcp", "udp", ""]),
+    address=addresses,
+    port=st.integers(0, 65535),
+)
+hostile = st.one_of(
+    st.builds(
+        Offer,
+        ports=st.lists(
+            st.sampled_from(["tcp:4242", "udp:1-9", "tcp:0", "", "x", "1-70000", "tcp:1-9,1-9"]),
+            max_size=3,
+        ).map(tuple),
+        typed=st.lists(addresses, max_size=3).map(tuple),
+        remote=addresses,
+        proven=st.lists(addresses, max_size=3).map(tuple),
+        both_ways=st.booleans(),
+        timeout=st.floats(),
+    ),
+    st.builds(
+        Round,
+        plan=st.builds(
+            RoundPlan,
+            number=numbers,
+            kind=st.sampled_from(["connect", "burst", "flood", ""]),
+            prober=st.sampled_from([SOURCE, DESTINATION, ""]),
+            attempts=numbers,
+            probes=st.lists(probes, max_size=3).map(tuple),
+            pattern=st.text("01x", max_size=70),
+        ),
+    ),
+    st.builds(Ready, number=numbers),
+    st.builds(Barrier, number=numbers),
+    st.builds(
+        Seen,
+        number=numbers,
+        ports=st.lists(
+            st.builds(SeenPort, address=addresses, port=numbers, arrived=st.none() | numbers),
+            max_size=3,
+        ).map(tuple),
+    ),
+    st.builds(
+        Done,
+        number=numbers,
+        tried=st.lists(
+            st.builds(Tried, probe=probes, attempts=numbers, connected=numbers, silent=numbers),
+            max_size=3,
+        ).map(tuple),
+    ),
+    st.builds(EvidencePart, data=st.binary(max_size=40), last=st.booleans()),
+    st.builds(Agreed, source=st.binary(max_size=4), destination=st.just(b""), verdict=st.just(b"")),
+    st.sampled_from(MESSAGES),
+)
+
+
+@given(st.sampled_from(list(visited())), st.lists(hostile, min_size=1, max_size=4))
+def test_any_messages_raise_only_protocol_errors_and_never_conclude(
+    where: tuple[str, State], messages: list[Message]
+) -> None:
+    session = session_in(*where)
+    before = session.state
+    try:
+        for message in messages:
+            session.receive(message)
+    except ProtocolError:
+        return
+    assert session.state is not State.CONCLUDED or before is State.CONCLUDED
+
+
+# -- rounds that were not agreed to
+
+
+def armed_destination(*, both_ways: bool = True) -> Session:
+    """The destination's session when it waits for the first round."""
+    session = Session(DESTINATION, changed(FROM_DESTINATION, both_ways=both_ways), entropy)
+    session.receive(FROM_SOURCE)
+    return session
+
+
+HERE_4242 = (Probe(transport="tcp", address=HERE, port=4242),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"number": 2}, "not the next one"),
+        ({"number": 0}, "not the next one"),
+        ({"probes": ()}, "nothing to probe"),
+        ({"probes": HERE_4242 * (MAX_PROBES + 1)}, "too many probes"),
+        ({"attempts": 0}, "no attempt"),
+        ({"attempts": 1000}, "too many attempts"),
+        ({"kind": "flood"}, "a kind that nobody knows"),
+        ({"prober": "observer"}, "a role that there is not"),
+        ({"pattern": "10"}, "a pattern where there is no burst"),
+        ({"kind": BURST}, "a burst without a pattern"),
+        ({"kind": BURST, "pattern": "10" * 500}, "a burst without end"),
+        ({"kind": BURST, "pattern": "1 0"}, "a pattern that is none"),
+        ({"kind": BURST, "pattern": "10", "probes": HERE_4242 * 2}, "a burst to two"),
+    ],
+)
+def test_a_round_out_of_bounds_is_refused(changes: dict[str, object], why: str) -> None:
+    session = armed_destination()
+    with pytest.raises(ProtocolError):
+        session.receive(Round(plan=changed(PLAN, **changes)))
+    assert session.rounds == [], why
+
+
+@pytest.mark.parametrize(
+    ("address", "both_ways", "permitted"),
+    [
+        (HERE, True, True),
+        (HERE, False, False),
+        (f"::ffff:{HERE}", True, True),
+        ("192.168.7.99", True, False),
+        ("127.0.0.1", True, False),
+        ("example.org", True, False),
+    ],
+)
+def test_a_side_probes_only_what_its_user_typed_or_what_authenticated(
+    address: str, *, both_ways: bool, permitted: bool
+) -> None:
+    session = armed_destination(both_ways=both_ways)
+    back = changed(
+        PLAN, prober=DESTINATION, probes=(Probe(transport="tcp", address=address, port=4242),)
+    )
+    if permitted:
+        session.receive(Round(plan=back))
+        assert session.rounds == [back]
+        return
+    with pytest.raises(ProtocolError, match="not agreed"):
+        session.receive(Round(plan=back))
+
+
+def test_the_peers_word_alone_never_makes_the_source_probe_a_third_address() -> None:
+    lying = changed(FROM_DESTINATION, addresses=("192.168.7.99",), proven=("192.168.7.98",))
+    pair = Pair(destination=lying).run()
+    assert {probe.address for plan in pair.plans() for probe in plan.probes} == {THERE}
+
+
+def test_a_target_is_probed_before_the_peers_own_address() -> None:
+    target = Target(text="nas", addresses=("11.0.0.1",))
+    pair = Pair(source=changed(FROM_SOURCE, targets=(target,))).run()
+    assert [probe.address for probe in pair.plans()[0].probes] == ["11.0.0.1", THERE]
+
+
+@pytest.mark.parametrize("ports", ["0", "70000", "sctp:1", "", "9-1", "tcp:1;rm"])
+@pytest.mark.parametrize("role", [SOURCE, DESTINATION])
+def test_an_offer_of_ports_that_are_none_is_refused(role: str, ports: str) -> None:
+    session = Session(role, Offer(), entropy)
+    with pytest.raises(ProtocolError, match="ports"):
+        session.receive(changed(FROM_DESTINATION, ports=(ports,)))
+
+
+def test_an_offer_of_more_ports_than_there_are_is_refused() -> None:
+    session = Session(SOURCE, FROM_SOURCE, entropy)
+    with pytest.raises(ProtocolError, match="ports"):
+        session.receive(changed(FROM_DESTINATION, ports=("tcp:1-65535", "tcp:1-65535")))
+
+
+def test_an_offer_cannot_make_this_side_plan_without_end() -> None:
+    greedy = changed(
+        FROM_DESTINATION,
+        ports=("tcp:1-4096",),
+        typed=tuple(f"10.0.{number}.1" for number in range(50)),
+        both_ways=True,
+    )
+    session = Session(SOURCE, Offer(), entropy)
+    with contextlib.suppress(ProtocolError):
+        session.receive(greedy)
+    assert len(session._queue) <= MAX_ROUNDS
+
+
+# -- evidence and agreement
+
+
+def exchanging() -> Session:
+    """The source's session once its own evidence is out."""
+    return session_in(SOURCE, State.EXCHANGING)
+
+
+def state_of(session: Session) -> State:
+    return session.state
+
+
+def send(session: Session, evidence: Evidence | bytes) -> None:
+    data = evidence if isinstance(evidence, bytes) else pack(evidence)
+    session.receive(EvidencePart(data=data, last=True))
+
+
+SOURCE_EVIDENCE, DESTINATION_EVIDENCE = Story().evidence()
+
+
+def test_the_evidence_of_the_other_side_is_judged() -> None:
+    session = exchanging()
+    send(session, DESTINATION_EVIDENCE)
+    assert state_of(session) is State.AGREEING
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        changed(DESTINATION_EVIDENCE, session=b"another"),
+        SOURCE_EVIDENCE,
+        changed(DESTINATION_EVIDENCE, format="bothends-evidence/2"),
+        b"",
+        b"\xc1",
+        pack(DESTINATION_EVIDENCE)[:-1],
+        pack(DESTINATION_EVIDENCE) + b"\x00",
+    ],
+    ids=["another run", "of the same role", "format", "empty", "garbage", "cut", "more"],
+)
+def test_other_evidence_is_refused(evidence: Evidence | bytes) -> None:
+    session = exchanging()
+    with pytest.raises(ProtocolError):
+        send(session, evidence)
+    assert state_of(session) is State.EXCHANGING
+
+
+def test_evidence_without_end_is_refused() -> None:
+    session = exchanging()
+    part = EvidencePart(data=bytes(MAX_EVIDENCE // 4), last=False)
+    for _ in range(4):
+        session.receive(part)
+    with pytest.raises(ProtocolError, match="more evidence"):
+        session.receive(EvidencePart(data=b"x", last=False))
+
+
+def test_nothing_may_follow_the_last_part() -> None:
+    session = session_in(SOURCE, State.FREEZING)
+    send(session, DESTINATION_EVIDENCE)
+    with pytest.raises(ProtocolError, match="more evidence"):
+        send(session, DESTINATION_EVIDENCE)
+
+
+def test_evidence_that_comes_early_is_kept() -> None:
+    session = session_in(SOURCE, State.FREEZING)
+    send(session, DESTINATION_EVIDENCE)
+    assert state_of(session) is State.FREEZING
+    session.report(Frozen(pack(SOURCE_EVIDENCE)))
+    assert state_of(session) is State.AGREEING
+
+
+@pytest.mark.parametrize("field_", ["source", "destination", "verdict"])
+def test_no_joint_verdict_without_the_same_digests(field_: str) -> None:
+    session = exchanging()
+    session.orders.clear()
+    send(session, DESTINATION_EVIDENCE)
+    (order,) = session.orders
+    assert isinstance(order, Send)
+    assert isinstance(order.message, Agreed)
+    with pytest.raises(ProtocolError, match="same verdict"):
+        session.receive(changed(order.message, **{field_: bytes(32)}))
+    assert state_of(session) is State.AGREEING
+    session.receive(order.message)
+    assert state_of(session) is State.CONCLUDED
+
+
+def test_an_agreement_that_comes_before_the_evidence_must_still_fit() -> None:
+    session = exchanging()
+    session.receive(Agreed(source=bytes(32), destination=bytes(32), verdict=bytes(32)))
+    with pytest.raises(ProtocolError, match="same verdict"):
+        send(session, DESTINATION_EVIDENCE)

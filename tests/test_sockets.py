@@ -1,0 +1,180 @@
+"""The socket table: the kernel's lines, and a real socket of this process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bothends.witness import sockets
+from bothends.witness.sockets import Row, connections, listeners, read_table
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of Linux")
+
+LISTEN, ESTABLISHED, SYN_RECV, TIME_WAIT, CLOSE_WAIT = "0A", "01", "03", "06", "08"
+ANY, LOOPBACK, THERE, HERE = "00000000", "0100007F", "1407A8C0", "0A07A8C0"
+ANY6, LOOPBACK6 = ANY * 4, ANY * 3 + "01000000"
+GLOBAL6 = "B80D0120" + ANY * 2 + "09000000"
+MAPPED6 = ANY * 2 + "FFFF0000" + THERE
+
+
+def line(
+    local: str, state: str, remote: str = "", *, waiting: int = 0, uid: int = 0, inode: int = 0
+) -> str:
+    """A line of /proc/net/tcp, as Linux 6.1 on x86-64 prints it (net/ipv4/tcp_ipv4.c)."""
+    remote = remote or f"{'0' * len(local.partition(':')[0])}:0000"
+    return (
+        f"   0: {local} {remote} {state} 00000000:{waiting:08X} 00:00000000 00000000"
+        f" {uid:5d}        0 {inode} 1 0000000000000000 100 0 0 10 0\n"
+    )
+
+
+HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"
+TCP = HEADER + "".join(
+    [
+        line(f"{ANY}:1092", LISTEN, inode=11111),
+        line(f"{LOOPBACK}:1092", LISTEN, waiting=3, uid=1000, inode=22222),
+        line(f"{THERE}:1092", ESTABLISHED, f"{HERE}:9C41", waiting=32, inode=33333),
+        line(f"{THERE}:1092", ESTABLISHED, f"{HERE}:9C42"),
+        line(f"{THERE}:1092", SYN_RECV, f"{HERE}:9C43"),
+        line(f"{THERE}:1092", TIME_WAIT, f"{HERE}:9C44"),
+        line(f"{THERE}:0016", ESTABLISHED, f"{HERE}:9C45", inode=44444),
+    ]
+)
+TCP6 = HEADER + "".join(
+    [
+        line(f"{ANY6}:1092", LISTEN, inode=55555),
+        line(f"{LOOPBACK6}:1092", LISTEN, inode=66666),
+        line(f"{GLOBAL6}:1092", CLOSE_WAIT, f"{LOOPBACK6}:9C41", inode=77777),
+        line(f"{MAPPED6}:1092", ESTABLISHED, f"{MAPPED6}:9C41", inode=88888),
+    ]
+)
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    (tmp_path / "tcp").write_text(TCP)
+    (tmp_path / "tcp6").write_text(TCP6)
+    paths = tuple(("tcp", str(tmp_path / name)) for name in ("tcp", "tcp6"))
+    monkeypatch.setattr(sockets, "_TABLES", paths)
+    found = read_table()
+    assert found is not None
+    return found
+
+
+little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the sample is of x86-64")
+
+
+@little_endian
+def test_the_kernels_lines_are_read(table: list[Row]) -> None:
+    assert [(row.state, row.local, row.remote, row.remote_port) for row in table] == [
+        ("LISTEN", "0.0.0.0", "0.0.0.0", 0),
+        ("LISTEN", "127.0.0.1", "0.0.0.0", 0),
+        ("ESTABLISHED", "192.168.7.20", "192.168.7.10", 40001),
+        ("ESTABLISHED", "192.168.7.20", "192.168.7.10", 40002),
+        ("SYN_RECV", "192.168.7.20", "192.168.7.10", 40003),
+        ("TIME_WAIT", "192.168.7.20", "192.168.7.10", 40004),
+        ("ESTABLISHED", "192.168.7.20", "192.168.7.10", 40005),
+        ("LISTEN", "::", "::", 0),
+        ("LISTEN", "::1", "::", 0),
+        ("CLOSE_WAIT", "2001:db8::9", "::1", 40001),
+        ("ESTABLISHED", "192.168.7.20", "192.168.7.20", 40001),
+    ]
+    assert {row.local_port for row in table} == {4242, 22}
+    assert (table[1].waiting, table[1].uid, table[1].inode) == (3, 1000, 22222)
+
+
+@little_endian
+def test_who_listens_on_the_asked_ports_but_not_the_agent_itself(table: list[Row]) -> None:
+    found = listeners(table, [4242], own=[11111, 55555])
+    assert [(row.address, row.port, row.waiting) for row in found] == [
+        ("127.0.0.1", 4242, 3),
+        ("::1", 4242, 0),
+    ]
+    # Nobody has these made-up inodes.
+    assert {(row.program, row.pid) for row in found} == {(None, None)}
+    assert listeners(table, [22], own=[]) == ()
+
+
+@little_endian
+def test_connections_say_whether_a_program_has_taken_them(table: list[Row]) -> None:
+    found = connections(table, [4242], number=7)
+    assert [(row.state, row.remote_port, row.accepted) for row in found] == [
+        ("ESTABLISHED", 40001, True),
+        ("ESTABLISHED", 40002, False),
+        ("SYN_RECV", 40003, None),
+        ("CLOSE_WAIT", 40001, None),
+        ("ESTABLISHED", 40001, True),
+    ]
+    assert {row.round for row in found} == {7}
+
+
+def test_a_host_without_ipv6_has_only_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tcp").write_text(TCP)
+    paths = tuple(("tcp", str(tmp_path / name)) for name in ("tcp", "no-tcp6"))
+    monkeypatch.setattr(sockets, "_TABLES", paths)
+    assert len(read_table() or ()) == 7
+
+
+def test_a_table_that_cannot_be_read_is_unknown_and_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "_TABLES", (("tcp", str(tmp_path)),))
+    assert read_table() is None
+
+
+# -- this process
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
+    try:
+        sock = socket.create_server((request.param, 0), family=family, backlog=5)
+    except OSError:
+        pytest.skip(f"{request.param} is not an address of this host")
+    with sock:
+        yield sock
+
+
+def test_a_real_listener_is_found_with_its_program(listener: socket.socket) -> None:
+    address, port = listener.getsockname()[:2]
+    (found,) = listeners(read_table() or (), [port], own=[])
+    assert (found.address, found.port, found.pid) == (address, port, os.getpid())
+    assert found.program == Path("/proc/self/comm").read_text().strip()
+    assert (found.waiting, found.backlog) == (0, 5)
+
+
+def test_a_connection_that_waits_to_be_accepted_is_seen(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    with socket.create_connection(listener.getsockname()[:2]) as client:
+        (found,) = listeners(read_table() or (), [port], own=[])
+        (waiting,) = connections(read_table() or (), [port], number=1)
+        assert found.waiting == 1
+        assert (waiting.state, waiting.accepted) == ("ESTABLISHED", False)
+        assert waiting.remote_port == client.getsockname()[1]
+        with listener.accept()[0]:
+            (taken,) = connections(read_table() or (), [port], number=1)
+            assert taken.accepted is True
+
+
+def test_an_own_listener_is_left_out(listener: socket.socket) -> None:
+    inode = os.fstat(listener.fileno()).st_ino
+    assert listeners(read_table() or (), [listener.getsockname()[1]], own=[inode]) == ()
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_whether_ipv6_takes_ipv4_as_well_is_known(*, only: bool) -> None:
+    try:
+        sock = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=not only)
+    except (OSError, ValueError):
+        pytest.skip("no IPv6 on this host")
+    with sock:
+        (found,) = listeners(read_table() or (), [sock.getsockname()[1]], own=[])
+        assert (found.address, found.v6only) == ("::", only)
