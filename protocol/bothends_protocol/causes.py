@@ -73,7 +73,7 @@ def _no_route(j: Journey) -> bool | None:
 
 
 def _no_host(j: Journey) -> bool | None:
-    if j.neighbour is None or j.return_error is not None:
+    if j.neighbour is None or j.return_error is not None or j.astray:
         return False
     return j.unresolved and bare(j.neighbour.next_hop) == bare(j.address)
 

@@ -267,7 +267,7 @@ def _stopped(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         path_clear=False,
         reachable="no",
         causes=causes,
-        candidates=tuple(dict.fromkeys((*codes, *(c[0] for c in services)))),
+        candidates=_union((code for code, _, _ in causes), codes, (c[0] for c in services)),
         next_step=next_step,
     )
 
@@ -317,8 +317,8 @@ def _closed(j: Journey) -> bool:
 
 
 _NOTHING_FITS = (
-    "What was seen fits none of the known causes. Save the evidence on both computers "
-    "(--save) and test again with -v."
+    "What was seen fits none of the known causes. Test again, as root on both computers if "
+    "that was not so."
 )
 
 

@@ -445,11 +445,11 @@ def _burst_view(
     reached: dict[Stage, bool | None] = {}
     if here is not None:
         reached[Stage.LEFT] = _left_by_counters(sent, here, ip)
-        reached[Stage.RETURNED] = _follows_live(sent, here, "dev.rx")
+        reached[Stage.RETURNED] = _follows_live(sent, here, "dev.rx", f"{ip}.InReceives")
     if there is not None:
         reached[Stage.ARRIVED] = _arrived_by_counters(sent, there, ip)
         reached[Stage.DELIVERED] = follows(sent, there, "Tcp.InSegs")
-        reached[Stage.REPLIED] = _follows_live(sent, there, "dev.tx")
+        reached[Stage.REPLIED] = _follows_live(sent, there, "dev.tx", f"{ip}.OutRequests")
     return BurstView(
         sent=len(sent.sends),
         reached={stage: value for stage, value in reached.items() if value is not None},
@@ -473,7 +473,7 @@ def _samples(evidence: Evidence, number: int) -> Samples | None:
 
 
 def _left_by_counters(sent: Burst, samples: Samples, ip: str) -> bool | None:
-    by_card = _follows_live(sent, samples, "dev.tx")
+    by_card = _follows_live(sent, samples, "dev.tx", f"{ip}.OutRequests")
     if by_card is not None:
         return by_card
     # Behind this counter there may still be an egress filter, so it can only say no.
@@ -487,24 +487,20 @@ def _left_by_counters(sent: Burst, samples: Samples, ip: str) -> bool | None:
 
 def _arrived_by_counters(sent: Burst, samples: Samples, ip: str) -> bool | None:
     by_ip = follows(sent, samples, f"{ip}.InReceives")
-    return True if by_ip else _follows_live(sent, samples, "dev.rx")
+    return True if by_ip else _follows_live(sent, samples, "dev.rx", f"{ip}.InReceives")
 
 
-def _follows_live(sent: Burst, samples: Samples, name: str) -> bool | None:
-    """As `follows`, but no "no" from a card that does not count as packets pass.
+def _follows_live(sent: Burst, samples: Samples, name: str, ip: str) -> bool | None:
+    """As `follows` for a card's counter, but no "no" from one that does not count at once.
 
-    Some drivers fetch their counters once a second; those stand still meanwhile.
+    Some drivers fetch their counters once a second; those stand still while the IP counter
+    `ip` moves.
     """
     told = follows(sent, samples, name)
-    readings = samples.values.get(name, ())
-    if told is False and len(set(readings)) < _LIVE_READINGS:
+    card, packets = samples.values.get(name, ()), samples.values.get(ip, ())
+    if told is False and len(set(card)) == 1 and len(set(packets)) > 1:
         return None
     return told
-
-
-_LIVE_READINGS = 3
-"""Different values of a card's counter during a burst that show it to be live: the contact
-alone moves it at the burst's mark and at its barrier."""
 
 
 def _attempts(source: Evidence, key: tuple[str, str, int]) -> list[Attempt]:

@@ -355,11 +355,21 @@ class Session:
         if not well_formed(plan) or plan.prober not in (SOURCE, DESTINATION):
             return False
         if plan.prober != self.role:
-            return True
+            return self.role != DESTINATION or self._offered(plan)
         allowed = {bare(address) for address in probe_addresses(self._offer)}
         return self._both_ways() and all(
             bare(probe.address) in allowed and 0 < probe.port <= MAX_PORT for probe in plan.probes
         )
+
+    def _offered(self, plan: RoundPlan) -> bool:
+        """Whether the round keeps to the ports that the user of the destination named."""
+        ports = {
+            (part.transport, port)
+            for text in self._offer.ports
+            for part in parse_ports(text)
+            for port in part
+        }
+        return all((probe.transport, probe.port) in ports for probe in plan.probes)
 
     def _begin(self, plan: RoundPlan) -> None:
         self.rounds.append(plan)

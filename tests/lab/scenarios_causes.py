@@ -472,9 +472,9 @@ def _easily_blamed() -> Iterator[Scenario]:
         ("dual-by-ipv4", (dual,)),
     ):
         yield from anyone(name, open_(), services=services)
-    yield from anyone(
-        "socket-activated", open_(), services=(activated(PROGRAM),), destination_args=NAMED
-    )
+    # Whose programs an ordinary user may not see, of them he can only say what he cannot see.
+    mine = activated(PROGRAM, as_user=True)
+    yield from anyone("socket-activated", open_(), services=(mine,), destination_args=NAMED)
     yield from anyone("socket-activated-unnamed", open_(), services=(activated(PROGRAM),))
     yield from anyone("below-1024", open_(), services=(Service(port=443),), ports="443")
     yield from anyone("many-addresses", open_(), network=networks.many_addresses, services=(dual,))

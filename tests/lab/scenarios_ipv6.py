@@ -143,6 +143,11 @@ def _bad_networks() -> Iterator[Scenario]:
     for name, put, expected in (
         ("open", (), open_()),
         ("destination-drop", (faults.destination_drop(),), blocked(DESTINATION_DROP)),
+        (
+            "destination-reject-icmp",
+            (faults.destination_reject(PORT_UNREACHABLE),),
+            blocked(DESTINATION_REJECT),
+        ),
         ("source-drop", (faults.source_drop(),), blocked(SOURCE_DROP)),
         (
             "destination-reply-blocked",
@@ -156,6 +161,13 @@ def _bad_networks() -> Iterator[Scenario]:
             network=network.lan6,
             services=(SIX,),
             faults=(*put, faults.loss(20)),
+        )
+        yield from anyone(
+            f"ipv6-far-{name}",
+            expected,
+            network=network.lan6,
+            services=(SIX,),
+            faults=(*put, faults.delay(30)),
         )
         yield from anyone(
             f"ipv6-traffic-{name}",

@@ -1,8 +1,8 @@
-"""Rows of the issue that asks for every cause: the main ones on bad and on busy networks.
+"""Rows of the issue that asks for every cause: the main ones on bad, busy and long networks.
 
-A filter must be found through 3 % and 20 % loss in each direction and under
-thousands of other people's packets a second; and neither loss nor strangers'
-packets may pass for a filter.
+A filter must be found through 3 % and 20 % loss in each direction, under
+thousands of other people's packets a second and from afar; and neither loss nor
+strangers' packets may pass for a filter.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ __all__ = ["rows"]
 ECHO = Service()
 RATES = (3, 20)
 """Percent lost, each way."""
+DISTANCE = 30
+"""Milliseconds there and back: another town."""
 
 MAIN: tuple[tuple[str, tuple[Service, ...], tuple[Fault, ...], Expected], ...] = (
     ("open", (ECHO,), (), open_()),
@@ -90,6 +92,13 @@ def rows() -> Iterator[Scenario]:
                 services=services,
                 faults=(*put, faults.loss(percent)),
             )
+        # On one segment answers come before connect() has returned; from afar they do not.
+        yield from anyone(
+            f"far-{name}",
+            expected,
+            services=services,
+            faults=(*put, faults.delay(DISTANCE)),
+        )
         yield from anyone(
             f"traffic-{name}",
             expected,

@@ -76,7 +76,7 @@ Daemon = Callable[[Stage], Process]
 _ACTIVATE = ["systemd-socket-activate", f"--listen={PORT}"]
 
 
-def activated(title: str) -> Daemon:
+def activated(title: str, *, as_user: bool = False) -> Daemon:
     """A real supervisor holds the port, and starts the program ``title`` at the first connection.
 
     systemd-socket-activate then becomes the program; the socket is the same.
@@ -86,7 +86,8 @@ def activated(title: str) -> Daemon:
         program = f"/run/{title}"
         command = f"{sys.executable} -IS {serve.__file__} --activated --title {title}"
         stage.destination.write(program, f"#!/bin/sh\nexec {command}\n", mode=0o755)
-        supervisor = stage.destination.popen([*_ACTIVATE, program], piped=True)
+        argv = [*_ACTIVATE, program]
+        supervisor = stage.destination.popen(argv, as_user=as_user, piped=True)
         supervisor.wait_for_output("Listening on", READY_TIMEOUT)
         return supervisor
 

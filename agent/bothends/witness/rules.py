@@ -8,7 +8,9 @@ Reading (`read_ruleset`) starts two processes, with iptables two or four more,
 and takes some 20 ms; it is best done when no round is running. `find` and
 `nat_of` are pure. What they cannot see: bridge tables, XDP, tc, eBPF, and
 whatever needs more than the packet itself (rates, users, marks, ipsets), which
-makes a quote uncertain.
+makes a quote uncertain. What nft does not list they cannot know either: 1.0.6
+shows `meta nfproto ipv4 reject with tcp reset` of an inet table without its
+first match.
 """
 
 from __future__ import annotations
