@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bothends_protocol.addresses import family
 from bothends_protocol.pairing import other_role
@@ -63,10 +63,22 @@ class Discovery:
         self._say = say
         self._tasks = Tasks()
         self._zeroconf: AsyncZeroconf | None = None
+        self._closing = False
 
     def start(self, delay: float) -> None:
         """Begin after `delay` seconds, which leave the machine to a peer typed by the user."""
+        asyncio.get_running_loop().set_exception_handler(self.quiet)
         self._tasks.start(self._run(delay))
+
+    @staticmethod
+    def quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Pass over what zeroconf's own tasks meet when they are ended while they start.
+
+        A handler for the event loop; anything else is reported as ever.
+        """
+        error = context.get("exception")
+        if not type(error).__module__.startswith("zeroconf"):
+            loop.default_exception_handler(context)
 
     def renumber(self, number: int) -> None:
         """Announce another code number from now on."""
@@ -82,9 +94,11 @@ class Discovery:
         await asyncio.sleep(delay)
         try:
             await self._announce_and_browse()
-        except (OSError, RuntimeError) as error:
-            # Without multicast the other ways remain.
-            self._say(f"Searching by mDNS is not possible: {error}.")
+        except Exception as error:  # noqa: BLE001  zeroconf raises what its parts raise
+            # Without mDNS the other ways remain, and an end in the middle of its start-up
+            # (NotRunningException) means that they did.
+            if not self._closing:
+                self._say(f"Searching by mDNS is not possible: {type(error).__name__} {error}.")
 
     async def _announce_and_browse(self) -> None:
         from zeroconf import IPVersion  # noqa: PLC0415  80 ms to load
@@ -143,6 +157,7 @@ class Discovery:
 
     async def close(self) -> None:
         """Take the announcement back and stop; safe to call again."""
+        self._closing = True
         await self._tasks.finish()
         await self._shut()
 

@@ -248,9 +248,16 @@ class Prober:
         if item.sock is None:
             return
         asyncio.get_running_loop().remove_writer(item.sock.fileno())
-        item.icmp = _icmp_error(item.sock)
+        # In this order: reading the error queue takes the socket's pending error away
+        # (net/core/skbuff.c, sock_dequeue_err_skb), and a refusal would look like success.
         error = item.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
+        item.icmp = _icmp_error(item.sock)
+        if error == errno.ECONNRESET:
+            # A reset of the request itself says ECONNREFUSED (net/ipv4/tcp_input.c, tcp_reset):
+            # this connection stood, and was cut off at once.
+            self._on_connected(item)
+            item.spoke = "closed"
+        elif error:
             self._fail(item, error, at_once=False)
         else:
             self._on_connected(item)
