@@ -37,7 +37,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many were right."""
     if _right:
-        words = f"as ordinary users: {sum(_right)} of {len(_right)} scenarios right, none wrong"
+        words = f"as ordinary users: {sum(_right)} of {len(_right)} scenarios right"
         verdict = "TOO FEW, " if _too_few() else ""
         terminalreporter.write_line(verdict + words)
 
