@@ -101,6 +101,8 @@ class Story:
     """Connections that wait for the service, and how many may."""
     takes: bool = True
     """Whether the service takes its connections."""
+    half_open: bool = False
+    """Whether the destination saw no more of the handshakes than their beginning."""
     holder: tuple[str, ...] = ("backupd",)
     """Names of the program that listens; empty where they may not be seen."""
     wanted: str | None = None
@@ -406,7 +408,7 @@ def _connections(story: Story) -> Iterator[Connection]:
     for item in _tries(story):
         if item.fate.delivered and (story.held or story.stands_in):
             address, port = _as_seen(story, item)
-            connected = item.fate.outcome == "connected"
+            connected = item.fate.outcome == "connected" and not story.half_open
             yield Connection(
                 round=1,
                 transport="tcp",

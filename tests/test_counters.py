@@ -56,6 +56,11 @@ def test_all_four_files_are_taken_apart() -> None:
     }
 
 
+def test_a_card_that_stands_on_another_does_not_count_its_packets_again() -> None:
+    found = parse_counters(DEV, stacked={"eth1"})
+    assert found == {"dev.rx": 10, "dev.tx": 20}
+
+
 def test_a_kernel_without_a_counter_has_none() -> None:
     assert "Ip.OutTransmits" not in parse_counters(SNMP.replace(b" OutTransmits", b""))
 

@@ -39,7 +39,7 @@ from bothends_protocol.evidence import (
 )
 from bothends_protocol.judge import judge, lost_verdict, verdict_digest
 from bothends_protocol.pairing import DESTINATION
-from bothends_protocol.plan import CERTAIN
+from bothends_protocol.plan import CERTAIN, HALF_OPEN
 from bothends_protocol.verdict import SEGMENTS, Check, Verdict
 from bothends_protocol.wire import pack
 from evidence_builder import (
@@ -747,11 +747,25 @@ def hard(name: str, causes: str, story: Story) -> object:
             "network.drop destination.no-route",
             always(LOST, way_back=NO_WAY_BACK),
         ),
+        hard(
+            "the ends of two handshakes lost",
+            "",
+            without_packets(Story(fates=(OPEN,) * 2, half_open=True)),
+        ),
         hard("nothing was tried", "", Story(fates=(), listening=())),
     ],
 )
 def test_hard_stories_are_told_honestly(story: Story, causes: list[str]) -> None:
     honest(judge(*story.evidence()), causes)
+
+
+def test_a_handshake_that_stays_half_open_is_open_once_that_is_no_accident() -> None:
+    # TCP_DEFER_ACCEPT: the kernel waits for data before it completes the connection.
+    few = without_packets(Story(fates=(OPEN,) * (HALF_OPEN - 1), half_open=True))
+    verdict = judge(*few.evidence())
+    assert (verdict.status, verdict.candidates) == ("undetermined", ("service.hung",))
+    many = without_packets(Story(fates=(OPEN,) * HALF_OPEN, half_open=True))
+    assert judge(*many.evidence()).status == "open"
 
 
 # -- traffic that is not ours

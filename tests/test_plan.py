@@ -15,6 +15,7 @@ from bothends_protocol.plan import (
     BURST,
     CERTAIN,
     ENOUGH,
+    HALF_OPEN,
     MAX_ATTEMPTS,
     MAX_PROBES,
     Tally,
@@ -115,7 +116,7 @@ def test_nothing_to_try_makes_no_round(hosts: list[str], ports: list[str]) -> No
 # -- repeats
 
 
-def tally(
+def tally(  # noqa: PLR0913  as many as a tally has
     attempts: int,
     *,
     connected: int = 0,
@@ -124,6 +125,7 @@ def tally(
     arrived: int | None = None,
     answered: int | None = None,
     delivered: int | None = None,
+    established: int | None = None,
 ) -> Tally:
     return Tally(
         attempts=attempts,
@@ -133,6 +135,7 @@ def tally(
         arrived=arrived,
         answered=answered,
         delivered=delivered,
+        established=established,
     )
 
 
@@ -156,6 +159,8 @@ def repeats(known: Tally, number: int = 2) -> RoundPlan | None:
         tally(CERTAIN, left=0),
         tally(CERTAIN, arrived=CERTAIN, delivered=CERTAIN),
         tally(CERTAIN, arrived=CERTAIN, answered=CERTAIN),
+        tally(1, connected=1, delivered=1, established=1),
+        tally(HALF_OPEN, connected=HALF_OPEN, delivered=HALF_OPEN, established=0),
         tally(MAX_ATTEMPTS, connected=1),
         tally(MAX_ATTEMPTS, arrived=1),
     ],
@@ -175,6 +180,7 @@ def test_what_is_plain_is_not_tried_again(known: Tally) -> None:
         tally(3, arrived=3, delivered=3),
         tally(3, arrived=3, answered=3),
         tally(6, connected=1),
+        tally(1, connected=1, delivered=1, established=0),
     ],
 )
 def test_what_loss_could_have_done_is_tried_again(known: Tally) -> None:

@@ -29,12 +29,20 @@ from bothends_protocol.messages import (
     Round,
     Seen,
     SeenPort,
+    Told,
     Tried,
     read_message,
     write_message,
 )
 from bothends_protocol.pairing import DESTINATION, SOURCE, other_role
-from bothends_protocol.plan import ATTEMPTS, BURST, MAX_ATTEMPTS, MAX_BURSTS, MAX_PROBES
+from bothends_protocol.plan import (
+    ATTEMPTS,
+    BURST,
+    MAX_ATTEMPTS,
+    MAX_BURSTS,
+    MAX_PROBES,
+    MAX_SAME_BURSTS,
+)
 from bothends_protocol.session import (
     MAX_ROUNDS,
     Arm,
@@ -55,6 +63,7 @@ from bothends_protocol.session import (
     Session,
     State,
 )
+from bothends_protocol.stages import Stage
 from bothends_protocol.wire import pack
 from evidence_builder import DROPPED, HERE, THERE, Story
 
@@ -78,6 +87,8 @@ class World:
     seen: bool = True
     arrive: float = 1.0
     """Share of the requests that reach the destination."""
+    told: bool = True
+    """Whether the counters tell where a burst ends."""
     story: Story = field(default_factory=Story)
 
     def tried(self, plan: RoundPlan) -> tuple[Tried, ...]:
@@ -90,6 +101,7 @@ class World:
                 connected=connected,
                 silent=count - connected,
                 left=count if self.seen else None,
+                told=Told(reached=(Stage.LEFT,)) if plan.kind == BURST else None,
             )
             for probe in plan.probes
         )
@@ -97,7 +109,14 @@ class World:
     def ports(self, plan: RoundPlan) -> tuple[SeenPort, ...]:
         arrived = int(plan.attempts * self.arrive) if self.seen else None
         return tuple(
-            SeenPort(address=probe.address, port=probe.port, arrived=arrived)
+            SeenPort(
+                address=probe.address,
+                port=probe.port,
+                arrived=None if plan.kind == BURST else arrived,
+                told=Told(missed=(Stage.ARRIVED,) if self.told else ())
+                if plan.kind == BURST
+                else None,
+            )
             for probe in plan.probes
         )
 
@@ -293,6 +312,13 @@ def test_what_no_witness_has_seen_is_asked_by_a_burst() -> None:
     names = pair.names()
     assert names[names.index("source Mark") + 1] == "source Barrier"
     assert sum(isinstance(order, Marked) for order in pair.destination.orders) == 1
+
+
+def test_a_burst_that_told_nothing_is_sent_again_a_few_times() -> None:
+    pair = Pair(World(connects=False, seen=False, told=False)).run()
+    bursts = [plan for plan in pair.plans() if plan.kind == BURST]
+    assert len(bursts) == MAX_SAME_BURSTS
+    assert pair.agreed()
 
 
 def test_bursts_are_few_however_many_ports_there_are() -> None:

@@ -107,7 +107,7 @@ def test_connections_say_whether_a_program_has_taken_them(table: list[Row]) -> N
         ("ESTABLISHED", 40001, True),
         ("ESTABLISHED", 40002, False),
         ("SYN_RECV", 40003, None),
-        ("CLOSE_WAIT", 40001, None),
+        ("CLOSE_WAIT", 40001, True),
         ("ESTABLISHED", 40001, True),
     ]
     assert {row.round for row in found} == {7}

@@ -9,7 +9,10 @@ from collections.abc import Collection, Mapping
 from msgspec.structs import replace
 
 from bothends_protocol.addresses import bare, family, is_wildcard
+from bothends_protocol.bursts import WINDOW_SECONDS
+from bothends_protocol.counted import as_told, view_burst
 from bothends_protocol.evidence import (
+    Burst,
     Connection,
     OwnListener,
     Probe,
@@ -98,8 +101,9 @@ class Observer:
         """Give what is under way its grace; return what the witnesses hold."""
         if plan.kind == BURST:
             await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
-            self._keep(self._sampler.stop(plan.number))
-            return ()
+            samples = self._sampler.stop(plan.number)
+            self._keep(samples)
+            return (self._told(plan, samples),)
         self._drain()
         if not self._all_answered(plan):
             await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
@@ -107,6 +111,24 @@ class Observer:
         self._keep(self._sampler.stop(plan.number))
         await self._watch_connections(plan)
         return tuple(self._seen(probe) for probe in plan.probes)
+
+    def _told(self, plan: RoundPlan, samples: Samples | None) -> SeenPort:
+        """What the counters here say of a burst, as it was announced."""
+        probe = plan.probes[0]
+        nominal = Burst(
+            round=plan.number,
+            transport=probe.transport,
+            address=probe.address,
+            port=probe.port,
+            sends=tuple(
+                window * WINDOW_SECONDS
+                for window, full in enumerate(plan.pattern)
+                for _ in range(plan.attempts if full == "1" else 0)
+            ),
+        )
+        taken = self._delivered(probe) > 0
+        view = view_burst(nominal, None, samples, taken=taken)
+        return SeenPort(address=probe.address, port=probe.port, told=as_told(view))
 
     def _keep(self, samples: Samples | None) -> None:
         if samples is not None:
@@ -227,22 +249,36 @@ class Observer:
 
     def _delivered(self, probe: Probe) -> int:
         """How many connections from the other side this host's sockets hold for `probe`."""
-        taken = {
-            (row.remote_address, row.remote_port)
-            for row in self._recorder.connections
-            if row.local_port == probe.port and bare(row.remote_address) in self._peers
-        }
+        taken = {(row.remote_address, row.remote_port) for row in self._rows(probe)}
         taken |= {
             (item.remote_address, item.remote_port)
             for item in self._recorder.acceptances
-            if item.port == probe.port and item.genuine
+            if item.genuine and _is_at(probe, item.address, item.port)
         }
         return len(taken)
 
+    def _rows(self, probe: Probe) -> list[Connection]:
+        return [
+            row
+            for row in self._recorder.connections
+            if _is_at(probe, row.local_address, row.local_port)
+            and bare(row.remote_address) in self._peers
+        ]
+
+    def _established(self, probe: Probe) -> int:
+        """How many of them are more than a request that waits for the end of its handshake."""
+        taken = [i for i in self._recorder.acceptances if _is_at(probe, i.address, i.port)]
+        return len(taken) + sum(row.state != "SYN_RECV" for row in self._rows(probe))
+
     def _seen(self, probe: Probe) -> SeenPort:
-        delivered = self._delivered(probe)
+        delivered, established = self._delivered(probe), self._established(probe)
         if self._packets is None:
-            return SeenPort(address=probe.address, port=probe.port, delivered=delivered)
+            return SeenPort(
+                address=probe.address,
+                port=probe.port,
+                delivered=delivered,
+                established=established,
+            )
         requests = {s.seq: s for s in self._requests(probe)}.values()
         for request in requests:
             with contextlib.suppress(ValueError):
@@ -253,7 +289,12 @@ class Observer:
             arrived=len(requests),
             answered=sum(self._answered(s) for s in requests),
             delivered=delivered,
+            established=established,
         )
+
+
+def _is_at(probe: Probe, address: str, port: int) -> bool:
+    return port == probe.port and bare(address) == bare(probe.address)
 
 
 def _covers(listening: str, address: str) -> bool:

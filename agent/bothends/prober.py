@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from bothends_protocol.addresses import bare, normal
 from bothends_protocol.bursts import WINDOW_SECONDS
 from bothends_protocol.challenge import CHALLENGE_SIZE, answer
+from bothends_protocol.counted import as_told, view_burst
 from bothends_protocol.evidence import Attempt, Burst, Icmp, Neighbour, Probe, RoundPlan, Route
 from bothends_protocol.messages import SeenPort, Tried
 from bothends_protocol.plan import BURST
@@ -147,7 +148,7 @@ class Prober:
             attempts=len(mine),
             connected=sum(t.outcome == "connected" for t in mine),
             silent=sum(t.outcome == "silent" for t in mine),
-            explained=sum(t.icmp is not None or t.outcome in _LOCAL for t in mine),
+            explained=sum(_explained(t) for t in mine),
             left=self._left(mine),
         )
 
@@ -193,7 +194,9 @@ class Prober:
         if samples is not None:
             self._recorder.samples.append(samples)
         self._close_burst()
-        return ()
+        sent = self._recorder.bursts[-1]
+        view = view_burst(sent, samples, None, taken=None)
+        return (Tried(probe=plan.probes[0], attempts=0, connected=0, silent=0, told=as_told(view)),)
 
     def _close_burst(self) -> None:
         for sock in self._burst_sockets:
@@ -376,6 +379,10 @@ class Prober:
                         round=number,
                     )
                 )
+
+
+def _explained(item: _Try) -> bool:
+    return item.icmp is not None or item.outcome in _LOCAL or item.spoke == "challenge"
 
 
 def _connecting(probe: Probe) -> socket.socket | None:

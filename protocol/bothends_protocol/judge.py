@@ -24,7 +24,7 @@ from .fixes import FixCase, fixes_for
 from .narrate import narrate, title
 from .observations import Journey, Stage, Symptom, by_port, observe
 from .pairing import DESTINATION, SOURCE, other_role
-from .plan import CERTAIN, ENOUGH, primary_addresses
+from .plan import CERTAIN, ENOUGH, HALF_OPEN, primary_addresses
 from .ports import PortSet, format_ports, parse_ports
 from .verdict import SEGMENTS, Blocker, Check, Segment, Verdict
 
@@ -162,6 +162,8 @@ def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         notes += ("The connection is forwarded inside the destination.",)
     if not found and all(t.attempt.spoke == "nothing" for t in reached):
         notes += ("The program sent nothing by itself; many wait for the other side to begin.",)
+    if not found and j.half_open and len(j.proven) < HALF_OPEN:
+        return _half_open(j)
     if not found and j.wanted and any(not row.names for row in j.holders):
         return _unseen_program(j)
     return _Finding(
@@ -171,6 +173,18 @@ def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         candidates=tuple(code for code, _, _ in found),
         warnings=("network.loss",) if _lossy(j) else (),
         notes=notes,
+    )
+
+
+def _half_open(j: Journey) -> _Finding:
+    """The kernel has the request; whether the program would take the connection did not show."""
+    return _Finding(
+        path_clear=True,
+        reachable="unknown",
+        causes=(),
+        candidates=("service.hung",),
+        next_step="Test again: packets of the connection's beginning were lost on the way.",
+        notes=narrate(j),
     )
 
 
@@ -294,8 +308,14 @@ def _standing(j: Journey, named: Iterable[_Named]) -> tuple[_Named, ...]:
 def _behind(j: Journey) -> _Finding:
     """The destination passes the port on inside itself, and behind that it does not work."""
     note = "The destination passes the requests on to a program behind it (a container)."
-    refused = any(trail.attempt.outcome == "refused" for trail in j.failed)
+    refused = any(t.attempt.outcome in ("refused", "unreachable") for t in j.failed)
     because = (*narrate(j), note)
+    if j.burst is not None and j.burst.kept:
+        code = "destination.firewall-reject" if refused else "destination.firewall-drop"
+        text = (*because, "They do not leave the destination again: its own filter keeps them.")
+        return _Finding(
+            path_clear=False, reachable="no", causes=((code, "proven", text),), candidates=(code,)
+        )
     return _Finding(
         path_clear=False,
         reachable="no",
@@ -342,6 +362,8 @@ def _confidence(j: Journey, cause: PathCause) -> str:
     bracketed = j.furthest >= start and j.stopped <= end
     wide = end - start > 1 and j.furthest < Stage.ARRIVED
     if not bracketed or wide:
+        return "likely"
+    if j.burst is not None and j.stopped in j.counted and j.stopped in j.burst.inferred:
         return "likely"
     if j.counted.get(j.stopped) is False or j.symptoms == {Symptom.LOCAL}:
         return "proven"

@@ -29,6 +29,7 @@ __all__ = [
     "Round",
     "Seen",
     "SeenPort",
+    "Told",
     "Tried",
     "read_message",
     "write_message",
@@ -109,6 +110,16 @@ class Barrier(_Message, frozen=True):
     number: int
 
 
+class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one side's own counters say of a coded burst: enough to know whether to repeat it."""
+
+    reached: tuple[int, ...] = ()
+    """Stages that it got to, by number (`stages.Stage`)."""
+    missed: tuple[int, ...] = ()
+    """Stages that it did not get to; those that are unknown are in neither."""
+    forwarded: bool = False
+
+
 class SeenPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the observer's witnesses hold of one probe; None where no witness can tell."""
 
@@ -117,6 +128,10 @@ class SeenPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     arrived: int | None = None
     answered: int | None = None
     delivered: int | None = None
+    established: int | None = None
+    """Those of the delivered whose handshake was seen to be complete."""
+    told: Told | None = None
+    """Of a burst."""
 
 
 class Seen(_Message, frozen=True):
@@ -134,9 +149,12 @@ class Tried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     connected: int
     silent: int
     explained: int = 0
-    """Refusals that explain themselves: by ICMP with its sender, or by this very system."""
+    """Outcomes that explain themselves: refused by ICMP with its sender, or by this very system;
+    or connected to the other agent's own listener."""
     left: int | None = None
     """Requests that the packet witness saw leave; None without one."""
+    told: Told | None = None
+    """Of a burst."""
 
 
 class Done(_Message, frozen=True):

@@ -17,41 +17,21 @@ from functools import cached_property
 from msgspec.structs import replace
 
 from .addresses import bare, family, is_loopback, is_wildcard
-from .bursts import follows
+from .counted import BurstView, view_bursts
 from .evidence import (
     Acceptance,
     Attempt,
-    Burst,
     Connection,
     Evidence,
     Icmp,
     Listener,
     Neighbour,
     OwnListener,
-    Samples,
     Sighting,
 )
+from .stages import Stage
 
 __all__ = ["Journey", "Stage", "Symptom", "Trail", "by_port", "observe"]
-
-
-class Stage(enum.IntEnum):
-    """How far a connection request and its answer got, in order."""
-
-    MADE = 0
-    """The source's kernel was asked to connect."""
-    LEFT = 1
-    """The request left the source's card."""
-    ARRIVED = 2
-    """It reached the destination's card."""
-    DELIVERED = 3
-    """It came through to the destination's socket."""
-    REPLIED = 4
-    """The answer left the destination's card."""
-    RETURNED = 5
-    """The answer reached the source's card."""
-    CONNECTED = 6
-    """The source's kernel took it."""
 
 
 class Symptom(enum.Enum):
@@ -148,21 +128,6 @@ class Trail:
 
 
 @dataclass(frozen=True)
-class BurstView:
-    """What the counters of both sides say of a coded burst, each True, False or unknown."""
-
-    sent: int
-    reached: dict[Stage, bool]
-    """Stages the burst is known to have reached or not; those that are unknown are missing."""
-    forwarded: bool | None
-    """Whether the destination passed it on to somebody else (a container)."""
-    overflowed: bool | None
-    """Whether it overflowed the queue of a listening socket."""
-    misrouted: bool | None
-    """Whether the destination found it coming from the wrong side, or no way back."""
-
-
-@dataclass(frozen=True)
 class Journey:
     """All that was observed of one port at one address in one direction."""
 
@@ -237,6 +202,20 @@ class Journey:
         return tuple(trail for trail in self.trails if trail.proven)
 
     @property
+    def half_open(self) -> bool:
+        """Whether the destination saw requests only, and the source's handshake was complete.
+
+        So it is where the program wants to be woken by data alone (TCP_DEFER_ACCEPT), and where
+        the last packet of the handshake is lost.
+        """
+        return bool(self.proven) and all(
+            trail.attempt.spoke == "nothing"
+            and not trail.own
+            and {row.state for row in self.rows(trail)} == {"SYN_RECV"}
+            for trail in self.proven
+        )
+
+    @property
     def forwarded(self) -> bool:
         """Whether the destination passes the requests on to somebody else (a container)."""
         counted = self.burst is not None and self.burst.forwarded is True
@@ -308,12 +287,16 @@ class Journey:
         return Stage.CONNECTED
 
     def rows(self, trail: Trail) -> tuple[Connection, ...]:
-        """Return the destination's rows about the connection of `trail`."""
+        """Return the destination's rows about the connection of `trail`.
+
+        Those of later rounds too: a handshake whose last packet was lost is completed by what
+        the source sends next, the end of the connection.
+        """
         a = trail.attempt
         return tuple(
             row
             for row in self.connections
-            if row.round == a.round
+            if row.round >= a.round
             and row.remote_port == a.local_port
             and bare(row.remote_address) == bare(a.local_address)
         )
@@ -344,6 +327,9 @@ def observe(
     wanted = [] if table is None else [r for r in table.service_listeners if r.port != port]
     peers = _seen_as(attempts, source, table)
     return_known, return_error = _way_back(table, peers, address)
+    trails = tuple(
+        _trail(a, source, table, neighbour, own=own, held=bool(holders)) for a in attempts
+    )
     return Journey(
         direction="source-to-destination"
         if source is None or source.role == "source"
@@ -351,9 +337,7 @@ def observe(
         transport=transport,
         address=address,
         port=port,
-        trails=tuple(
-            _trail(a, source, table, neighbour, own=own, held=bool(holders)) for a in attempts
-        ),
+        trails=trails,
         local=table is not None and bare(address) in _addresses(table),
         source_packets=_relied(source, "packets"),
         destination_packets=_relied(table, "packets"),
@@ -369,7 +353,7 @@ def observe(
         return_error=return_error,
         return_known=return_known,
         source_addresses=frozenset() if source is None else _addresses(source),
-        burst=_burst_view(source, table, key),
+        burst=view_bursts(source, table, key, taken=_taken(trails)),
         stranger=_stranger(neighbour, table),
         forwards=None if table is None else table.facts.forwards,
         wanted=None if table is None else table.service,
@@ -426,81 +410,10 @@ class _Part:
         return {name: tuple(records) for name, records in vars(self).items()}
 
 
-def _burst_view(
-    source: Evidence | None, table: Evidence | None, key: tuple[str, str, int]
-) -> BurstView | None:
-    sent = next(
-        (
-            b
-            for b in (() if source is None else source.bursts)
-            if (b.transport, b.address, b.port) == key
-        ),
-        None,
-    )
-    if sent is None or source is None:
-        return None
-    here = _samples(source, sent.round)
-    there = None if table is None else _samples(table, sent.round)
-    ip = "Ip" if family(bare(key[1])) == 4 else "Ip6"
-    reached: dict[Stage, bool | None] = {}
-    if here is not None:
-        reached[Stage.LEFT] = _left_by_counters(sent, here, ip)
-        reached[Stage.RETURNED] = _follows_live(sent, here, "dev.rx", f"{ip}.InReceives")
-    if there is not None:
-        reached[Stage.ARRIVED] = _arrived_by_counters(sent, there, ip)
-        reached[Stage.DELIVERED] = follows(sent, there, "Tcp.InSegs")
-        reached[Stage.REPLIED] = _follows_live(sent, there, "dev.tx", f"{ip}.OutRequests")
-    return BurstView(
-        sent=len(sent.sends),
-        reached={stage: value for stage, value in reached.items() if value is not None},
-        forwarded=_any_follows(sent, there, "Ip.ForwDatagrams", "Ip6.OutForwDatagrams"),
-        overflowed=_any_follows(sent, there, "TcpExt.ListenOverflows"),
-        misrouted=_any_follows(
-            sent, there, "TcpExt.IPReversePathFilter", "Ip.OutNoRoutes", "Ip6.OutNoRoutes"
-        ),
-    )
-
-
-def _any_follows(sent: Burst, samples: Samples | None, *names: str) -> bool | None:
-    if samples is None:
-        return None
-    told = [follows(sent, samples, name) for name in names]
-    return True if True in told else None if None in told else False
-
-
-def _samples(evidence: Evidence, number: int) -> Samples | None:
-    return next((s for s in evidence.samples if s.round == number), None)
-
-
-def _left_by_counters(sent: Burst, samples: Samples, ip: str) -> bool | None:
-    by_card = _follows_live(sent, samples, "dev.tx", f"{ip}.OutRequests")
-    if by_card is not None:
-        return by_card
-    # Behind this counter there may still be an egress filter, so it can only say no.
-    counter = f"{ip}.OutTransmits"
-    if counter not in samples.values:
-        counter = f"{ip}.OutRequests"  # before Linux 6.7 it was counted behind the filter
-    if follows(sent, samples, counter) is False and follows(sent, samples, "Tcp.OutSegs"):
-        return False
-    return None
-
-
-def _arrived_by_counters(sent: Burst, samples: Samples, ip: str) -> bool | None:
-    by_ip = follows(sent, samples, f"{ip}.InReceives")
-    return True if by_ip else _follows_live(sent, samples, "dev.rx", f"{ip}.InReceives")
-
-
-def _follows_live(sent: Burst, samples: Samples, name: str, ip: str) -> bool | None:
-    """As `follows` for a card's counter, but no "no" from one that does not count at once.
-
-    Some drivers fetch their counters once a second; those stand still while the IP counter
-    `ip` moves.
-    """
-    told = follows(sent, samples, name)
-    card, packets = samples.values.get(name, ()), samples.values.get(ip, ())
-    if told is False and len(set(card)) == 1 and len(set(packets)) > 1:
-        return None
-    return told
+def _taken(trails: Iterable[Trail]) -> bool | None:
+    """Whether the destination's sockets took any of the attempts."""
+    told = {trail.delivered for trail in trails}
+    return True if True in told else None if None in told or not told else False
 
 
 def _attempts(source: Evidence, key: tuple[str, str, int]) -> list[Attempt]:
@@ -637,6 +550,7 @@ def _trail(
         reply=reply,
         returned=returned,
         own=attempt.spoke == "challenge"
+        or (table is not None and own and here.in_table(table.connections))
         or (table is not None and any(here.took(a) for a in table.acceptances)),
         forwarded=table is not None and here.passed_on(table.sightings),
     )
@@ -746,6 +660,15 @@ class _Matcher:
     def took(self, taken: Acceptance) -> bool:
         """Whether the agent's own listener took this very connection."""
         return self.is_peer(taken.remote_address, taken.remote_port, taken.port)
+
+    def in_table(self, rows: Iterable[Connection]) -> bool:
+        """Whether the host's socket table holds this very connection, at the tested address."""
+        return any(
+            row.round == self.attempt.round
+            and bare(row.local_address) == bare(self.attempt.address)
+            and self.is_peer(row.remote_address, row.remote_port, row.local_port)
+            for row in rows
+        )
 
     def is_peer(self, address: str, port: int, local_port: int) -> bool:
         a = self.attempt

@@ -21,9 +21,11 @@ __all__ = [
     "CERTAIN",
     "CONNECT",
     "ENOUGH",
+    "HALF_OPEN",
     "MAX_ATTEMPTS",
     "MAX_BURSTS",
     "MAX_PROBES",
+    "MAX_SAME_BURSTS",
     "Tally",
     "add",
     "burst_probes",
@@ -50,6 +52,11 @@ ENOUGH = 3
 """Requests that must have reached a host before it is said of the host itself that it lets
 none of them through: within a host nothing is lost by chance."""
 
+HALF_OPEN = 6
+"""Connections of which the destination must have seen no more than the request before it is said
+that it is the program's wish (TCP_DEFER_ACCEPT), and not that each time the last packet of the
+handshake was lost: at 40 % loss that happens 4 times in 1,000."""
+
 MAX_ATTEMPTS = 60
 """Connects per probe at most, all rounds together: enough for 15 answers on a way that loses
 40 % in each direction, and a third of what one check may send."""
@@ -67,8 +74,11 @@ several rounds."""
 
 
 MAX_BURSTS = 4
-"""Coded bursts in one run. Each takes a third of a second and tells for all ports that met
-the same fate."""
+"""Probes that get coded bursts in one run. Each burst takes a third of a second and tells for
+all ports that met the same fate."""
+
+MAX_SAME_BURSTS = 3
+"""Bursts at one probe: where noise or a lost mark hid the first, others may tell."""
 
 CONNECT, BURST = "connect", "burst"
 
@@ -85,6 +95,7 @@ class Tally:
     arrived: int | None = None
     answered: int | None = None
     delivered: int | None = None
+    established: int | None = None
 
 
 def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
@@ -99,6 +110,7 @@ def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
         arrived=_sum(old.arrived, seen.arrived if seen else None),
         answered=_sum(old.answered, seen.answered if seen else None),
         delivered=_sum(old.delivered, seen.delivered if seen else None),
+        established=_sum(old.established, seen.established if seen else None),
     )
 
 
@@ -179,7 +191,11 @@ def _conclusive(tally: Tally) -> bool:
     Silence is, once so many requests were seen to get as far as they get that
     loss cannot be it. Where no witness sees them a coded burst tells more.
     """
-    if tally.attempts >= MAX_ATTEMPTS or not tally.silent:
+    if tally.attempts >= MAX_ATTEMPTS:
+        return True
+    if tally.connected and tally.delivered and tally.established == 0:
+        return tally.connected >= HALF_OPEN
+    if not tally.silent:
         return True
     if tally.connected:
         return tally.connected > 1

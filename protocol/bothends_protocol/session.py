@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .addresses import bare
+from .counted import told_enough
 from .errors import InputError, MisuseError, ProtocolError
 from .evidence import MAX_EVIDENCE, Evidence, Probe, RoundPlan, read_evidence
 from .judge import judge, verdict_digest
@@ -48,6 +49,7 @@ from .plan import (
     BURST,
     MAX_BURSTS,
     MAX_PROBES,
+    MAX_SAME_BURSTS,
     Tally,
     add,
     burst_probes,
@@ -230,7 +232,6 @@ class Session:
         self._seen: tuple[SeenPort, ...] = ()
         self._tallies: dict[Probe, Tally] = {}
         self._entropy = entropy
-        self._bursts = 0
         self._finishing = False
         self._own_bytes = b""
         self._peer_bytes = b""
@@ -301,6 +302,7 @@ class Session:
         """Announce the next round, or end the probing."""
         if not self._queue and not self._planned_back and self._both_ways():
             self._planned_back = True
+            self._tallies = {}
             self._queue = self._plan(DESTINATION)
         if self._finishing or not self._queue or len(self.rounds) >= MAX_ROUNDS:
             self._send(Finish())
@@ -317,6 +319,7 @@ class Session:
         """Queue what the outcomes of a round of connects still leave open."""
         plan = self.rounds[-1]
         if plan.kind == BURST:
+            self._burst_again(plan, tried)
             return
         seen = {(bare(s.address), s.port): s for s in self._seen}
         tallies = []
@@ -330,9 +333,23 @@ class Session:
         if again is not None:
             self._queue.insert(0, again)
             return
-        for probe in burst_probes(tallies)[: MAX_BURSTS - self._bursts]:
-            self._bursts += 1
+        if self._queue:
+            return  # more ports are to be tried first: they may share one fate
+        for probe in burst_probes(list(self._tallies.items()))[:MAX_BURSTS]:
             self._queue.append(burst_round(len(self.rounds) + 1, plan.prober, probe, self._entropy))
+
+    def _burst_again(self, plan: RoundPlan, tried: Sequence[Tried]) -> None:
+        """Queue another burst at the same probe where the counters did not tell enough."""
+        probe = plan.probes[0]
+        sent = [r for r in self.rounds if r.kind == BURST and r.probes == plan.probes]
+        if len(sent) >= MAX_SAME_BURSTS:
+            return
+        parts = [item.told for item in tried] + [item.told for item in self._seen]
+        tally = self._tallies.get(probe, Tally())
+        if not told_enough((p for p in parts if p), refused=tally.silent < tally.attempts):
+            self._queue.insert(
+                0, burst_round(len(self.rounds) + 1, plan.prober, probe, self._entropy)
+            )
 
     # Rounds ------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from bothends_protocol.bursts import SAMPLE_SECONDS
 from bothends_protocol.evidence import Samples
@@ -53,6 +53,7 @@ COUNTERS = frozenset(
 """What is kept of the hundreds there are."""
 
 _FILES = ("/proc/net/snmp", "/proc/net/netstat", "/proc/net/snmp6", "/proc/net/dev")
+_CARDS = "/sys/class/net"
 _READ = 1 << 16
 
 
@@ -64,6 +65,7 @@ class Sampler:
         self._files: list[int] = []
         self._readings: list[tuple[float, list[bytes]]] = []
         self._mark: float | None = None
+        self._stacked: frozenset[str] = frozenset()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, *, once: bool = False) -> bool:
@@ -76,6 +78,7 @@ class Sampler:
         self._mark = None
         if not sys.platform.startswith("linux"):
             return False
+        self._stacked = _stacked_cards()
         for name in _FILES:
             with contextlib.suppress(OSError):
                 self._files.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
@@ -101,7 +104,7 @@ class Sampler:
             return None
         self._read(again=False)
         self.close()
-        parsed = [parse_counters(b"".join(texts)) for _, texts in self._readings]
+        parsed = [parse_counters(b"".join(texts), self._stacked) for _, texts in self._readings]
         names = sorted(set.intersection(*(set(reading) for reading in parsed)))
         return Samples(
             round=number,
@@ -119,8 +122,23 @@ class Sampler:
         self._files = []
 
 
-def parse_counters(text: bytes) -> dict[str, int]:
-    """Return the counters of interest in the joined texts of the files."""
+def _stacked_cards() -> frozenset[str]:
+    """Interfaces that stand on others (bridges, bonds, VLANs), whose packets are counted there."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for card in os.listdir(_CARDS):
+            with contextlib.suppress(OSError):
+                if any(name.startswith("lower_") for name in os.listdir(f"{_CARDS}/{card}")):
+                    found.add(card)
+    return frozenset(found)
+
+
+def parse_counters(text: bytes, stacked: Collection[str] = ()) -> dict[str, int]:
+    """Return the counters of interest in the joined texts of the files.
+
+    Those of the cards leave out the interfaces `stacked` on others, so that no packet counts
+    twice.
+    """
     found: dict[str, int] = {}
     names: dict[str, list[str]] = {}
     for line in text.decode("ascii", "replace").splitlines():
@@ -133,7 +151,7 @@ def parse_counters(text: bytes) -> dict[str, int]:
             names[group] = parts
         elif group in names:
             _take_group(group, names[group], parts, found)
-        else:
+        elif group.strip() not in stacked:
             _take_card(group.strip(), parts, found)
     return found
 

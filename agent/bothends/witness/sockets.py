@@ -41,6 +41,9 @@ _STATES = {
 }
 """include/net/tcp_states.h; 12 is NEW_SYN_RECV."""
 
+_HELD = ("ESTABLISHED", "CLOSE_WAIT")
+"""States in which a row without an inode is a connection that no program has accepted."""
+
 _TABLES = (("tcp", "/proc/net/tcp"), ("tcp", "/proc/net/tcp6"))
 
 
@@ -142,7 +145,7 @@ def connections(
             local_port=row.local_port,
             remote_address=row.remote,
             remote_port=row.remote_port,
-            accepted=bool(row.inode) if row.state == "ESTABLISHED" else None,
+            accepted=bool(row.inode) if row.state in _HELD else None,
         )
         for row in table
         if row.state not in ("LISTEN", "TIME_WAIT") and row.local_port in ports
