@@ -24,6 +24,7 @@ from bothends_protocol.evidence import (
     HostFacts,
     Icmp,
     Listener,
+    MatchingRule,
     Neighbour,
     OwnListener,
     Probe,
@@ -112,6 +113,9 @@ class Story:
     forwards: bool = False
     """Whether the destination passes packets on, as to containers."""
     ports: tuple[int, ...] = (PORT,)
+    source_rules: tuple[MatchingRule, ...] = ()
+    destination_rules: tuple[MatchingRule, ...] = ()
+    """Rules of their own firewalls that match."""
     by_port: Mapping[int, tuple[Fate, ...]] = field(default_factory=dict)
     """Where ports differ: the fates of each."""
     to: str = ""
@@ -245,6 +249,7 @@ def _opener(story: Story) -> Evidence:
         sightings=tuple(_seen_leaving(story)) if story.source_sees else (),
         witnesses=(Witness(name="packets", available=story.source_sees),),
         routes=story.routes,
+        rules=story.source_rules,
         neighbours=(story.neighbour,) if story.neighbour else (),
     )
 
@@ -338,6 +343,7 @@ def _taker(story: Story) -> Evidence:
         listeners=tuple(_listeners(story)) if story.sockets else (),
         service_listeners=tuple(_service(story)) if story.sockets else (),
         connections=tuple(_connections(story)) if story.sockets else (),
+        rules=story.destination_rules,
         routes=story.way_back or (Route(destination=story.opener, interface="eth0"),),
         # The agent asks this about packets that it saw.
         returns=story.returns if story.destination_sees else (),

@@ -12,6 +12,7 @@ blockers (! proven, ~ likely), and after a question mark the further candidates.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -30,6 +31,7 @@ from bothends_protocol.codes import CODES
 from bothends_protocol.evidence import (
     Evidence,
     Icmp,
+    MatchingRule,
     Neighbour,
     Return,
     Route,
@@ -766,6 +768,47 @@ def test_a_handshake_that_stays_half_open_is_open_once_that_is_no_accident() -> 
     assert (verdict.status, verdict.candidates) == ("undetermined", ("service.hung",))
     many = without_packets(Story(fates=(OPEN,) * HALF_OPEN, half_open=True))
     assert judge(*many.evidence()).status == "open"
+
+
+def rule(
+    text: str, verdict: str = "drop", *, answer: bool = False, port: int = PORT
+) -> MatchingRule:
+    return MatchingRule(
+        transport="tcp",
+        address=THERE,
+        port=port,
+        answer=answer,
+        text=text,
+        verdict=verdict,
+        certain=True,
+    )
+
+
+def quoted(verdict: Verdict) -> list[str]:
+    lines = [line for c in verdict.checks for b in c.blockers for line in b.because]
+    return [line.partition(": ")[2] for line in lines if line.startswith("A rule of")]
+
+
+def test_the_rule_that_matches_supports_the_cause_and_decides_nothing() -> None:
+    rules = (rule("drops it"), rule("rejects it", "reject"), rule("keeps answers", answer=True))
+    story = always(DROPPED, destination_rules=rules, source_rules=(rule("of the source"),))
+    assert quoted(judge(*story.evidence())) == ["drops it"]
+    without = dataclasses.replace(story, destination_rules=(), source_rules=())
+    assert judge(*story.evidence()).blockers == judge(*without.evidence()).blockers
+    open_story = Story(destination_rules=rules)
+    assert judge(*open_story.evidence()).status == "open"
+
+
+def test_ports_with_one_finding_stay_one_check_whatever_their_rules() -> None:
+    ports = (4242, 4243, 4244, 4245)
+    story = always(
+        DROPPED,
+        ports=ports,
+        destination_rules=tuple(rule(f"drops {port}", port=port) for port in ports),
+    )
+    verdict = judge(*story.evidence())
+    assert [check.ports for check in verdict.checks] == ["4242-4245"]
+    assert quoted(verdict) == ["drops 4242", "drops 4243", "drops 4244"]
 
 
 # -- traffic that is not ours

@@ -19,6 +19,7 @@ from bothends_protocol.evidence import (
     Evidence,
     HostFacts,
     Listener,
+    MatchingRule,
     Neighbour,
     OwnListener,
     Return,
@@ -52,6 +53,7 @@ class Recorder:
     routes: dict[Route, None] = field(default_factory=dict)
     returns: dict[Return, None] = field(default_factory=dict)
     neighbours: list[Neighbour] = field(default_factory=list)
+    rules: list[MatchingRule] = field(default_factory=list)
     witnesses: dict[str, Witness] = field(default_factory=dict)
 
     def clock(self) -> float:
@@ -96,4 +98,5 @@ class Recorder:
             routes=tuple(self.routes),
             returns=tuple(self.returns),
             neighbours=tuple(self.neighbours),
+            rules=tuple(self.rules),
         )

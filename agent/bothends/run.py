@@ -53,6 +53,7 @@ from .listener import OwnListeners
 from .names import UnresolvedError, resolve
 from .observer import Observer
 from .options import Options
+from .own_rules import OwnRules
 from .prober import Prober
 from .recorder import Recorder
 from .tasks import Tasks
@@ -104,6 +105,7 @@ class Run:
         self._begun = time.monotonic()
         self._paired_at = 0.0
         self._recorder = Recorder(options.role)
+        self._rules: OwnRules | None = None
         self._privileged = may_see_packets()
         self._facts = host_facts(privileged=self._privileged)
         self._events: asyncio.Queue[Message | Report | PeerLostError | _Deadline] = asyncio.Queue()
@@ -249,6 +251,7 @@ class Run:
         key = link.keys.derive("challenge")
         self._own = OwnListeners(key, self._recorder.clock, self._recorder.acceptances.append)
         self._prober = Prober(self._recorder, key)
+        self._rules = OwnRules(self._recorder, privileged=self._facts.privileged)
         session = self._session = Session(
             self.options.role, self._offer(contact, link), secrets.token_bytes
         )
@@ -359,8 +362,6 @@ class Run:
         elif isinstance(order, Marked):
             if self._observer is not None:
                 self._observer.mark()
-        elif isinstance(order, Freeze):
-            self._events.put_nowait(Frozen(pack(self._freeze())))
         else:
             self._tasks.start(self._work(self._job(order, channel.rtt)))
 
@@ -376,8 +377,8 @@ class Run:
             raise
 
     async def _job(self, order: Order, rtt: float) -> Report:
-        prober, observer = self._prober, self._observer
-        if prober is None or observer is None:
+        prober, observer, rules = self._prober, self._observer, self._rules
+        if prober is None or observer is None or rules is None:
             raise ProtocolError("a round before the offers")
         match order:
             case Arm(plan):
@@ -386,9 +387,20 @@ class Run:
                 await prober.fire(plan, own, rtt)
                 return Fired()
             case Collect(plan):
-                return Collected(await observer.collect(plan, rtt))
+                seen_here = await observer.collect(plan, rtt)
+                cards = {item.address: item.interface for item in self._facts.addresses}
+                missing = {(s.address, s.port) for s in seen_here if not s.established}
+                stopped = [p for p in plan.probes if (p.address, p.port) in missing]
+                rules.want_awaited((p for p in stopped if p.address in cards), cards)
+                return Collected(seen_here)
+            case Freeze():
+                await rules.write(self._link.remote if self._link else "")
+                return Frozen(pack(self._freeze()))
             case Gather(plan, seen):
-                return Gathered(await prober.gather(plan, seen, rtt))
+                tried = await prober.gather(plan, seen, rtt)
+                routes = {r.destination: r.interface or "" for r in self._recorder.routes}
+                rules.want_sent((t.probe for t in tried if not t.connected), routes)
+                return Gathered(tried)
         raise ProtocolError("an unknown order")
 
     def _freeze(self) -> Evidence:
@@ -504,6 +516,8 @@ class Run:
             self._observer.close()
         if self._packets is not None:
             self._packets.close()
+        if self._rules is not None:
+            await self._rules.close()
         if self._own is not None:
             await self._own.close()
         if self._channel is not None:

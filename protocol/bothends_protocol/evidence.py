@@ -33,6 +33,7 @@ __all__ = [
     "HostFacts",
     "Icmp",
     "Listener",
+    "MatchingRule",
     "Neighbour",
     "OwnListener",
     "Probe",
@@ -321,6 +322,25 @@ class Return(_Record, frozen=True):
     error: Text | None = None
 
 
+class MatchingRule(_Record, frozen=True):
+    """A rule of the host's own firewall that matches what was tested.
+
+    That it stands there is no proof that it acted: it supports what witnesses saw.
+    """
+
+    transport: Text
+    address: Text
+    port: Port
+    answer: bool
+    """Whether it matches the answer to the request and not the request itself."""
+    text: Text
+    """As the firewall's own tool writes it."""
+    verdict: Text
+    """`drop` or `reject`."""
+    certain: bool
+    """False where it, or one before it, asks for what cannot be told from here."""
+
+
 class Neighbour(_Record, frozen=True):
     """State of the next hop towards `destination` on its link."""
 
@@ -366,6 +386,7 @@ class Evidence(_Record, frozen=True):
     routes: tuple[Route, ...] = ()
     returns: tuple[Return, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    rules: tuple[MatchingRule, ...] = ()
 
 
 def read_evidence(data: bytes) -> Evidence:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
 from .evidence import Evidence, HostFacts
 from .fixes import FixCase, fixes_for
-from .narrate import narrate, title
+from .narrate import narrate, quote, title
 from .observations import Journey, Stage, Symptom, by_port, observe
 from .pairing import DESTINATION, SOURCE, other_role
 from .plan import CERTAIN, ENOUGH, HALF_OPEN, primary_addresses
@@ -112,16 +112,16 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
             remote=prober.contact.remote,
         )
     )
-    groups: dict[object, tuple[Journey, _Finding, list[int]]] = {}
+    groups: dict[object, tuple[_Finding, list[Journey]]] = {}
     here, there = by_port(prober), by_port(observer)
     for key in _keys(prober, observer):
         journey = observe(here.get(key[2], prober), there.get(key[2], observer), key)
         finding = _find(journey)
         group = (journey.transport, journey.address, finding, _shape(journey))
-        groups.setdefault(group, (journey, finding, []))[2].append(journey.port)
+        groups.setdefault(group, (finding, []))[1].append(journey)
     return [
-        _check(journey, finding, ports, prober, observer, primary=journey.address in primary)
-        for journey, finding, ports in groups.values()
+        _check(alike, finding, prober, observer, primary=alike[0].address in primary)
+        for finding, alike in groups.values()
     ]
 
 
@@ -382,21 +382,31 @@ def _service_causes(j: Journey) -> tuple[_Named, ...]:
     )
 
 
+MAX_QUOTED = 3
+"""Rules that are quoted for one cause, however many ports share it."""
+
+
+def _quotes(code: str, alike: Iterable[Journey]) -> tuple[str, ...]:
+    found = dict.fromkeys(text for j in alike for text in quote(j, code))
+    return tuple(found)[:MAX_QUOTED]
+
+
 def _check(
-    j: Journey,
+    alike: list[Journey],
     finding: _Finding,
-    ports: list[int],
     prober: Evidence,
     observer: Evidence,
     *,
     primary: bool,
 ) -> Check:
-    text = format_ports(ports)
+    """The check of journeys that ended alike."""
+    j = alike[0]
+    text = format_ports(one.port for one in alike)
     blockers = tuple(
         Blocker(
             code=code,
             confidence=confidence,
-            because=because,
+            because=(*because, *_quotes(code, alike)),
             fix=fixes_for(_case(code, j, text, prober.facts, observer.facts)),
         )
         for code, confidence, because in finding.causes

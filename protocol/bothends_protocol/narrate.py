@@ -12,13 +12,37 @@ from .codes import plain
 from .observations import Journey, Stage, Symptom
 from .verdict import Check
 
-__all__ = ["narrate", "title"]
+__all__ = ["narrate", "quote", "title"]
 
 
 def narrate(j: Journey) -> tuple[str, ...]:
     """Return what was seen on the way, in order, as far as witnesses could tell."""
     lines = [_left(j), _arrived(j), _delivered(j), _replied(j), _returned(j), _outcome(j)]
     return tuple(line for line in (*lines, *_burst(j)) if line)
+
+
+_RULED = {
+    "source.firewall-drop": ("source", False, {"drop"}),
+    "source.firewall-reject": ("source", False, {"reject"}),
+    "source.reply-blocked": ("source", True, {"drop", "reject"}),
+    "destination.firewall-drop": ("destination", False, {"drop"}),
+    "destination.firewall-reject": ("destination", False, {"reject"}),
+    "destination.reply-blocked": ("destination", True, {"drop", "reject"}),
+}
+"""By cause: whose rules may be the reason, those for the answer or for the request, and what the
+rules do."""
+
+
+def quote(j: Journey, code: str) -> tuple[str, ...]:
+    """Return the rules that support the cause `code`, a sentence each."""
+    side, answer, verdicts = _RULED.get(code, ("", False, set()))
+    rules = {"source": j.source_rules, "destination": j.destination_rules}.get(side, ())
+    return tuple(
+        f"A rule of the {side}'s own firewall matches{'' if rule.certain else ', as it seems'}: "
+        f"{rule.text}"
+        for rule in rules
+        if rule.answer == answer and rule.verdict in verdicts
+    )
 
 
 _COUNTED = {

@@ -25,6 +25,7 @@ from .evidence import (
     Evidence,
     Icmp,
     Listener,
+    MatchingRule,
     Neighbour,
     OwnListener,
     Sighting,
@@ -178,6 +179,9 @@ class Journey:
     """Counters of the destination that did not move at all while single requests were sent."""
     wanted_elsewhere: tuple[Listener, ...] = ()
     """Where that program listens instead."""
+    source_rules: tuple[MatchingRule, ...] = ()
+    """Rules of the source's own firewall that match the requests or the answers."""
+    destination_rules: tuple[MatchingRule, ...] = ()
 
     @cached_property
     def failed(self) -> tuple[Trail, ...]:
@@ -361,6 +365,8 @@ def observe(
         astray=_astray(table, peers, address),
         still=frozenset() if table is None else _still(table, attempts),
         wanted_elsewhere=tuple(wanted),
+        source_rules=_rules(source, key),
+        destination_rules=_rules(table, key),
     )
 
 
@@ -408,6 +414,11 @@ class _Part:
 
     def fields(self) -> dict[str, tuple[object, ...]]:
         return {name: tuple(records) for name, records in vars(self).items()}
+
+
+def _rules(evidence: Evidence | None, key: tuple[str, str, int]) -> tuple[MatchingRule, ...]:
+    rules = () if evidence is None else evidence.rules
+    return tuple(r for r in rules if (r.transport, r.address, r.port) == key)
 
 
 def _taken(trails: Iterable[Trail]) -> bool | None:

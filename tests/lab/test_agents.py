@@ -129,6 +129,59 @@ def test_both_screens_say_what_blocks_and_what_to_do(stage: Stage) -> None:
         assert "4242" in result.stdout
 
 
+QUOTED = "own firewall matches: "
+
+
+def because_of(stage: Stage, *, as_user: bool = False) -> list[str]:
+    """How a run between the two knows its first blocker."""
+    ends = [
+        agents.destination(stage, as_user=as_user),
+        agents.source(stage, as_user=as_user),
+    ]
+    document = agents.finish(ends)[0].document
+    assert document is not None
+    (check,) = document["checks"]
+    return [line for line in check["blockers"][0]["because"] if isinstance(line, str)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "side", "rule"),
+    [
+        (faults.destination_drop(), "destination", r"tcp dport 4242 counter drop"),
+        (faults.destination_reject(faults.ADMIN), "destination", r"tcp dport 4242 counter reject"),
+        (faults.destination_drop_replies(), "destination", r"tcp sport 4242 counter drop"),
+        (faults.source_drop(), "source", r"tcp dport 4242 counter drop"),
+        (faults.source_drop_replies(), "source", r"tcp sport 4242 counter drop"),
+    ],
+    ids=["inbound", "reject", "reply", "outbound", "source reply"],
+)
+def test_the_rule_that_matches_is_quoted(
+    stage: Stage, fault: faults.Rules, side: str, rule: str
+) -> None:
+    Service()(stage)
+    fault(stage)
+    (quoted,) = [line for line in because_of(stage) if QUOTED in line]
+    assert quoted.startswith(f"A rule of the {side}'s {QUOTED}")
+    assert re.search(rule, quoted), quoted
+
+
+def test_a_rule_that_exists_is_not_quoted_where_something_else_blocks(stage: Stage) -> None:
+    # The rule drops, and no request ever reaches it.
+    Service()(stage)
+    faults.source_drop()(stage)
+    faults.destination_drop()(stage)
+    lines = because_of(stage)
+    assert [line for line in lines if QUOTED in line] == [
+        line for line in lines if line.startswith("A rule of the source's")
+    ]
+
+
+def test_an_ordinary_user_is_told_the_cause_without_the_rule(stage: Stage) -> None:
+    Service()(stage)
+    faults.destination_drop()(stage)
+    assert not any(QUOTED in line for line in because_of(stage, as_user=True))
+
+
 # -- strangers at the control port
 
 NOISE = """
