@@ -31,6 +31,7 @@ from bothends_protocol.evidence import (
     Return,
     RoundPlan,
     Route,
+    SelfConnect,
     Sighting,
     Target,
     Witness,
@@ -113,6 +114,8 @@ class Story:
     forwards: bool = False
     """Whether the destination passes packets on, as to containers."""
     ports: tuple[int, ...] = (PORT,)
+    self_connects: tuple[SelfConnect, ...] = ()
+    """What came of the taker's connections to its own service."""
     source_rules: tuple[MatchingRule, ...] = ()
     destination_rules: tuple[MatchingRule, ...] = ()
     """Rules of their own firewalls that match."""
@@ -344,6 +347,7 @@ def _taker(story: Story) -> Evidence:
         service_listeners=tuple(_service(story)) if story.sockets else (),
         connections=tuple(_connections(story)) if story.sockets else (),
         rules=story.destination_rules,
+        self_connects=story.self_connects,
         routes=story.way_back or (Route(destination=story.opener, interface="eth0"),),
         # The agent asks this about packets that it saw.
         returns=story.returns if story.destination_sees else (),

@@ -35,6 +35,7 @@ from bothends_protocol.evidence import (
     Neighbour,
     Return,
     Route,
+    SelfConnect,
     Sighting,
     Target,
     read_evidence,
@@ -768,6 +769,47 @@ def test_a_handshake_that_stays_half_open_is_open_once_that_is_no_accident() -> 
     assert (verdict.status, verdict.candidates) == ("undetermined", ("service.hung",))
     many = without_packets(Story(fates=(OPEN,) * HALF_OPEN, half_open=True))
     assert judge(*many.evidence()).status == "open"
+
+
+def at_home(
+    spoke: str = "nothing", *, accepted: bool | None = False, watched: float = 1.5
+) -> Story:
+    """Dropped on the way in, and the destination connected to its own service."""
+    made = SelfConnect(
+        transport="tcp",
+        address=THERE,
+        port=PORT,
+        outcome="connected",
+        spoke=spoke,
+        accepted=accepted,
+        watched=watched,
+    )
+    return always(DROPPED, self_connects=(made,))
+
+
+def test_a_hung_program_behind_a_filter_is_named_beside_it() -> None:
+    verdict = judge(*at_home().evidence())
+    assert verdict.blockers == ("destination.firewall-drop", "service.hung")
+    (check,) = verdict.checks
+    assert [b.confidence for b in check.blockers] == ["proven", "likely"]
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        at_home(accepted=True),
+        at_home(accepted=None),
+        at_home(watched=0.5),
+        at_home("closed", accepted=True, watched=0.0),
+        dataclasses.replace(at_home(), holder=("systemd",)),
+    ],
+    ids=["taken", "unseen", "too short", "closed", "supervisor"],
+)
+def test_what_a_program_does_with_its_own_host_accuses_it_of_nothing_else(story: Story) -> None:
+    verdict = judge(*story.evidence())
+    assert verdict.blockers == ("destination.firewall-drop",)
+    (check,) = verdict.checks
+    assert bool(check.notes) == (story.self_connects[0].spoke == "closed")
 
 
 def rule(

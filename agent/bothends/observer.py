@@ -25,9 +25,11 @@ from bothends_protocol.evidence import (
 )
 from bothends_protocol.messages import SeenPort
 from bothends_protocol.plan import BURST
+from bothends_protocol.services import is_supervisor
 
 from .listener import OwnListeners
 from .recorder import Recorder
+from .self_test import SelfTest
 from .witness.counters import Sampler
 from .witness.netlink import NetlinkError, find_route, returns_from
 from .witness.packets import PacketWitness
@@ -74,6 +76,7 @@ class Observer:
         self._packets = packets
         self._service = service
         self._sampler = Sampler(recorder.clock)
+        self._self_test = SelfTest(recorder.self_connects.append)
         self._mark = 0
 
     def arm(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
@@ -110,7 +113,27 @@ class Observer:
             self._drain()
         self._keep(self._sampler.stop(plan.number))
         await self._watch_connections(plan)
-        return tuple(self._seen(probe) for probe in plan.probes)
+        seen = tuple(self._seen(probe) for probe in plan.probes)
+        for probe, found in zip(plan.probes, seen, strict=True):
+            if not found.delivered and self._held_by_a_program(probe):
+                self._self_test.start(probe)
+        return seen
+
+    async def finish(self) -> None:
+        """Wait for what is done beside the rounds."""
+        await self._self_test.finish()
+
+    def _held_by_a_program(self, probe: Probe) -> bool:
+        """Whether a service holds the port here, which a connection does not start first."""
+        rows = [
+            row
+            for row in self._recorder.listeners
+            if row.transport == probe.transport
+            and row.port == probe.port
+            and _covers(row.address, probe.address)
+        ]
+        here = bare(probe.address) in self._addresses
+        return here and bool(rows) and not any(is_supervisor(row.names) for row in rows)
 
     def _told(self, plan: RoundPlan, samples: Samples | None) -> SeenPort:
         """What the counters here say of a burst, as it was announced."""
@@ -138,9 +161,10 @@ class Observer:
         """The burst that was announced begins now."""
         self._sampler.mark()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop what is still watching; safe to call again."""
         self._sampler.close()
+        await self._self_test.close()
 
     def _drain(self) -> None:
         if self._packets is not None:

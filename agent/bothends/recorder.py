@@ -26,6 +26,7 @@ from bothends_protocol.evidence import (
     RoundPlan,
     Route,
     Samples,
+    SelfConnect,
     Sighting,
     Target,
     Witness,
@@ -54,6 +55,7 @@ class Recorder:
     returns: dict[Return, None] = field(default_factory=dict)
     neighbours: list[Neighbour] = field(default_factory=list)
     rules: list[MatchingRule] = field(default_factory=list)
+    self_connects: list[SelfConnect] = field(default_factory=list)
     witnesses: dict[str, Witness] = field(default_factory=dict)
 
     def clock(self) -> float:
@@ -99,4 +101,5 @@ class Recorder:
             returns=tuple(self.returns),
             neighbours=tuple(self.neighbours),
             rules=tuple(self.rules),
+            self_connects=tuple(self.self_connects),
         )

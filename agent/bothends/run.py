@@ -394,6 +394,7 @@ class Run:
                 rules.want_awaited((p for p in stopped if p.address in cards), cards)
                 return Collected(seen_here)
             case Freeze():
+                await observer.finish()
                 await rules.write(self._link.remote if self._link else "")
                 return Frozen(pack(self._freeze()))
             case Gather(plan, seen):
@@ -513,7 +514,7 @@ class Run:
         if self._prober is not None:
             self._prober.close()
         if self._observer is not None:
-            self._observer.close()
+            await self._observer.close()
         if self._packets is not None:
             self._packets.close()
         if self._rules is not None:

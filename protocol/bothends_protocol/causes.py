@@ -399,7 +399,12 @@ def _other_program(j: Journey) -> bool:
 
 def _hung(j: Journey) -> bool:
     """The kernel took the connections, and for all the time watched the program did not."""
-    if j.own or not j.proven or any(t.attempt.spoke != "nothing" for t in j.proven):
+    if j.own or any(is_supervisor(row.names) for row in j.holders):
+        return False  # a service that is started by the connection takes its time
+    if not j.proven:
+        mine = j.self_connect
+        return mine is not None and mine.accepted is False and mine.watched >= HUNG_SECONDS
+    if any(t.attempt.spoke != "nothing" for t in j.proven):
         return False
     rows = [row for trail in j.proven for row in j.rows(trail) if row.accepted is not None]
     longest = max((row.watched for row in rows), default=0.0)
@@ -479,8 +484,8 @@ SERVICE_CAUSES: tuple[ServiceCause, ...] = (
         "service.hung",
         _hung,
         lambda j: (
-            f"The destination's kernel took the connection, and {_program(j.holders)} did "
-            "not: it still waits in the program's queue."
+            f"The destination's kernel took {'the' if j.proven else 'its own test'} connection, "
+            f"and {_program(j.holders)} did not: it still waits in the program's queue."
         ),
     ),
     ServiceCause(

@@ -41,6 +41,7 @@ __all__ = [
     "RoundPlan",
     "Route",
     "Samples",
+    "SelfConnect",
     "Sighting",
     "Target",
     "Witness",
@@ -322,6 +323,22 @@ class Return(_Record, frozen=True):
     error: Text | None = None
 
 
+class SelfConnect(_Record, frozen=True):
+    """A connection of the host to its own service, over its own loopback path."""
+
+    transport: Text
+    address: Text
+    port: Port
+    outcome: Text
+    """`connected`, `refused`, `silent`, or `error: ` and what the system called it."""
+    spoke: Text = "nothing"
+    """What the service said first: `other`, `nothing` or `closed`."""
+    accepted: bool | None = None
+    """Whether the program took it; None where that is not seen."""
+    watched: float = 0.0
+    """Seconds for which it was looked at."""
+
+
 class MatchingRule(_Record, frozen=True):
     """A rule of the host's own firewall that matches what was tested.
 
@@ -387,6 +404,7 @@ class Evidence(_Record, frozen=True):
     returns: tuple[Return, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     rules: tuple[MatchingRule, ...] = ()
+    self_connects: tuple[SelfConnect, ...] = ()
 
 
 def read_evidence(data: bytes) -> Evidence:

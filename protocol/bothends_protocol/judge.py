@@ -281,9 +281,21 @@ def _stopped(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         path_clear=False,
         reachable="no",
         causes=causes,
+        notes=_closes_at_home(j),
         candidates=_union((code for code, _, _ in causes), codes, (c[0] for c in services)),
         next_step=next_step,
     )
+
+
+def _closes_at_home(j: Journey) -> tuple[str, ...]:
+    """What the destination's connection to itself shows and does not prove: rules may differ."""
+    if j.self_connect is None or j.self_connect.spoke != "closed":
+        return ()
+    note = (
+        f"When the destination connects to itself, {j.holder} closes the connection without a "
+        "word. It may do so to others too, which shows only when packets reach it."
+    )
+    return (note,)
 
 
 def _standing(j: Journey, named: Iterable[_Named]) -> tuple[_Named, ...]:

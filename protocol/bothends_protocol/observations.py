@@ -28,6 +28,7 @@ from .evidence import (
     MatchingRule,
     Neighbour,
     OwnListener,
+    SelfConnect,
     Sighting,
 )
 from .stages import Stage
@@ -179,6 +180,8 @@ class Journey:
     """Counters of the destination that did not move at all while single requests were sent."""
     wanted_elsewhere: tuple[Listener, ...] = ()
     """Where that program listens instead."""
+    self_connect: SelfConnect | None = None
+    """What came of the destination's connection to its own service."""
     source_rules: tuple[MatchingRule, ...] = ()
     """Rules of the source's own firewall that match the requests or the answers."""
     destination_rules: tuple[MatchingRule, ...] = ()
@@ -365,6 +368,7 @@ def observe(
         astray=_astray(table, peers, address),
         still=frozenset() if table is None else _still(table, attempts),
         wanted_elsewhere=tuple(wanted),
+        self_connect=_self_connect(table, key),
         source_rules=_rules(source, key),
         destination_rules=_rules(table, key),
     )
@@ -419,6 +423,11 @@ class _Part:
 def _rules(evidence: Evidence | None, key: tuple[str, str, int]) -> tuple[MatchingRule, ...]:
     rules = () if evidence is None else evidence.rules
     return tuple(r for r in rules if (r.transport, r.address, r.port) == key)
+
+
+def _self_connect(table: Evidence | None, key: tuple[str, str, int]) -> SelfConnect | None:
+    made = () if table is None else table.self_connects
+    return next((s for s in made if (s.transport, s.address, s.port) == key), None)
 
 
 def _taken(trails: Iterable[Trail]) -> bool | None:

@@ -36,7 +36,7 @@ from .rows import (
     anyone,
 )
 from .scenario import Scenario
-from .services import Service
+from .services import Service, activated
 
 __all__ = ["rows"]
 
@@ -101,6 +101,42 @@ def _filter_and_service() -> Iterator[Scenario]:
             (Service(stopped=True),),
             DROP,
             blocked(DESTINATION_DROP, also=[HUNG]),
+        ),
+        # A filter that lets loopback pass, as distributions set it up: the destination can look.
+        (
+            "default-deny+hung",
+            network.lan,
+            (Service(stopped=True),),
+            faults.default_deny("tcp dport 24242"),
+            blocked(DESTINATION_DROP, HUNG),
+        ),
+        (
+            "default-deny+closes",
+            network.lan,
+            (Service(mode="closes"),),
+            faults.default_deny("tcp dport 24242"),
+            blocked(DESTINATION_DROP, also=[CLOSES]),
+        ),
+        (
+            "default-deny+activated",
+            network.lan,
+            (activated("backupd"),),
+            faults.default_deny("tcp dport 24242"),
+            blocked(DESTINATION_DROP),
+        ),
+        (
+            "source-drop+hung",
+            network.lan,
+            (Service(stopped=True),),
+            OUTWARD,
+            blocked(SOURCE_DROP, HUNG),
+        ),
+        (
+            "reject-icmp+hung",
+            network.lan,
+            (Service(stopped=True),),
+            REJECT_ICMP,
+            blocked(DESTINATION_REJECT, also=[HUNG]),
         ),
         (
             "drop+closes",
