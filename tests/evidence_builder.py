@@ -21,6 +21,7 @@ from bothends_protocol.evidence import (
     Connection,
     ContactFacts,
     Evidence,
+    HopProbe,
     HostFacts,
     Icmp,
     Listener,
@@ -114,6 +115,8 @@ class Story:
     forwards: bool = False
     """Whether the destination passes packets on, as to containers."""
     ports: tuple[int, ...] = (PORT,)
+    hop_probes: tuple[HopProbe, ...] = ()
+    """Requests of the opener with a small time to live."""
     self_connects: tuple[SelfConnect, ...] = ()
     """What came of the taker's connections to its own service."""
     source_rules: tuple[MatchingRule, ...] = ()
@@ -253,6 +256,7 @@ def _opener(story: Story) -> Evidence:
         witnesses=(Witness(name="packets", available=story.source_sees),),
         routes=story.routes,
         rules=story.source_rules,
+        hop_probes=story.hop_probes,
         neighbours=(story.neighbour,) if story.neighbour else (),
     )
 

@@ -30,6 +30,7 @@ from bothends_protocol.causes import PATH_CAUSES, SERVICE_CAUSES
 from bothends_protocol.codes import CODES
 from bothends_protocol.evidence import (
     Evidence,
+    HopProbe,
     Icmp,
     MatchingRule,
     Neighbour,
@@ -810,6 +811,31 @@ def test_what_a_program_does_with_its_own_host_accuses_it_of_nothing_else(story:
     assert verdict.blockers == ("destination.firewall-drop",)
     (check,) = verdict.checks
     assert bool(check.notes) == (story.self_connects[0].spoke == "closed")
+
+
+def expired(sender: str, outcome: str = "expired") -> HopProbe:
+    return HopProbe(
+        round=1,
+        transport="tcp",
+        address=THERE,
+        port=PORT,
+        hops=1,
+        outcome=outcome,
+        icmp=Icmp(kind=11, code=0, sender=sender),
+    )
+
+
+def test_a_request_that_ended_at_the_first_router_has_left() -> None:
+    def candidates(*probes: HopProbe) -> set[str]:
+        story = without_packets(always(LOST, hop_probes=probes))
+        return set(judge(*story.evidence()).candidates)
+
+    unknown = candidates()
+    assert "source.firewall-drop" in unknown
+    assert candidates(expired("192.168.7.1")) == unknown - {"source.firewall-drop"}
+    # The source's own filter can send such errors too, and other answers say something else.
+    assert candidates(expired(HERE)) == unknown
+    assert candidates(expired("192.168.7.1", "refused")) == unknown
 
 
 def rule(

@@ -17,6 +17,7 @@ from bothends_protocol.evidence import (
     Connection,
     ContactFacts,
     Evidence,
+    HopProbe,
     HostFacts,
     Listener,
     MatchingRule,
@@ -42,6 +43,7 @@ class Recorder:
     role: str
     started: float = field(default_factory=time.monotonic)
     attempts: list[Attempt] = field(default_factory=list)
+    hop_probes: list[HopProbe] = field(default_factory=list)
     acceptances: list[Acceptance] = field(default_factory=list)
     sightings: list[Sighting] = field(default_factory=list)
     own_listeners: list[OwnListener] = field(default_factory=list)
@@ -87,6 +89,7 @@ class Recorder:
             both_ways=both_ways,
             rounds=tuple(rounds),
             attempts=tuple(self.attempts),
+            hop_probes=tuple(self.hop_probes),
             sightings=tuple(self.sightings),
             witnesses=tuple(self.witnesses.values()),
             own_listeners=tuple(self.own_listeners),

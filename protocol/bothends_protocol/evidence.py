@@ -30,6 +30,7 @@ __all__ = [
     "ContactFacts",
     "Evidence",
     "Firewall",
+    "HopProbe",
     "HostFacts",
     "Icmp",
     "Listener",
@@ -183,6 +184,23 @@ class Attempt(_Record, frozen=True):
     icmp: Icmp | None = None
     spoke: Text = "nothing"
     """What the far end said first: `challenge` (ours, genuine), `other`, `nothing`, `closed`."""
+
+
+class HopProbe(_Record, frozen=True):
+    """A connection request that was given a small time to live (IP_TTL, IPV6_UNICAST_HOPS).
+
+    The router at which the time runs out says so by ICMP (RFC 792, RFC 4443 3.3), if it says
+    anything at all.
+    """
+
+    round: int
+    transport: Text
+    address: Text
+    port: Port
+    hops: Byte
+    outcome: Text
+    """As that of an `Attempt`, or `expired`."""
+    icmp: Icmp | None = None
 
 
 class Sighting(_Record, frozen=True):
@@ -388,6 +406,7 @@ class Evidence(_Record, frozen=True):
     both_ways: bool = False
     rounds: tuple[RoundPlan, ...] = ()
     attempts: tuple[Attempt, ...] = ()
+    hop_probes: tuple[HopProbe, ...] = ()
     sightings: tuple[Sighting, ...] = ()
     witnesses: tuple[Witness, ...] = ()
     own_listeners: tuple[OwnListener, ...] = ()

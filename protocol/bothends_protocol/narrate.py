@@ -17,7 +17,15 @@ __all__ = ["narrate", "quote", "title"]
 
 def narrate(j: Journey) -> tuple[str, ...]:
     """Return what was seen on the way, in order, as far as witnesses could tell."""
-    lines = [_left(j), _arrived(j), _delivered(j), _replied(j), _returned(j), _outcome(j)]
+    lines = [
+        _left(j),
+        _to_router(j),
+        _arrived(j),
+        _delivered(j),
+        _replied(j),
+        _returned(j),
+        _outcome(j),
+    ]
     return tuple(line for line in (*lines, *_burst(j)) if line)
 
 
@@ -81,6 +89,15 @@ def _left(j: Journey) -> str:
         return ""
     left = sum(t.left is True for t in j.trails)
     return f"{_of(left, j)} left the source's network card."
+
+
+def _to_router(j: Journey) -> str:
+    if j.first_router is None or j.source_packets:
+        return ""
+    return (
+        "A connection request that was to end at the first router did: "
+        f"{j.first_router} said so, so requests leave the source."
+    )
 
 
 def _arrived(j: Journey) -> str:

@@ -180,6 +180,8 @@ class Journey:
     """Counters of the destination that did not move at all while single requests were sent."""
     wanted_elsewhere: tuple[Listener, ...] = ()
     """Where that program listens instead."""
+    first_router: str | None = None
+    """Who said that the time of a request ran out which was to end at the first router."""
     self_connect: SelfConnect | None = None
     """What came of the destination's connection to its own service."""
     source_rules: tuple[MatchingRule, ...] = ()
@@ -279,7 +281,8 @@ class Journey:
         """The last stage that any failed attempt is known to have reached."""
         by_trails = (s for t in self.failed for s in Stage if t.reached[s])
         by_burst = (s for s in Stage if self.counted.get(s))
-        return max(*by_trails, *by_burst, Stage.MADE, Stage.MADE)
+        by_hops = Stage.LEFT if self.first_router is not None else Stage.MADE
+        return max(*by_trails, *by_burst, by_hops, Stage.MADE)
 
     @property
     def stopped(self) -> Stage:
@@ -368,6 +371,7 @@ def observe(
         astray=_astray(table, peers, address),
         still=frozenset() if table is None else _still(table, attempts),
         wanted_elsewhere=tuple(wanted),
+        first_router=_first_router(source, key),
         self_connect=_self_connect(table, key),
         source_rules=_rules(source, key),
         destination_rules=_rules(table, key),
@@ -423,6 +427,23 @@ class _Part:
 def _rules(evidence: Evidence | None, key: tuple[str, str, int]) -> tuple[MatchingRule, ...]:
     rules = () if evidence is None else evidence.rules
     return tuple(r for r in rules if (r.transport, r.address, r.port) == key)
+
+
+def _first_router(source: Evidence | None, key: tuple[str, str, int]) -> str | None:
+    if source is None:
+        return None
+    mine = _addresses(source)
+    return next(
+        (
+            p.icmp.sender
+            for p in source.hop_probes
+            if (p.transport, p.address, p.port) == key
+            and p.outcome == "expired"
+            and p.icmp is not None
+            and bare(p.icmp.sender) not in mine
+        ),
+        None,
+    )
 
 
 def _self_connect(table: Evidence | None, key: tuple[str, str, int]) -> SelfConnect | None:

@@ -43,6 +43,8 @@ BACKLOG_FULL = "service.backlog-full"
 CLOSES = "service.closes"
 UNREACHABLE = "network.unreachable"
 NETWORK_DROP = "network.drop"
+NETWORK_REJECT = "network.reject"
+REPLY_LOST = "network.reply-lost"
 LOSS = "network.loss"
 
 

@@ -21,6 +21,7 @@ from . import (
     scenarios_ipv6,
     scenarios_loss,
     scenarios_pairs,
+    scenarios_routed,
 )
 from .faults import ADMIN, PORT_UNREACHABLE, RESET, rules
 from .grading import blocked, open_
@@ -379,6 +380,7 @@ def _table() -> dict[str, Scenario]:
         *scenarios_pairs.rows(),
         *scenarios_ipv6.rows(),
         *scenarios_loss.rows(),
+        *scenarios_routed.rows(),
         *scenarios_frontends.rows(),
     )
     table = {row.name: row for row in rows}

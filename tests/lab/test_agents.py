@@ -182,6 +182,14 @@ def test_an_ordinary_user_is_told_the_cause_without_the_rule(stage: Stage) -> No
     assert not any(QUOTED in line for line in because_of(stage, as_user=True))
 
 
+def test_a_request_that_ends_at_the_first_router_shows_that_requests_leave(lab: Lab) -> None:
+    stage = network.routed(lab, routers=2)
+    Service()(stage)
+    faults.path_drop(router=2)(stage)
+    (line,) = [one for one in because_of(stage, as_user=True) if "first router" in one]
+    assert "10.0.0.2 said so" in line
+
+
 # -- strangers at the control port
 
 NOISE = """
