@@ -42,6 +42,7 @@ from bothends_protocol.evidence import (
     read_evidence,
 )
 from bothends_protocol.judge import judge, lost_verdict, verdict_digest
+from bothends_protocol.observations import observe
 from bothends_protocol.pairing import DESTINATION
 from bothends_protocol.plan import CERTAIN, HALF_OPEN
 from bothends_protocol.verdict import SEGMENTS, Check, Verdict
@@ -803,14 +804,23 @@ def test_a_hung_program_behind_a_filter_is_named_beside_it() -> None:
         at_home(watched=0.5),
         at_home("closed", accepted=True, watched=0.0),
         dataclasses.replace(at_home(), holder=("systemd",)),
+        dataclasses.replace(at_home(), forwards=True),
     ],
-    ids=["taken", "unseen", "too short", "closed", "supervisor"],
+    ids=["taken", "unseen", "too short", "closed", "supervisor", "forwarding host"],
 )
 def test_what_a_program_does_with_its_own_host_accuses_it_of_nothing_else(story: Story) -> None:
     verdict = judge(*story.evidence())
     assert verdict.blockers == ("destination.firewall-drop",)
     (check,) = verdict.checks
     assert bool(check.notes) == (story.self_connects[0].spoke == "closed")
+
+
+def test_a_connection_that_ends_elsewhere_is_not_judged_by_the_program_beside_it() -> None:
+    # A proxy of a container system holds the port, and the packets go past it.
+    story = dataclasses.replace(without_packets(at_home()), fates=(ELSEWHERE,) * 3)
+    (hung,) = [cause for cause in SERVICE_CAUSES if cause.code == "service.hung"]
+    assert not hung.found(observe(*story.evidence(), ("tcp", THERE, PORT)))
+    assert hung.found(observe(*at_home().evidence(), ("tcp", THERE, PORT)))
 
 
 def expired(sender: str, outcome: str = "expired") -> HopProbe:

@@ -402,7 +402,8 @@ def _hung(j: Journey) -> bool:
     if j.own or any(is_supervisor(row.names) for row in j.holders):
         return False  # a service that is started by the connection takes its time
     if not j.proven:
-        mine = j.self_connect
+        # Connections that come about without being seen end elsewhere: in a container, say.
+        mine = None if any(trail.connected for trail in j.trails) else j.self_connect
         return mine is not None and mine.accepted is False and mine.watched >= HUNG_SECONDS
     if any(t.attempt.spoke != "nothing" for t in j.proven):
         return False

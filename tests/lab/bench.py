@@ -97,6 +97,9 @@ class Situation:
 
 OPEN = Situation("open port", 0, 0.4)
 DROPPED = Situation("silently dropped port", 1, 0.6, faults.destination_drop())
+REPLY_BLOCKED = Situation("blocked answers", 1, 0.6, faults.destination_drop_replies())
+USERS_TARGET = 1.2
+"""Seconds for an ordinary user's verdict."""
 
 
 class FailedRunError(LabError):
@@ -151,6 +154,7 @@ def _figures(times: int) -> Iterator[Figure]:
         yield Figure(f"bytes on the contact, {situation.name}", tuple(contact), "B", digits=0)
         if situation is DROPPED:
             yield from _nmap(situation, statistics.median(seconds[TEXT]))
+    yield from _users(times)
     for role in ("source", "destination"):
         memory = tuple(run.memory[role] for run in runs if run.memory)
         yield Figure(f"peak resident memory, {role}", memory, "MB", 70, digits=1)
@@ -158,16 +162,31 @@ def _figures(times: int) -> Iterator[Figure]:
     yield _handshakes()
 
 
+def _users(times: int) -> Iterator[Figure]:
+    """The same without the right to see packets: counters and tables have to do."""
+    for situation in (OPEN, DROPPED, REPLY_BLOCKED):
+        with Lab() as lab:
+            stage = situation.build(lab)
+            some = [_run(stage, TEXT, situation.status, as_user=True) for _ in range(times)]
+        what = f"both as ordinary users, {situation.name}, text"
+        yield Figure(what, tuple(run.seconds for run in some), "s", USERS_TARGET)
+
+
 # -- the agents
 
 
-def _run(stage: Stage, output: str, status: int) -> Run:
+def _run(stage: Stage, output: str, status: int, *, as_user: bool = False) -> Run:
+    path = f"{agents.CODE_FILE}-user" if as_user else agents.CODE_FILE
     for host in (stage.source, stage.destination):
-        host.write(agents.CODE_FILE, f"{agents.CODE}\n", mode=0o600)
+        host.write(path, f"{agents.CODE}\n", mode=0o600, as_user=as_user)
+    ends = (
+        (stage.destination, "destination 4242", stage.source_address),
+        (stage.source, "source", stage.destination_address),
+    )
     began = time.monotonic()
     processes = [
-        stage.destination.popen(_command("destination 4242", stage.source_address, output)),
-        stage.source.popen(_command("source", stage.destination_address, output)),
+        host.popen(_command(start, peer, output, path), as_user=as_user)
+        for host, start, peer in ends
     ]
     results = agents.finish(processes)
     ended = max(process.ended or 0.0 for process in processes)
@@ -186,9 +205,9 @@ def _run(stage: Stage, output: str, status: int) -> Run:
     )
 
 
-def _command(start: str, peer: str, output: str) -> list[str]:
+def _command(start: str, peer: str, output: str, code_file: str) -> list[str]:
     words = [sys.executable, "-m", "bothends", *start.split(), "--peer", peer]
-    words += ["--code-file", agents.CODE_FILE]
+    words += ["--code-file", code_file]
     if output == TERMINAL:
         # script(1) gives it a terminal and takes 4 ms itself.
         return ["script", "--quiet", "--return", "--command", " ".join(words), "/dev/null"]
