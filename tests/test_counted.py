@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
+import msgspec
 import pytest
 
 from bothends_protocol.bursts import PER_WINDOW, WINDOW_SECONDS, WINDOWS, make_pattern
@@ -18,6 +19,7 @@ OUT = ("Tcp.OutSegs", "Ip.OutRequests", "Ip.OutTransmits", "dev.tx")
 """The gates of a host, in the order in which a packet passes them."""
 
 QUIET = (
+    "Icmp.OutRateLimitHost",
     "Ip.ForwDatagrams",
     "Ip.OutNoRoutes",
     "Ip6.InReceives",
@@ -49,12 +51,12 @@ def host(
     *,
     busy: bool,
     leave_out: Iterable[str] = (),
-    rates: Mapping[str, float] | None = None,
+    more: Iterable[str] = (),
 ) -> Samples:
     """Readings of a host where the burst passes the gates `passed`, and others all the time.
 
-    Where it is busy, spurts of thousands of packets a second pass every gate alike; `rates` are
-    single packets a second at one gate alone.
+    Where it is busy, spurts of thousands of packets a second pass every gate alike; `more` are
+    counters that there are besides.
     """
     span = WINDOWS * WINDOW_SECONDS + 0.06
     times, at = [], -0.02
@@ -70,12 +72,9 @@ def host(
     ways = {name: way for way in (IN, OUT) for name in way}
     reached = set(passed)
     values = {}
-    for name in (*ways, *QUIET):
+    for name in (*ways, *QUIET, *more):
         events = list(others) if name in ways else []
         events += sent.sends if name in reached else ()
-        events += [
-            rng.uniform(-0.02, span) for _ in range(round((rates or {}).get(name, 0) * span))
-        ]
         values[name] = tuple(sum(event <= moment for event in events) for moment in times)
     kept = {name: row for name, row in values.items() if name not in set(leave_out)}
     return Samples(round=2, times=tuple(times), values=kept)
@@ -183,13 +182,54 @@ def test_a_card_that_counts_once_a_second_says_no_to_nothing() -> None:
     assert found[Stage.ARRIVED] is True
 
 
+NEW = ["Ip.OutTransmits", "Ip6.OutTransmits"]
+
+
 def test_kernels_before_6_7_tell_the_sources_filter_too() -> None:
     rng = random.Random(1)
     sent = send(rng)
-    here = host(rng, sent, OUT[:1], busy=False, leave_out=["Ip.OutTransmits", "Ip6.OutTransmits"])
+    here = host(rng, sent, OUT[:1], busy=False, leave_out=NEW)
     assert view_burst(sent, here, None, taken=None).reached[Stage.LEFT] is False
-    here = host(rng, sent, OUT, busy=False, leave_out=["Ip.OutTransmits", "Ip6.OutTransmits"])
+    here = host(rng, sent, OUT, busy=False, leave_out=NEW)
     assert view_burst(sent, here, None, taken=None).reached[Stage.LEFT] is True
+
+
+def test_kernels_before_6_7_count_a_request_by_ipv6_before_their_filter() -> None:
+    # Measured with scripts/counters on Linux 6.1.
+    rng = random.Random(1)
+    sent = msgspec.structs.replace(send(rng), address="fd07::20")
+    for more, left in (((), False), (("dev.tx",), True)):
+        gates = ("Tcp.OutSegs", "Ip6.OutRequests", *more)
+        here = host(rng, sent, gates, busy=False, leave_out=NEW, more=["Ip6.OutRequests"])
+        assert view_burst(sent, here, None, taken=None).reached[Stage.LEFT] is left
+
+
+@pytest.mark.parametrize("leave_out", [(), NEW])
+def test_what_is_passed_on_by_ipv6_is_not_said_to_be_kept(leave_out: list[str]) -> None:
+    rng = random.Random(1)
+    sent = msgspec.structs.replace(send(rng), address="fd07::20")
+    gates = ("dev.rx", "Ip6.InReceives", "Ip6.OutForwDatagrams", "Ip6.OutTransmits", "dev.tx")
+    there = host(
+        rng,
+        sent,
+        gates,
+        busy=False,
+        leave_out=leave_out,
+        more=["Ip6.OutRequests", "Ip6.InDelivers"],
+    )
+    found = view_burst(sent, None, there, taken=False)
+    assert (found.forwarded, found.kept) == (True, False)
+
+
+def test_refusals_by_icmp_that_the_limit_keeps_back_are_refusals() -> None:
+    rng = random.Random(1)
+    sent = send(rng)
+    there = host(rng, sent, (*IN[:2], "Icmp.OutRateLimitHost"), busy=True)
+    assert view_burst(sent, None, there, taken=False).limited is True
+    there = host(rng, sent, IN[:2], busy=True)
+    assert view_burst(sent, None, there, taken=False).limited is False
+    there = host(rng, sent, IN[:2], busy=True, leave_out=["Icmp.OutRateLimitHost"])
+    assert view_burst(sent, None, there, taken=False).limited is None
 
 
 def test_what_is_told_is_enough_where_the_end_is_bracketed() -> None:

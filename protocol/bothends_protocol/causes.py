@@ -150,11 +150,14 @@ def _not_forwarded(j: Journey) -> bool | None:
 
 
 def _destination_drop(j: Journey) -> bool | None:
-    return False if _no_way_back(j) is True else None
+    refused = j.burst is not None and j.burst.limited is True
+    return False if refused or _no_way_back(j) is True else None
 
 
 def _icmp_unheard(j: Journey) -> bool:
     """Whether ICMP errors left the destination meanwhile, that nobody could tell from ours."""
+    if j.burst is not None and j.burst.limited is not None:
+        return j.burst.limited  # many at once are refused by ICMP only up to a limit
     sent = "Icmp.OutDestUnreachs" if family(bare(j.address)) == 4 else "Icmp6.OutDestUnreachs"
     return not j.destination_packets and bool(j.still) and sent not in j.still
 

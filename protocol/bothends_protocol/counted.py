@@ -41,6 +41,8 @@ class BurstView:
     kept: bool | None
     """Whether the destination's own filter kept what was to leave it: answers, or what was to be
     passed on."""
+    limited: bool | None
+    """Whether the destination would have refused them by ICMP and kept to its limit for that."""
     overflowed: bool | None
     """Whether they overflowed the queue of a listening socket."""
     misrouted: bool | None
@@ -80,6 +82,7 @@ def view_bursts(
         ),
         forwarded=_agreed(view.forwarded for view in views),
         kept=_agreed(view.kept for view in views),
+        limited=_agreed(view.limited for view in views),
         overflowed=_agreed(view.overflowed for view in views),
         misrouted=_agreed(view.misrouted for view in views),
     )
@@ -126,7 +129,7 @@ def view_burst(
     v6 = family(bare(sent.address)) == 6
     reached: dict[Stage, bool | None] = {}
     inferred: set[Stage] = set()
-    forwarded = misrouted = overflowed = kept = None
+    forwarded = misrouted = overflowed = kept = limited = None
     if here is not None:
         near = _Host(sent, here, v6=v6)
         reached[Stage.LEFT] = near.left()
@@ -135,7 +138,8 @@ def view_burst(
     if there is not None:
         far = _Host(sent, there, v6=v6)
         forwarded = _any(far.passed("Ip.ForwDatagrams"), far.passed("Ip6.OutForwDatagrams"))
-        kept = _any(far.output_gap, far.card_out_gap)
+        kept = far.out_gap
+        limited = far.passed("Icmp6.OutRateLimitHost" if v6 else "Icmp.OutRateLimitHost")
         overflowed = far.passed("TcpExt.ListenOverflows")
         misrouted = _any(
             far.passed("TcpExt.IPReversePathFilter"),
@@ -152,6 +156,7 @@ def view_burst(
         inferred=frozenset(inferred),
         forwarded=forwarded,
         kept=kept,
+        limited=limited,
         overflowed=overflowed,
         misrouted=misrouted,
     )
@@ -178,17 +183,20 @@ class _Host:
         self.inferred: set[Stage] = set()
         """Stages told by elimination: nothing else could have become of the burst."""
         forwarded = "Ip6.OutForwDatagrams" if v6 else "Ip.ForwDatagrams"
-        # Before Linux 6.7 OutRequests was counted where OutTransmits is now.
-        last = "OutTransmits" if f"{self._ip}.OutTransmits" in samples.values else "OutRequests"
-        everywhere = [name for name in (f"Ip.{last}", f"Ip6.{last}") if name in samples.values]
         received = [n for n in ("Ip.InReceives", "Ip6.InReceives") if n in samples.values]
-        self.output_gap = self._gap(
-            [f"{self._ip}.OutRequests", forwarded]
-            if last == "OutTransmits"
-            else ["Tcp.OutSegs", forwarded],
-            [f"{self._ip}.{last}"],
-        )
-        self.card_out_gap = self._live(everywhere, ["dev.tx"], "dev.tx", everywhere)
+        if f"{self._ip}.OutTransmits" in samples.values:
+            output = self._gap([f"{self._ip}.OutRequests", forwarded], [f"{self._ip}.OutTransmits"])
+            leaving = ["Ip.OutTransmits", "Ip6.OutTransmits"]
+        else:
+            # Before Linux 6.7 IPv4 counted OutRequests where OutTransmits is now, forwarded
+            # packets too; IPv6 counted it before its filter, and no forwarded ones.
+            output = None if v6 else self._gap(["Tcp.OutSegs", forwarded], ["Ip.OutRequests"])
+            leaving = ["Ip.OutRequests", "Ip6.OutRequests", "Ip6.OutForwDatagrams"]
+        leaving = [name for name in leaving if name in samples.values]
+        behind = self._live(leaving, ["dev.tx"], "dev.tx", leaving)
+        whole = v6 and "Ip6.OutTransmits" not in samples.values
+        self.out_gap = behind if whole else _any(output, behind)
+        """Whether what was to leave was kept by the host itself."""
         self.card_in_gap = self._live(["dev.rx"], received, "dev.rx", received)
         self.input_gap = self._gap(
             [f"{self._ip}.InReceives"], [f"{self._ip}.InDelivers", forwarded]
@@ -220,18 +228,16 @@ class _Host:
 
     def left(self) -> bool | None:
         """Whether the burst left this host, which made it."""
-        gaps = {self.output_gap, self.card_out_gap}
-        told = _both(gate=self._card("dev.tx"), gap=_any(*gaps))
-        if told is None and gaps == {False}:
+        told = _both(gate=self._card("dev.tx"), gap=self.out_gap)
+        if told is None and self.out_gap is False:
             self.inferred.add(Stage.LEFT)
             return True  # it was made, and nothing kept it
         return told
 
     def replied(self, *, taken: bool | None, overflowed: bool | None) -> bool | None:
         """Whether something left this host for each request of the burst."""
-        lost = _any(self.output_gap, self.card_out_gap)
-        told = _both(gate=self._card("dev.tx"), gap=lost)
-        if told is None and lost is False and taken and overflowed is False:
+        told = _both(gate=self._card("dev.tx"), gap=self.out_gap)
+        if told is None and self.out_gap is False and taken and overflowed is False:
             # A socket that takes a request answers it, and nothing kept the answers.
             self.inferred.add(Stage.REPLIED)
             return True

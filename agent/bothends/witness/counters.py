@@ -32,6 +32,7 @@ COUNTERS = frozenset(
         "Ip.OutTransmits",
         "Ip.OutNoRoutes",
         "Icmp.OutDestUnreachs",
+        "Icmp.OutRateLimitHost",
         "Tcp.InSegs",
         "Tcp.OutSegs",
         "Tcp.OutRsts",
@@ -46,6 +47,7 @@ COUNTERS = frozenset(
         "Ip6.OutTransmits",
         "Ip6.OutNoRoutes",
         "Icmp6.OutDestUnreachs",
+        "Icmp6.OutRateLimitHost",
         "dev.rx",
         "dev.tx",
     }
