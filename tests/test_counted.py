@@ -63,7 +63,7 @@ def host(
     while at < span:
         times.append(at)
         at += 0.004 * rng.uniform(0.9, 1.3)
-    others: list[float] = []
+    others = [-0.01, 0.001, span - 0.03]  # what the two say to each other meanwhile
     start = -0.02
     while busy and start < span:
         length = rng.expovariate(1 / 0.06)
@@ -218,7 +218,8 @@ def test_what_is_passed_on_by_ipv6_is_not_said_to_be_kept(leave_out: list[str]) 
         more=["Ip6.OutRequests", "Ip6.InDelivers"],
     )
     found = view_burst(sent, None, there, taken=False)
-    assert (found.forwarded, found.kept) == (True, False)
+    assert found.forwarded
+    assert not found.kept
 
 
 def test_refusals_by_icmp_that_the_limit_keeps_back_are_refusals() -> None:

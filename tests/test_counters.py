@@ -45,6 +45,7 @@ def test_all_four_files_are_taken_apart() -> None:
         "Tcp.InSegs": 11,
         "Tcp.OutSegs": 12,
         "Tcp.OutRsts": 1,
+        "IpExt.InNoRoutes": 0,
         "TcpExt.IPReversePathFilter": 21,
         "TcpExt.ListenOverflows": 22,
         "TcpExt.ListenDrops": 23,
@@ -59,6 +60,11 @@ def test_all_four_files_are_taken_apart() -> None:
 def test_a_card_that_stands_on_another_does_not_count_its_packets_again() -> None:
     found = parse_counters(DEV, stacked={"eth1"})
     assert found == {"dev.rx": 10, "dev.tx": 20}
+
+
+def test_the_card_of_the_tested_address_is_counted_by_itself_too() -> None:
+    found = parse_counters(DEV, card="eth1")
+    assert found == {"card.rx": 1, "card.tx": 2, "dev.rx": 11, "dev.tx": 22}
 
 
 def test_a_kernel_without_a_counter_has_none() -> None:

@@ -62,6 +62,9 @@ class Channel:
         self._conversation = Conversation()
         self._link: Link | None = None
         self._heard = 0.0
+        self._finishing = False
+        self._silent = False
+        """Whether the last link was given up here, because nothing came any more."""
         self._ending = False
         self._changed = asyncio.Event()
         self._served = asyncio.Event()
@@ -91,9 +94,18 @@ class Channel:
                     await self._changed.wait()
 
     async def finish(self) -> None:
-        """End in order: everything acknowledged, the link closed from both sides."""
+        """End in order: everything acknowledged, the link closed from both sides.
+
+        What was sent last may have been lost with its link. The other side needs it to come to
+        the same end, so a link that went silent is taken up again here too.
+        """
+        self._finishing = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOST_SECONDS):
+                while not self._conversation.settled and not self._served.is_set():
+                    self._changed.clear()
+                    await self._changed.wait()
         self._ending = True
-        await self.settle()
         if self._link is not None:
             self._link.end()
         with contextlib.suppress(TimeoutError):
@@ -120,7 +132,8 @@ class Channel:
             while link is not None:
                 await self._use(link, first)
                 first = None
-                if self._ending:
+                # One that the other side closed when all was said is the end.
+                if self._ending or (self._finishing and not self._silent):
                     return
                 self.breaks += 1
                 link, first = await self._next_link()
@@ -130,10 +143,12 @@ class Channel:
             self._deliver(PeerLostError(f"the other side broke the protocol: {error}"))
         finally:
             self._served.set()
+            self._changed.set()
 
     async def _use(self, link: Link, first: bytes | None) -> None:
         """Exchange messages on `link` until it breaks."""
         self._link = link
+        self._silent = False
         self._heard = self._now()
         self._conversation.attach()
         self._conversation.ping(self._now())
@@ -173,6 +188,7 @@ class Channel:
             if link is None:
                 continue
             if self._now() - self._heard > BROKEN_SECONDS:
+                self._silent = True
                 link.abort()
                 continue
             self._conversation.ping(self._now())

@@ -19,8 +19,9 @@ import os
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from bothends_protocol.code import Code
 from bothends_protocol.errors import (
@@ -59,6 +60,13 @@ SILENT = "accepted the connection and then said nothing"
 _FIRST_RETRY = 0.025
 _RETRY_GROWTH = 1.25
 _LAST_RETRY = 1.0
+_AGAIN_SECONDS = 0.3
+"""After which a connect() that hangs gets company: its own request may be lost, and the kernel
+sends it again after 1 s only (RFC 6298, 2.1)."""
+
+MAX_CONNECTING = 4
+"""Connects to one address at a time."""
+
 _CONNECT_SECONDS = 4.0
 """One try at a silent address: the kernel repeats its SYN after 1 s and after 3 s."""
 
@@ -452,13 +460,43 @@ async def _dial(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.
         address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
     )
     family, kind, protocol, _, name = found[0]
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setblocking(False)
-        tune(sock)
-        async with asyncio.timeout(_CONNECT_SECONDS):
+
+    async def connect() -> socket.socket:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            tune(sock)
             await loop.sock_connect(sock, name)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async with asyncio.timeout(_CONNECT_SECONDS):
+        sock = await _first_of(connect)
+    try:
         return await asyncio.open_connection(sock=sock)
     except BaseException:
         sock.close()
         raise
+
+
+async def _first_of(connect: Callable[[], Coroutine[Any, Any, socket.socket]]) -> socket.socket:
+    """Return the first socket that connects, beginning again now and then beside the others."""
+    waiting: set[asyncio.Task[socket.socket]] = set()
+    try:
+        while True:
+            if len(waiting) < MAX_CONNECTING:
+                waiting.add(asyncio.ensure_future(connect()))
+            done, waiting = await asyncio.wait(
+                waiting, timeout=_AGAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if done:
+                waiting |= done - {first := done.pop()}
+                return first.result()
+    finally:
+        for task in waiting:
+            task.cancel()
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            if isinstance(result, socket.socket):
+                result.close()

@@ -211,7 +211,8 @@ def _runs(proc: Path, name: str) -> bool | None:
         same = _same_network(proc, number)
         if same:
             return True
-        unknown = unknown or same is None
+        if same is None and os.path.exists(f"{proc}/{number}/comm"):  # noqa: PTH110  as above
+            unknown = True
     return None if unknown else False
 
 

@@ -14,6 +14,8 @@ from bothends_protocol.counted import as_told, view_burst
 from bothends_protocol.evidence import (
     Burst,
     Connection,
+    Listener,
+    Neighbour,
     OwnListener,
     Probe,
     Return,
@@ -31,7 +33,7 @@ from .listener import OwnListeners
 from .recorder import Recorder
 from .self_test import SelfTest
 from .witness.counters import Sampler
-from .witness.netlink import NetlinkError, find_route, returns_from
+from .witness.netlink import NetlinkError, find_route, neighbour_state, returns_from
 from .witness.packets import PacketWitness
 from .witness.sockets import (
     connections,
@@ -50,6 +52,9 @@ round trips for what the barrier may have overtaken."""
 HUNG_SECONDS = 1.5
 """A connection that no program has taken for so long will not be taken: a busy program is
 slow by tenths of seconds."""
+
+_ENDED = ("FIN_WAIT1", "FIN_WAIT2", "CLOSING")
+"""States of a connection that its program has closed, and the other end not yet."""
 
 HUNG_PAUSE = 0.02
 
@@ -82,7 +87,7 @@ class Observer:
     def arm(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
         """Note who listens, listen where nobody does; return where this agent listens."""
         if plan.kind == BURST:
-            self._sampler.start()
+            self._sampler.start(card=self._addresses.get(bare(plan.probes[0].address), ""))
             return ()
         self._sampler.start(once=True)
         ports = {probe.port for probe in plan.probes}
@@ -114,6 +119,8 @@ class Observer:
         self._keep(self._sampler.stop(plan.number))
         await self._watch_connections(plan)
         seen = tuple(self._seen(probe) for probe in plan.probes)
+        if not all(found.established for found in seen):
+            self._look_at_neighbours(plan.number)
         for probe, found in zip(plan.probes, seen, strict=True):
             if not found.delivered and self._held_by_a_program(probe):
                 self._self_test.start(probe)
@@ -125,15 +132,10 @@ class Observer:
 
     def _held_by_a_program(self, probe: Probe) -> bool:
         """Whether a service holds the port here, which a connection does not start first."""
-        rows = [
-            row
-            for row in self._recorder.listeners
-            if row.transport == probe.transport
-            and row.port == probe.port
-            and _covers(row.address, probe.address)
-        ]
+        rows = self._holders(probe)
         here = bare(probe.address) in self._addresses
-        return here and bool(rows) and not any(is_supervisor(row.names) for row in rows)
+        # One that cannot be seen may be a supervisor, which would start the service.
+        return here and bool(rows) and all(r.names and not is_supervisor(r.names) for r in rows)
 
     def _told(self, plan: RoundPlan, samples: Samples | None) -> SeenPort:
         """What the counters here say of a burst, as it was announced."""
@@ -238,6 +240,26 @@ class Observer:
             if card:
                 self._look_at_return(peer, bare(address), card)
 
+    def _look_at_neighbours(self, number: int) -> None:
+        """Note whether the next hops back are known: answers for others wait in vain."""
+        hops = {(r.gateway or r.destination, r.interface): r for r in self._recorder.routes}
+        for (hop, interface), route in hops.items():
+            if route.destination not in self._peers or not interface:
+                continue
+            with contextlib.suppress(NetlinkError):
+                found = neighbour_state(hop, interface)
+                if found is not None:
+                    self._recorder.neighbours.append(
+                        Neighbour(
+                            destination=route.destination,
+                            next_hop=hop,
+                            interface=interface,
+                            state=found[0],
+                            hardware=found[1],
+                            round=number,
+                        )
+                    )
+
     def _look_at_return(self, peer: str, local: str, interface: str) -> None:
         taken = returns_from(peer, local, interface)
         if taken is None:
@@ -281,6 +303,15 @@ class Observer:
         }
         return len(taken)
 
+    def _holders(self, probe: Probe) -> list[Listener]:
+        return [
+            row
+            for row in self._recorder.listeners
+            if row.transport == probe.transport
+            and row.port == probe.port
+            and _covers(row.address, probe.address)
+        ]
+
     def _rows(self, probe: Probe) -> list[Connection]:
         return [
             row
@@ -289,19 +320,29 @@ class Observer:
             and bare(row.remote_address) in self._peers
         ]
 
-    def _established(self, probe: Probe) -> int:
-        """How many of them are more than a request that waits for the end of its handshake."""
+    def _established(self, probe: Probe) -> int | None:
+        """How many of them are more than a request that waits for the end of its handshake.
+
+        None where nobody here listens, who could show them.
+        """
+        own = any(
+            o.opened and _is_at(probe, o.address, o.port) for o in self._recorder.own_listeners
+        )
+        if not own and not self._holders(probe):
+            return None
         taken = [i for i in self._recorder.acceptances if _is_at(probe, i.address, i.port)]
         return len(taken) + sum(row.state != "SYN_RECV" for row in self._rows(probe))
 
     def _seen(self, probe: Probe) -> SeenPort:
         delivered, established = self._delivered(probe), self._established(probe)
+        closing = sum(row.state in _ENDED for row in self._rows(probe))
         if self._packets is None:
             return SeenPort(
                 address=probe.address,
                 port=probe.port,
                 delivered=delivered,
                 established=established,
+                closing=closing,
             )
         requests = {s.seq: s for s in self._requests(probe)}.values()
         for request in requests:
@@ -314,6 +355,7 @@ class Observer:
             answered=sum(self._answered(s) for s in requests),
             delivered=delivered,
             established=established,
+            closing=closing,
         )
 
 

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bothends_protocol.addresses import bare, family, normal
@@ -48,6 +49,9 @@ NEIGHBOUR_SECONDS = 1.3
 """For a next hop to answer: the kernel asks again after 1 s (retrans_time_ms), and a sleeping
 phone or laptop on Wi-Fi answers within a beacon or three."""
 
+AFAR_SECONDS = 0.6
+"""For answers by a way whose length nobody has measured: a satellite's round trip."""
+
 NEIGHBOUR_PAUSE = 0.05
 
 WORDS_SECONDS = 0.05
@@ -63,6 +67,11 @@ MAX_SHORT = 3
 
 _EXPIRED = {4: (11, 0), 6: (3, 0)}
 """Time exceeded on the way, by IP version: ICMP (RFC 792) and ICMPv6 (RFC 4443, 3.3)."""
+
+LOST_WORDS_SECONDS = 1.5
+"""For what a program said or its goodbye to come, where it is known to have closed the connection
+and nothing was heard: lost, it is sent again after 0.2, 0.6 and 1.4 s (RFC 6298, and the least
+time-out of Linux)."""
 
 _LOCAL = ("no-route", "local-error")
 _READ = 256
@@ -101,8 +110,10 @@ class _Try:
 class Prober:
     """Carries out the probes of rounds. `key` is the session's challenge key."""
 
-    def __init__(self, recorder: Recorder, key: bytes) -> None:
+    def __init__(self, recorder: Recorder, key: bytes, known: str = "") -> None:
+        """`known` is the address to which round trips were measured: the contact's."""
         self._recorder = recorder
+        self._known = bare(known) if known else ""
         self._key = key
         self.packets: PacketWitness | None = None
         """This side's packet witness, once it is open."""
@@ -137,9 +148,9 @@ class Prober:
         for _ in range(plan.attempts - 1):
             for probe in pending:
                 self._start(probe, own=mine[probe])
-        for probe in pending:
-            if len(self._shortened) < MAX_SHORT and self._gateway(probe.address):
-                self._end_at_first_router(probe)
+        self._end_at_first_router(pending)
+        if self._afar(plan):
+            await self._settle(AFAR_SECONDS)
         # No wait for these: the barrier follows them on the same way, and the observer
         # gives them a grace. Only a challenge begun is heard to its end.
         if any(t.own and t.outcome == "connected" and not t.settled for t in self._tries):
@@ -154,6 +165,8 @@ class Prober:
         answered = sum(item.answered or 0 for item in seen)
         if answered > sum(t.outcome != "silent" for t in self._tries):
             await self._settle(SETTLE_SECONDS + 2 * rtt)
+        if any(item.closing for item in seen):
+            await self._hear(LOST_WORDS_SECONDS)
         for address in dict.fromkeys(probe.address for probe in plan.probes):
             await self._look_at_neighbour(plan.number, address)
         for item in self._tries:
@@ -209,6 +222,8 @@ class Prober:
                     self._burst_sockets.append(sock)
                     sends.append(round(clock() - zero, 6))
         await asyncio.sleep(zero + len(plan.pattern) * WINDOW_SECONDS - clock())
+        if self._afar(plan):
+            await asyncio.sleep(AFAR_SECONDS)
         self._recorder.bursts.append(
             Burst(
                 round=plan.number,
@@ -233,9 +248,15 @@ class Prober:
             sock.close()
         self._burst_sockets.clear()
 
-    def prepare(self) -> None:
-        """Begin to read the counters, ahead of a burst."""
-        self._sampler.start()
+    def _afar(self, plan: RoundPlan) -> bool:
+        """Whether a probe goes another way than the contact, how long that way may be."""
+        return any(bare(probe.address) != self._known for probe in plan.probes)
+
+    def prepare(self, plan: RoundPlan) -> None:
+        """Begin to read the counters, ahead of the burst `plan`."""
+        address = plan.probes[0].address
+        card = next((r.interface for r in self._recorder.routes if r.destination == address), None)
+        self._sampler.start(card=card or "")
 
     def _connected(self, probe: Probe) -> bool:
         return any(t.probe == probe and t.outcome == "connected" for t in self._tries)
@@ -248,13 +269,23 @@ class Prober:
                     self._changed.clear()
                     await self._changed.wait()
 
-    def _end_at_first_router(self, probe: Probe) -> None:
-        """Send requests whose time runs out at the first router, once for each probe."""
-        if probe in self._shortened:
-            return
-        self._shortened.add(probe)
-        for _ in range(SHORT_PROBES):
-            self._start(probe, own=False, hops=1)
+    async def _hear(self, seconds: float) -> None:
+        """Wait until every connection has said something, `seconds` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while any(t.outcome == "connected" and not t.settled for t in self._tries):
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def _end_at_first_router(self, probes: Iterable[Probe]) -> None:
+        """Send requests whose time runs out at the first router, once for each of `probes`."""
+        for probe in probes:
+            full = len(self._shortened) >= MAX_SHORT
+            if full or probe in self._shortened or not self._gateway(probe.address):
+                continue
+            self._shortened.add(probe)
+            for _ in range(SHORT_PROBES):
+                self._start(probe, own=False, hops=1)
 
     def _gateway(self, address: str) -> str | None:
         routes = self._recorder.routes

@@ -250,7 +250,7 @@ class Run:
             self._tasks.start(self._discovery.close())
         key = link.keys.derive("challenge")
         self._own = OwnListeners(key, self._recorder.clock, self._recorder.acceptances.append)
-        self._prober = Prober(self._recorder, key)
+        self._prober = Prober(self._recorder, key, link.remote)
         self._rules = OwnRules(self._recorder, privileged=self._facts.privileged)
         session = self._session = Session(
             self.options.role, self._offer(contact, link), secrets.token_bytes
@@ -355,9 +355,9 @@ class Run:
 
     def _carry_out(self, order: Order, channel: Channel) -> None:
         if isinstance(order, Send):
-            if isinstance(order.message, Mark) and self._prober is not None:
+            if isinstance(order.message, Mark) and self._prober and self._session:
                 # Read before the first SYN, so that what was before can be told from it.
-                self._prober.prepare()
+                self._prober.prepare(self._session.rounds[-1])
             channel.send(order.message)
         elif isinstance(order, Marked):
             if self._observer is not None:
@@ -511,6 +511,8 @@ class Run:
         """Close everything in the order in which it depends on each other."""
         if self._deadline is not None:
             self._deadline.cancel()
+        # What is still under way must not start anything whose owner has been closed.
+        self._tasks.cancel()
         if self._prober is not None:
             self._prober.close()
         if self._observer is not None:

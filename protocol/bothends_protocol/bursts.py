@@ -33,6 +33,7 @@ __all__ = [
     "fit",
     "follows",
     "make_pattern",
+    "measure",
 ]
 
 WINDOWS = 12
@@ -80,11 +81,12 @@ _AROUND = 0.08
 _LEAST_QUIET = 0.4
 """Part of the bins that must be empty, so that there is something to compare with."""
 
-_LONGEST = 10.0
-_LONGEST_BURST = 1.6
+_LONGEST = 6.0
+_LONGEST_BURST = 0.6
+_MOST_READINGS = 1010
 _LARGEST = 2**64
-"""What a peer's readings may hold: ten seconds, a burst a little longer than any, and counters
-of 64 bits."""
+"""What a peer's readings may hold, so that no judge has to try for long: as many as a side takes,
+over as many seconds, a burst twice as long as any, and counters of 64 bits."""
 
 
 def make_pattern(entropy: Callable[[int], bytes]) -> str:
@@ -122,13 +124,7 @@ def fit(burst: Burst, samples: Samples, readings: Sequence[int]) -> Fit | None:
     and the packets later than it (a queue). So every lag is tried at which the readings cover
     the burst from its first window to its last. None where they never do.
     """
-    if len(readings) != len(samples.times) or len(readings) < 2 or not burst.sends:
-        return None
-    if not all(math.isfinite(at) and abs(at) < _LONGEST for at in (*samples.times, *burst.sends)):
-        return None
-    if not all(abs(value) < _LARGEST for value in readings):
-        return None
-    if max(burst.sends) - min(burst.sends) > _LONGEST_BURST:
+    if not _bearable(burst, samples.times, readings):
         return None
     apart = (samples.times[-1] - samples.times[0]) / (len(samples.times) - 1)
     width = _FINE if apart < _CLOSE else _COARSE
@@ -140,6 +136,19 @@ def fit(burst: Burst, samples: Samples, readings: Sequence[int]) -> Fit | None:
     fits = (_regress(*part, lag) for lag, part in lags if _tells(part[0]))
     found = [one for one in fits if one is not None]
     return max(found, key=lambda one: one.correlation, default=None)
+
+
+def _bearable(burst: Burst, times: Sequence[float], readings: Sequence[int]) -> bool:
+    """Whether these can be the readings of an honest side, and are no more than that."""
+    if not burst.sends or not 2 <= len(readings) <= _MOST_READINGS or len(readings) != len(times):
+        return False
+    if not all(math.isfinite(at) and abs(at) < _LONGEST for at in (*times, *burst.sends)):
+        return False
+    if not all(abs(value) < _LARGEST for value in readings):
+        return False
+    if times[-1] - times[0] > _LONGEST or any(after < before for before, after in pairwise(times)):
+        return False
+    return max(burst.sends) - min(burst.sends) <= _LONGEST_BURST
 
 
 def _alignments(
@@ -166,10 +175,10 @@ def _tells(sent: Sequence[int]) -> bool:
     return sum(not count for count in sent) >= _LEAST_QUIET * len(sent)
 
 
-def follows(
+def measure(
     burst: Burst, samples: Samples, plus: Sequence[str], minus: Sequence[str] = ()
-) -> bool | None:
-    """Return whether the counters `plus` together, less those of `minus`, counted the burst.
+) -> Fit | None:
+    """Return how the counters `plus` together, less those of `minus`, moved with the burst.
 
     None where it cannot be told, or one of the counters does not exist there.
     """
@@ -180,7 +189,17 @@ def follows(
             if readings is None or len(readings) != len(total):
                 return None
             total = [a + sign * b for a, b in zip(total, readings, strict=True)]
-    found = fit(burst, samples, total)
+    return fit(burst, samples, total)
+
+
+def follows(
+    burst: Burst, samples: Samples, plus: Sequence[str], minus: Sequence[str] = ()
+) -> bool | None:
+    """Return whether the counters `plus` together, less those of `minus`, counted the burst.
+
+    None where it cannot be told.
+    """
+    found = measure(burst, samples, plus, minus)
     if found is None:
         return None
     if MOST > found.slope > PASSED and found.slope > SURE * found.error and found.steady:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from .addresses import bare, family
 from .evidence import Listener
-from .observations import Journey, Stage, Symptom, loopback_only
+from .observations import Journey, Stage, Symptom, Trail, loopback_only
 from .services import is_named, is_supervisor
 
 __all__ = ["PATH_CAUSES", "SERVICE_CAUSES", "PathCause", "ServiceCause"]
@@ -149,8 +149,16 @@ def _not_forwarded(j: Journey) -> bool | None:
     return False if on_link else None
 
 
+def _for_somebody_else(j: Journey) -> bool:
+    """Whether the address is not the destination's, and nobody between translates it."""
+    on_link = j.neighbour is not None and bare(j.neighbour.next_hop) == bare(j.address)
+    return j.destination_known and not j.local and on_link
+
+
 def _destination_drop(j: Journey) -> bool | None:
-    refused = j.burst is not None and j.burst.limited is True
+    if _for_somebody_else(j):
+        return False
+    refused = j.answer_kept or (j.burst is not None and j.burst.limited is True)
     return False if refused or _no_way_back(j) is True else None
 
 
@@ -163,7 +171,9 @@ def _icmp_unheard(j: Journey) -> bool:
 
 
 def _destination_reject(j: Journey) -> bool | None:
-    if j.symptoms == _SILENT and not _icmp_unheard(j):
+    if _for_somebody_else(j):
+        return False
+    if j.symptoms == _SILENT and not (_icmp_unheard(j) or j.answer_kept or j.kept_back):
         return False
     if j.icmp is not None:
         return None if bare(j.icmp.sender) == bare(j.address) else False
@@ -181,6 +191,8 @@ def _no_way_back(j: Journey) -> bool | None:
     if j.stopped <= Stage.ARRIVED and not j.unresolved:
         return False  # it may be so, and it is not what stops these
     if j.astray or (j.burst is not None and j.burst.misrouted):
+        return True
+    if j.back_unresolved and j.furthest >= Stage.ARRIVED:
         return True
     if j.return_error is not None:
         # Where something else stops the requests before, these counters stand still. IPv6
@@ -212,6 +224,11 @@ def _full(row: Listener) -> bool | None:
     if row.backlog is None:
         return None if row.waiting else False
     return row.waiting > row.backlog
+
+
+def _answer_made(j: Journey) -> bool | None:
+    """An answer that waits for the next hop's hardware address is in no filter."""
+    return False if j.back_unresolved else None
 
 
 def _always(_j: Journey) -> bool | None:
@@ -314,7 +331,7 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         "destination.reply-blocked",
         (Stage.DELIVERED, Stage.REPLIED),
         _SILENT,
-        _always,
+        _answer_made,
         "Run bothends on the destination with the right to see packets (as root, or with "
         "CAP_NET_RAW): it then sees whether its answers leave the network card.",
     ),
@@ -421,7 +438,18 @@ HUNG_SECONDS = 1.4
 
 def _closes(j: Journey) -> bool:
     reached = j.proven or (j.trails if j.counted_through else ())
-    return not j.own and bool(reached) and all(t.attempt.spoke == "closed" for t in reached)
+    said = {t.attempt.spoke for t in reached if not _lost_its_end(j, t)}
+    return not j.own and said == {"closed"}
+
+
+def _lost_its_end(j: Journey, trail: Trail) -> bool:
+    """Whether this connection says nothing of the program, since packets of it were lost.
+
+    Either the destination no longer knows of it, and the source was not told (a reset was lost,
+    which nobody sends again), or the handshake did not come to its end.
+    """
+    stands = any(row.state != "SYN_RECV" for row in j.rows(trail))
+    return trail.attempt.spoke == "nothing" and j.sockets and not stands
 
 
 def _program(rows: Iterable[Listener]) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .addresses import bare, family
-from .bursts import follows
+from .bursts import follows, measure
 from .evidence import Burst, Evidence, Samples
 from .messages import Told
 from .stages import Stage
@@ -49,6 +49,10 @@ class BurstView:
     """Whether the destination found them coming from the wrong side, or no way back."""
 
 
+MAX_JUDGED = 3
+"""Bursts at one probe that are looked at: no honest side sends more (`plan.MAX_SAME_BURSTS`)."""
+
+
 def view_bursts(
     source: Evidence | None,
     table: Evidence | None,
@@ -64,7 +68,7 @@ def view_bursts(
         burst
         for burst in (() if source is None else source.bursts)
         if (burst.transport, burst.address, burst.port) == key
-    ]
+    ][:MAX_JUDGED]
     if source is None or not sent:
         return None
     views = [
@@ -138,7 +142,7 @@ def view_burst(
     if there is not None:
         far = _Host(sent, there, v6=v6)
         forwarded = _any(far.passed("Ip.ForwDatagrams"), far.passed("Ip6.OutForwDatagrams"))
-        kept = far.out_gap
+        kept = far.kept
         limited = far.passed("Icmp6.OutRateLimitHost" if v6 else "Icmp.OutRateLimitHost")
         overflowed = far.passed("TcpExt.ListenOverflows")
         misrouted = _any(
@@ -147,8 +151,9 @@ def view_burst(
             far.passed("Ip6.OutNoRoutes"),
         )
         reached[Stage.ARRIVED] = far.arrived(taken=taken, forwarded=forwarded)
-        reached[Stage.DELIVERED] = far.delivered()
-        reached[Stage.REPLIED] = far.replied(taken=taken, overflowed=overflowed)
+        delivered = reached[Stage.DELIVERED] = far.delivered(taken=taken, overflowed=overflowed)
+        if delivered is not None or not far.passed("Tcp.InSegs"):
+            reached[Stage.REPLIED] = far.replied(taken=taken, overflowed=overflowed)
         inferred |= far.inferred
     return BurstView(
         sent=len(sent.sends),
@@ -166,11 +171,13 @@ def _any(*told: bool | None) -> bool | None:
     return True if True in told else None if None in told else False
 
 
-def _both(*, gate: bool | None, gap: bool | None) -> bool | None:
-    """What a gate and the gap before it say together of whether the burst passed the gate."""
-    if gap is True:
-        return None if gate else False
-    return gate
+_WHOLE = 0.8
+"""Part of what comes to a gap that must be lost in it. Where packets are wrapped into others
+(IPsec, a tunnel) each is counted twice before it and once behind, and nothing is lost."""
+
+_ALIVE = 3
+"""Different readings of a card in one burst that show that it counts at once. The messages of the
+contact before and behind the burst make as many."""
 
 
 class _Host:
@@ -181,63 +188,84 @@ class _Host:
         self._samples = samples
         self._ip = "Ip6" if v6 else "Ip"
         self.inferred: set[Stage] = set()
-        """Stages told by elimination: nothing else could have become of the burst."""
-        forwarded = "Ip6.OutForwDatagrams" if v6 else "Ip.ForwDatagrams"
-        received = [n for n in ("Ip.InReceives", "Ip6.InReceives") if n in samples.values]
-        if f"{self._ip}.OutTransmits" in samples.values:
-            output = self._gap([f"{self._ip}.OutRequests", forwarded], [f"{self._ip}.OutTransmits"])
-            leaving = ["Ip.OutTransmits", "Ip6.OutTransmits"]
-        else:
-            # Before Linux 6.7 IPv4 counted OutRequests where OutTransmits is now, forwarded
-            # packets too; IPv6 counted it before its filter, and no forwarded ones.
-            output = None if v6 else self._gap(["Tcp.OutSegs", forwarded], ["Ip.OutRequests"])
-            leaving = ["Ip.OutRequests", "Ip6.OutRequests", "Ip6.OutForwDatagrams"]
-        leaving = [name for name in leaving if name in samples.values]
-        behind = self._live(leaving, ["dev.tx"], "dev.tx", leaving)
-        whole = v6 and "Ip6.OutTransmits" not in samples.values
-        self.out_gap = behind if whole else _any(output, behind)
-        """Whether what was to leave was kept by the host itself."""
-        self.card_in_gap = self._live(["dev.rx"], received, "dev.rx", received)
-        self.input_gap = self._gap(
-            [f"{self._ip}.InReceives"], [f"{self._ip}.InDelivers", forwarded]
+        """Stages told by elimination, or by a gap alone where the gate behind it is too noisy."""
+        self._forwarded = "Ip6.OutForwDatagrams" if v6 else "Ip.ForwDatagrams"
+        self.kept = self._kept(v6=v6)
+        """Whether what was to leave was kept by the outbound filter of this host."""
+        # Before Linux 6.7 IPv4 counted OutRequests where OutTransmits is now, forwarded packets
+        # too; IPv6 counted it before its filter, and no forwarded ones.
+        new = f"{self._ip}.OutTransmits" in samples.values
+        self._sent_by_ip = f"{self._ip}.OutTransmits" if new else f"{self._ip}.OutRequests"
+        leaving = (
+            ["Ip.OutTransmits", "Ip6.OutTransmits"]
+            if new
+            else ["Ip.OutRequests", "Ip6.OutRequests", "Ip6.OutForwDatagrams"]
+        )
+        behind = self._live("tx", told=self._gap(self._there(leaving), ["dev.tx"]))
+        self._out_gap = behind if v6 and not new else _any(self.kept, behind)
+        received = self._there(["Ip.InReceives", "Ip6.InReceives"])
+        self._card_in_gap = self._live("rx", told=self._gap(["dev.rx"], received))
+        passed = [f"{self._ip}.InDelivers", self._forwarded]
+        elsewhere = [f"{self._ip}.InAddrErrors", f"{self._ip}.InNoRoutes", "IpExt.InNoRoutes"]
+        self._input_gap = self._gap(
+            [f"{self._ip}.InReceives"],
+            [*passed, *(self._there(elsewhere[:2] if v6 else [elsewhere[0], elsewhere[2]]))],
         )
 
+    def _there(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name in self._samples.values]
+
+    def _kept(self, *, v6: bool) -> bool | None:
+        if f"{self._ip}.OutTransmits" in self._samples.values:
+            return self._gap(
+                [f"{self._ip}.OutRequests", self._forwarded], [f"{self._ip}.OutTransmits"]
+            )
+        return None if v6 else self._gap(["Tcp.OutSegs", self._forwarded], ["Ip.OutRequests"])
+
     def _gap(self, plus: Sequence[str], minus: Sequence[str]) -> bool | None:
-        return follows(self._sent, self._samples, plus, minus)
-
-    def _live(
-        self, plus: Sequence[str], minus: Sequence[str], card: str, others: Sequence[str]
-    ) -> bool | None:
-        """As `_gap`, but no "no" of a card that does not count at once.
-
-        Some drivers fetch their counters once a second; those stand still while IP's own move.
-        """
-        told = self._gap(plus, minus)
-        moving = any(len(set(self._samples.values.get(name, ()))) > 1 for name in others)
-        if told is False and moving and len(set(self._samples.values.get(card, ()))) == 1:
-            return None
+        told = follows(self._sent, self._samples, plus, minus)
+        if told and follows(self._sent, self._samples, plus):
+            lost = measure(self._sent, self._samples, plus, minus)
+            came = measure(self._sent, self._samples, plus)
+            if lost is None or came is None or lost.slope < _WHOLE * came.slope:
+                return None
         return told
+
+    def _live(self, way: str, *, told: bool | None) -> bool | None:
+        """`told`, but nothing of a card that does not count at once: some do once a second."""
+        card = self._samples.values.get(f"card.{way}", self._samples.values.get(f"dev.{way}", ()))
+        return told if len(set(card)) >= _ALIVE else None
 
     def passed(self, name: str) -> bool | None:
         """Whether the burst passed the gate `name`."""
         return follows(self._sent, self._samples, [name])
 
     def _card(self, way: str) -> bool | None:
-        counted = "InReceives" if way == "dev.rx" else "OutRequests"
-        return self._live([way], [], way, [f"{self._ip}.{counted}"])
+        return self._live(way, told=self.passed(f"dev.{way}"))
+
+    def _behind(self, stage: Stage, *, gate: bool | None, gap: bool | None) -> bool | None:
+        """What a gate and the gap before it say together of whether the burst passed the gate."""
+        if gap is not True:
+            return gate
+        if gate is None:
+            self.inferred.add(stage)
+        return None if gate else False
 
     def left(self) -> bool | None:
         """Whether the burst left this host, which made it."""
-        told = _both(gate=self._card("dev.tx"), gap=self.out_gap)
-        if told is None and self.out_gap is False:
+        told = self._behind(Stage.LEFT, gate=self._card("tx"), gap=self._out_gap)
+        if told is None and self._out_gap is False:
             self.inferred.add(Stage.LEFT)
             return True  # it was made, and nothing kept it
         return told
 
     def replied(self, *, taken: bool | None, overflowed: bool | None) -> bool | None:
         """Whether something left this host for each request of the burst."""
-        told = _both(gate=self._card("dev.tx"), gap=self.out_gap)
-        if told is None and self.out_gap is False and taken and overflowed is False:
+        gate = self._card("tx")
+        if gate and self.passed(self._sent_by_ip) is False:
+            gate = None  # what the card sent is none of this host's IP: bridged, or mirrored
+        told = self._behind(Stage.REPLIED, gate=gate, gap=self._out_gap)
+        if told is None and self._out_gap is False and taken and overflowed is False:
             # A socket that takes a request answers it, and nothing kept the answers.
             self.inferred.add(Stage.REPLIED)
             return True
@@ -245,33 +273,45 @@ class _Host:
 
     def arrived(self, *, taken: bool | None, forwarded: bool | None) -> bool | None:
         """Whether the burst reached this host's card."""
-        lost = _any(self.card_in_gap, self.input_gap)
-        if lost or self.passed(f"{self._ip}.InReceives"):
+        lost = _any(self._card_in_gap, self._input_gap)
+        by_ip, by_card = self.passed(f"{self._ip}.InReceives"), self._card("rx")
+        if by_ip or by_card:
             return True
-        told = self._card("dev.rx")
-        if told is None and lost is False and taken is False and forwarded is False:
+        if lost:
+            self.inferred.add(Stage.ARRIVED)
+            return True
+        if by_card is None and lost is False and taken is False and forwarded is False:
             # What arrives is lost on the way in, or passed on, or taken, dropped or refused by
             # a socket: it was none of these.
             ends = ("TcpExt.ListenOverflows", "TcpExt.ListenDrops", "Tcp.OutRsts")
             if all(self.passed(name) is False for name in ends):
                 self.inferred.add(Stage.ARRIVED)
                 return False
-        return told
+        return by_card
 
-    def delivered(self) -> bool | None:
-        """Whether the burst came through to this host's TCP."""
-        return _both(gate=self.passed("Tcp.InSegs"), gap=_any(self.card_in_gap, self.input_gap))
+    def delivered(self, *, taken: bool | None, overflowed: bool | None) -> bool | None:
+        """Whether the burst came through to this host's TCP, and there to a socket."""
+        told = self._behind(
+            Stage.DELIVERED,
+            gate=self.passed("Tcp.InSegs"),
+            gap=_any(self._card_in_gap, self._input_gap),
+        )
+        # A segment is counted before what is attached to the socket itself may drop it.
+        return None if told and taken is False and not overflowed else told
 
     def returned(self) -> bool | None:
         """Whether something reached this host's card for each request that it sent.
 
         Where it reached its TCP, the source has seen it: that is not asked here.
         """
-        lost = _any(self.card_in_gap, self.input_gap)
-        if lost or self.passed(f"{self._ip}.InReceives"):
+        lost = _any(self._card_in_gap, self._input_gap)
+        by_ip, by_card = self.passed(f"{self._ip}.InReceives"), self._card("rx")
+        if by_ip or by_card:
             return True
-        told = self._card("dev.rx")
-        if told is None and lost is False:
+        if lost:
+            self.inferred.add(Stage.RETURNED)
+            return True
+        if by_card is None and lost is False:
             self.inferred.add(Stage.RETURNED)
             return False
-        return told
+        return by_card

@@ -307,6 +307,8 @@ def _standing(j: Journey, named: Iterable[_Named]) -> tuple[_Named, ...]:
             f"The destination's own routes do not lead back to the source ({j.return_error}).",
         )
         found.append(("destination.no-route", "likely", because))
+    if j.answer_kept and "destination.firewall-reject" in codes:
+        found.append(("destination.reply-blocked", "proven", narrate(j)))
     if j.unheard and not codes & {"source.reply-blocked", "network.reply-lost"}:
         back = [t.returned for t in j.failed if t.returned is not None]
         counted = j.burst is not None and j.burst.reached.get(Stage.RETURNED)
@@ -320,7 +322,7 @@ def _standing(j: Journey, named: Iterable[_Named]) -> tuple[_Named, ...]:
 def _behind(j: Journey) -> _Finding:
     """The destination passes the port on inside itself, and behind that it does not work."""
     note = "The destination passes the requests on to a program behind it (a container)."
-    refused = any(t.attempt.outcome in ("refused", "unreachable") for t in j.failed)
+    refused = j.symptoms - {Symptom.SILENT}
     because = (*narrate(j), note)
     if j.burst is not None and j.burst.kept:
         code = "destination.firewall-reject" if refused else "destination.firewall-drop"
@@ -331,8 +333,11 @@ def _behind(j: Journey) -> _Finding:
     return _Finding(
         path_clear=False,
         reachable="no",
-        causes=(("service.not-running", "likely", because),) if refused else (),
+        # A closed port answers with a reset; ICMP is what filters and routers say.
+        causes=(("service.not-running", "likely", because),) if refused == {Symptom.RESET} else (),
         candidates=("service.not-running",)
+        if refused == {Symptom.RESET}
+        else ("destination.firewall-reject", "service.not-running")
         if refused
         else ("destination.firewall-drop", "service.not-running", "service.hung"),
         next_step="Look on the destination at the container or virtual machine that the port "
@@ -375,7 +380,8 @@ def _confidence(j: Journey, cause: PathCause) -> str:
     wide = end - start > 1 and j.furthest < Stage.ARRIVED
     if not bracketed or wide:
         return "likely"
-    if j.burst is not None and j.stopped in j.counted and j.stopped in j.burst.inferred:
+    ends = {j.furthest, j.stopped} & j.counted.keys()
+    if j.burst is not None and ends & j.burst.inferred:
         return "likely"
     if j.counted.get(j.stopped) is False or j.symptoms == {Symptom.LOCAL}:
         return "proven"

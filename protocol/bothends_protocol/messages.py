@@ -129,7 +129,9 @@ class SeenPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     answered: int | None = None
     delivered: int | None = None
     established: int | None = None
-    """Those of the delivered whose handshake was seen to be complete."""
+    """Those of them whose handshake was seen to be complete; None where nobody could see it."""
+    closing: int = 0
+    """Those of them that the program has ended already."""
     told: Told | None = None
     """Of a burst."""
 

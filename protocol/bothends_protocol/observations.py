@@ -10,6 +10,7 @@ evidences; no cause is named here.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +32,7 @@ from .evidence import (
     SelfConnect,
     Sighting,
 )
+from .plan import ENOUGH
 from .stages import Stage
 
 __all__ = ["Journey", "Stage", "Symptom", "Trail", "by_port", "observe"]
@@ -178,6 +180,11 @@ class Journey:
     the contact does not show that this works."""
     still: frozenset[str] = frozenset()
     """Counters of the destination that did not move at all while single requests were sent."""
+    back_unresolved: bool = False
+    """Whether the destination's next hop towards the source does not say where it is."""
+    kept_back: bool = False
+    """Whether the destination itself kept back as many packets as requests came, while single ones
+    were sent."""
     wanted_elsewhere: tuple[Listener, ...] = ()
     """Where that program listens instead."""
     first_router: str | None = None
@@ -237,6 +244,14 @@ class Journey:
         # What a forwarding host sends may be the request itself, on its way behind it.
         behind = self.burst is None or self.burst.forwarded is not False
         return not behind and told.get(Stage.DELIVERED) is False and bool(told.get(Stage.REPLIED))
+
+    @property
+    def answer_kept(self) -> bool:
+        """Whether a burst did not come through, and answers to it were made and kept."""
+        if self.burst is None or self.burst.forwarded is not False:
+            return False
+        told = self.burst.reached
+        return bool(self.burst.kept) and told.get(Stage.DELIVERED) is False
 
     @property
     def unheard(self) -> bool:
@@ -370,6 +385,8 @@ def observe(
         wanted_runs=None if table is None else table.service_runs,
         astray=_astray(table, peers, address),
         still=frozenset() if table is None else _still(table, attempts),
+        back_unresolved=_back_unresolved(table, peers),
+        kept_back=table is not None and _kept_back(table, attempts),
         wanted_elsewhere=tuple(wanted),
         first_router=_first_router(source, key),
         self_connect=_self_connect(table, key),
@@ -560,6 +577,25 @@ def _still(table: Evidence, attempts: Iterable[Attempt]) -> frozenset[str]:
         name for samples in readings for name, row in samples.values.items() if row[0] != row[-1]
     }
     return frozenset(set(readings[0].values) - moved)
+
+
+def _back_unresolved(table: Evidence | None, peers: frozenset[str]) -> bool:
+    states = [
+        n.state for n in (() if table is None else table.neighbours) if n.destination in peers
+    ]
+    return bool(states) and states[-1] in UNRESOLVED
+
+
+def _kept_back(table: Evidence, attempts: Iterable[Attempt]) -> bool:
+    """Whether IP was asked to send more than it sent, by the number of the attempts at least."""
+    tried = Counter(attempt.round for attempt in attempts)
+    kept, names = 0, ("OutRequests", "OutTransmits")
+    for samples in table.samples:
+        for ip in ("Ip", "Ip6"):
+            asked, sent = (samples.values.get(f"{ip}.{name}") for name in names)
+            if samples.round in tried and asked and sent:
+                kept += (asked[-1] - asked[0]) - (sent[-1] - sent[0])
+    return bool(tried) and kept >= min(tried.total(), ENOUGH)
 
 
 def _trail(

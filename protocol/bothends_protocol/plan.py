@@ -53,9 +53,9 @@ ENOUGH = 3
 none of them through: within a host nothing is lost by chance."""
 
 HALF_OPEN = 6
-"""Connections of which the destination must have seen no more than the request before it is said
-that it is the program's wish (TCP_DEFER_ACCEPT), and not that each time the last packet of the
-handshake was lost: at 40 % loss that happens 4 times in 1,000."""
+"""Connections none of which the destination's table shows as complete, before it is said that it
+is the program's wish (TCP_DEFER_ACCEPT), or that they end elsewhere, and not that each time the
+last packet of the handshake, or a reset, was lost: at 40 % loss that happens 4 times in 1,000."""
 
 MAX_ATTEMPTS = 60
 """Connects per probe at most, all rounds together: enough for 15 answers on a way that loses
@@ -193,7 +193,7 @@ def _conclusive(tally: Tally) -> bool:
     """
     if tally.attempts >= MAX_ATTEMPTS:
         return True
-    if tally.connected and tally.delivered and tally.established == 0:
+    if tally.connected and tally.established == 0:
         return tally.connected >= HALF_OPEN
     if not tally.silent:
         return True

@@ -369,6 +369,9 @@ class Session:
             return False
         if not 0 < len(plan.probes) <= MAX_PROBES or not 0 < plan.attempts <= MAX_ROUND_ATTEMPTS:
             return False
+        asked = sum(earlier.kind == BURST for earlier in self.rounds)
+        if plan.kind == BURST and asked >= 2 * MAX_BURSTS * MAX_SAME_BURSTS:
+            return False
         if not well_formed(plan) or plan.prober not in (SOURCE, DESTINATION):
             return False
         if plan.prober != self.role:

@@ -48,6 +48,12 @@ COUNTERS = frozenset(
         "Ip6.OutNoRoutes",
         "Icmp6.OutDestUnreachs",
         "Icmp6.OutRateLimitHost",
+        "Ip.InAddrErrors",
+        "Ip6.InAddrErrors",
+        "Ip6.InNoRoutes",
+        "IpExt.InNoRoutes",
+        "card.rx",
+        "card.tx",
         "dev.rx",
         "dev.tx",
     }
@@ -68,16 +74,20 @@ class Sampler:
         self._readings: list[tuple[float, list[bytes]]] = []
         self._mark: float | None = None
         self._stacked: frozenset[str] = frozenset()
+        self._card = ""
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, *, once: bool = False) -> bool:
+    def start(self, *, once: bool = False, card: str = "") -> bool:
         """Begin; return whether there is anything to read on this host.
 
+        `card` is the interface by which the tested address is reached, or that has it: it is
+        read by itself too (`card.rx`, `card.tx`).
         With `once`, read only now and when stopped: for what must not have moved in between.
         """
         self.close()
         self._readings = []
         self._mark = None
+        self._card = card
         if not sys.platform.startswith("linux"):
             return False
         self._stacked = _stacked_cards()
@@ -106,7 +116,10 @@ class Sampler:
             return None
         self._read(again=False)
         self.close()
-        parsed = [parse_counters(b"".join(texts), self._stacked) for _, texts in self._readings]
+        parsed = [
+            parse_counters(b"".join(texts), self._stacked, self._card)
+            for _, texts in self._readings
+        ]
         names = sorted(set.intersection(*(set(reading) for reading in parsed)))
         return Samples(
             round=number,
@@ -135,11 +148,11 @@ def _stacked_cards() -> frozenset[str]:
     return frozenset(found)
 
 
-def parse_counters(text: bytes, stacked: Collection[str] = ()) -> dict[str, int]:
+def parse_counters(text: bytes, stacked: Collection[str] = (), card: str = "") -> dict[str, int]:
     """Return the counters of interest in the joined texts of the files.
 
     Those of the cards leave out the interfaces `stacked` on others, so that no packet counts
-    twice.
+    twice; those of `card` are there by themselves too.
     """
     found: dict[str, int] = {}
     names: dict[str, list[str]] = {}
@@ -153,8 +166,12 @@ def parse_counters(text: bytes, stacked: Collection[str] = ()) -> dict[str, int]
             names[group] = parts
         elif group in names:
             _take_group(group, names[group], parts, found)
-        elif group.strip() not in stacked:
-            _take_card(group.strip(), parts, found)
+        else:
+            name = group.strip()
+            if name == card:
+                _take_card("card", name, parts, found)
+            if name not in stacked:
+                _take_card("dev", name, parts, found)
     return found
 
 
@@ -178,9 +195,9 @@ def _take_pair(line: str, found: dict[str, int]) -> None:
             return
 
 
-def _take_card(card: str, parts: list[str], found: dict[str, int]) -> None:
+def _take_card(prefix: str, card: str, parts: list[str], found: dict[str, int]) -> None:
     """/proc/net/dev: received packets in column 2, sent ones in column 10."""
     if card == "lo" or len(parts) < 10 or not parts[1].isdigit():
         return
-    found["dev.rx"] = found.get("dev.rx", 0) + int(parts[1])
-    found["dev.tx"] = found.get("dev.tx", 0) + int(parts[9])
+    for name, value in ((f"{prefix}.rx", parts[1]), (f"{prefix}.tx", parts[9])):
+        found[name] = found.get(name, 0) + int(value)
