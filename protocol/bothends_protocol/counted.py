@@ -4,9 +4,8 @@ Two kinds of counter are looked at. A **gate** counts what passes one place
 (`Ip.InReceives`: what IP got). A **gap** is the difference between two gates in
 a row (`Ip.InReceives` less `Ip.InDelivers`: what was lost between the two). All
 other traffic of the host passes both gates and so cancels out of a gap; where a
-busy host's gates are too noisy to show 144 requests, its gaps still do.
-Measured beside spurts of 4,600 packets a second, a gap was found 1,500 times of
-1,500 and never falsely (docs/performance.md).
+busy host's gates are too noisy to show 144 requests, its gaps still do (the lab's
+rows "traffic", beside spurts of 4,600 packets a second; docs/performance.md).
 
 The counters are those of RFC 4293 as Linux keeps them (net/ipv4/ip_input.c,
 ip_output.c; `Ip.OutTransmits` since Linux 6.7) and the cards' own.
