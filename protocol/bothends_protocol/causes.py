@@ -188,7 +188,7 @@ def _maybe_closed(j: Journey) -> bool | None:
 
 
 def _no_way_back(j: Journey) -> bool | None:
-    if j.stopped <= Stage.ARRIVED and not j.unresolved:
+    if not j.unresolved and (j.stopped <= Stage.ARRIVED or j.symptoms != _SILENT):
         return False  # it may be so, and it is not what stops these
     if j.astray or (j.burst is not None and j.burst.misrouted):
         return True
@@ -315,7 +315,9 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     PathCause(
         "destination.no-route",
         (Stage.MADE, Stage.RETURNED),
-        _SILENT,
+        # A destination that ignores questions for its hardware address, since they come from the
+        # wrong side, makes the source's own kernel say "unreachable" in the end.
+        _SILENT | {Symptom.ICMP},
         _no_way_back,
         "Look at the destination's routes to the source's address, and at its reverse-path "
         "filter (rp_filter).",
