@@ -541,6 +541,6 @@ async def test_a_wrong_code_cannot_retire_a_session() -> None:
 async def test_an_altered_record_is_noticed() -> None:
     async with agents() as start:
         _, _, here, there = await settled(start)
-        here._writer.write(frame(b"not sealed with the key of this link"))
+        here._stream.write(frame(b"not sealed with the key of this link"))
         with pytest.raises(TamperedError):
             await there.receive()

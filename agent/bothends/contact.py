@@ -33,7 +33,8 @@ from bothends_protocol.errors import (
 )
 from bothends_protocol.pairing import INSTANCE_SIZE, SOURCE, Handshake, Hello, Keys
 
-from .link import Link, LinkClosedError, tune
+from .link import Link, LinkClosedError
+from .streams import TcpStream, tune
 from .tasks import Tasks
 
 __all__ = ["MAX_TRIES", "Contact", "ContactFailedError", "Refusal", "describe"]
@@ -152,7 +153,7 @@ class Contact:
         return problem
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = Link(reader, writer, dialled=False)
+        link = Link(TcpStream(reader, writer), dialled=False)
         crowded = self._strangers.total() >= MAX_STRANGERS
         if crowded or self._strangers[link.remote] >= MAX_PER_STRANGER:
             link.abort()
@@ -194,7 +195,7 @@ class Contact:
         except (OSError, TimeoutError) as error:
             self.refusals[place] = _what(error)
             return False
-        link = Link(reader, writer, dialled=True)
+        link = Link(TcpStream(reader, writer), dialled=True)
         self.refusals[place] = SILENT
         return await self._pair(link, place)
 

@@ -1,4 +1,4 @@
-"""A link: one TCP connection between two agents, from handshake to close.
+"""A link: one connection between two agents, by any way, from handshake to close.
 
 The sans-I/O parts do the thinking (`framing`, `pairing`, `records`); this
 module moves bytes and keeps to deadlines. A link carries opaque payloads; what
@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from typing import TYPE_CHECKING
 
-from bothends_protocol.addresses import normal
 from bothends_protocol.errors import NotBothendsError, OtherVersionError, ProtocolError
 from bothends_protocol.framing import MAX_FRAME, PREAMBLE, FrameReader, frame
 from bothends_protocol.pairing import Handshake, Keys, other_role
 
+from .streams import Stream
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CONTACT_SEGMENT", "HANDSHAKE_SECONDS", "Link", "LinkClosedError", "tune"]
+__all__ = ["HANDSHAKE_SECONDS", "Link", "LinkClosedError"]
 
 HANDSHAKE_SECONDS = 10.0
 """A peer that has not authenticated by then is dropped: a slow link with 40 % loss needs
 about 5 s, a silent stranger must not hold a place for ever."""
-
-CONTACT_SEGMENT = 1200
-"""TCP_MAXSEG of the contact: in an MTU black hole 6 KB stall without it and take 1 ms with
-(measured; design, part 4)."""
 
 _CHUNK = 65536
 
@@ -37,30 +33,20 @@ class LinkClosedError(Exception):
     """The connection ended, for whatever reason."""
 
 
-def tune(sock: socket.socket) -> None:
-    """Set what every contact socket needs: small segments, no delay."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Not every system lets the segment size be chosen; the contact works without.
-    with contextlib.suppress(OSError, AttributeError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, CONTACT_SEGMENT)
-
-
 class Link:
     """One connection to the other agent.
 
     `remote` and `local` are addresses as text, zone kept where there is one.
     """
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, dialled: bool
-    ) -> None:
+    def __init__(self, stream: Stream, *, dialled: bool) -> None:
         self.dialled = dialled
-        self.remote, self.remote_port = _end(writer.get_extra_info("peername"))
-        self.local, _ = _end(writer.get_extra_info("sockname"))
+        self.way = stream.way
+        self.remote, self.remote_port = stream.remote, stream.remote_port
+        self.local = stream.local
         self.keys: Keys | None = None
         self.handshake: Handshake | None = None
-        self._reader = reader
-        self._writer = writer
+        self._stream = stream
         self._frames = FrameReader()
         self._ready: list[bytes] = []
         self._ended = False
@@ -73,7 +59,7 @@ class Link:
         """
         async with asyncio.timeout(HANDSHAKE_SECONDS):
             if self.dialled:
-                self._writer.write(PREAMBLE)
+                self._stream.write(PREAMBLE)
                 self.handshake = make()
                 self._put(self.handshake.start())
             first = await self._greeting()
@@ -93,10 +79,10 @@ class Link:
             first = await self._next_frame()
         except OtherVersionError:
             # Whoever speaks another version must be able to learn which one this is.
-            self._writer.write(PREAMBLE)
+            self._stream.write(PREAMBLE)
             raise
         if not self.dialled:
-            self._writer.write(PREAMBLE)
+            self._stream.write(PREAMBLE)
         return first
 
     async def _converse(self, handshake: Handshake, data: bytes) -> None:
@@ -119,7 +105,7 @@ class Link:
     async def flush(self) -> None:
         """Wait until the connection takes more; raise `LinkClosedError` where it is gone."""
         try:
-            await self._writer.drain()
+            await self._stream.drain()
         except OSError as error:
             raise LinkClosedError(str(error)) from error
 
@@ -131,13 +117,13 @@ class Link:
         return self._opener.open(await self._next_frame())
 
     def _put(self, payloads: list[bytes]) -> None:
-        if payloads and not self._ended and not self._writer.is_closing():
-            self._writer.write(b"".join(frame(payload) for payload in payloads))
+        if payloads and not self._ended:
+            self._stream.write(b"".join(frame(payload) for payload in payloads))
 
     async def _next_frame(self) -> bytes:
         while not self._ready:
             try:
-                data = await self._reader.read(_CHUNK)
+                data = await self._stream.read(_CHUNK)
             except OSError as error:
                 raise LinkClosedError(str(error)) from error
             if not data:
@@ -146,33 +132,14 @@ class Link:
         return self._ready.pop(0)
 
     def end(self) -> None:
-        """Say that nothing more comes from here, and go on reading.
-
-        Closing with data unread would reset the connection and could take the last
-        message from the other side (RFC 9293, 3.10.4).
-        """
+        """Say that nothing more comes from here, and go on reading."""
         self._ended = True
-        with contextlib.suppress(OSError):
-            self._writer.write_eof()
+        self._stream.end()
 
     def close(self) -> None:
-        """Close at once; safe to call again."""
-        with contextlib.suppress(OSError):
-            self._writer.close()
+        """Close; safe to call again."""
+        self._stream.close()
 
     def abort(self) -> None:
         """Drop the connection without waiting for what is unsent."""
-        with contextlib.suppress(OSError):
-            self._writer.transport.abort()
-
-
-def _end(name: object) -> tuple[str, int]:
-    """Return (address, port) out of a socket name; the zone of a link-local one is kept."""
-    if not isinstance(name, tuple) or len(name) < 2:
-        return "", 0
-    address, port = str(name[0]), int(name[1])
-    zone = int(name[3]) if len(name) > 3 else 0
-    if zone and "%" not in address:
-        with contextlib.suppress(OSError):
-            address += f"%{socket.if_indextoname(zone)}"
-    return normal(address), port
+        self._stream.abort()

@@ -1,0 +1,116 @@
+"""What a link runs on: a stream of bytes to another agent, by whatever way there is.
+
+TCP is one (`TcpStream`); the others keep to the same few words (`Stream`), so
+that handshake, records and resumption are one thing for all ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import Protocol
+
+from bothends_protocol.addresses import normal
+
+__all__ = ["CONTACT_SEGMENT", "DIRECT", "PUNCHED", "RENDEZVOUS", "Stream", "TcpStream", "tune"]
+
+DIRECT, PUNCHED, RENDEZVOUS = "direct", "punched", "rendezvous"
+"""Ways of a stream: TCP, UDP from and to the control port, a meeting point."""
+
+CONTACT_SEGMENT = 1200
+"""TCP_MAXSEG of the contact: in an MTU black hole 6 KB stall without it and take 1 ms with
+(measured; design, part 4)."""
+
+
+class Stream(Protocol):
+    """A reliable, ordered stream of bytes to one other agent."""
+
+    way: str
+    """`DIRECT`, `PUNCHED` or `RENDEZVOUS`."""
+    remote: str
+    """Address of the other end, its zone kept where it has one; empty where there is none."""
+    remote_port: int
+    local: str
+
+    async def read(self, size: int) -> bytes:
+        """Return at most `size` bytes, none at the end; raise OSError where the stream broke."""
+
+    def write(self, data: bytes) -> None:
+        """Hand `data` over; never raises for a stream that is gone."""
+
+    async def drain(self) -> None:
+        """Wait until the stream takes more; raise OSError where it is gone."""
+
+    def end(self) -> None:
+        """Say that nothing more comes from here, and go on reading."""
+
+    def close(self) -> None:
+        """Close, what was written goes out still; safe to call again."""
+
+    def abort(self) -> None:
+        """Close at once, what is unsent is dropped; safe to call again."""
+
+
+class TcpStream:
+    """A TCP connection as a `Stream`."""
+
+    way = DIRECT
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.remote, self.remote_port = _end(writer.get_extra_info("peername"))
+        self.local, _ = _end(writer.get_extra_info("sockname"))
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, size: int) -> bytes:
+        """See `Stream`."""
+        return await self._reader.read(size)
+
+    def write(self, data: bytes) -> None:
+        """See `Stream`."""
+        if not self._writer.is_closing():
+            self._writer.write(data)
+
+    async def drain(self) -> None:
+        """See `Stream`."""
+        await self._writer.drain()
+
+    def end(self) -> None:
+        """See `Stream`.
+
+        Closing with data unread would reset the connection and could take the last message
+        from the other side (RFC 9293, 3.10.4).
+        """
+        with contextlib.suppress(OSError):
+            self._writer.write_eof()
+
+    def close(self) -> None:
+        """See `Stream`."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
+
+    def abort(self) -> None:
+        """See `Stream`."""
+        with contextlib.suppress(OSError):
+            self._writer.transport.abort()
+
+
+def tune(sock: socket.socket) -> None:
+    """Set what every contact socket needs: small segments, no delay."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Not every system lets the segment size be chosen; the contact works without.
+    with contextlib.suppress(OSError, AttributeError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, CONTACT_SEGMENT)
+
+
+def _end(name: object) -> tuple[str, int]:
+    """Return (address, port) out of a socket name; the zone of a link-local one is kept."""
+    if not isinstance(name, tuple) or len(name) < 2:
+        return "", 0
+    address, port = str(name[0]), int(name[1])
+    zone = int(name[3]) if len(name) > 3 else 0
+    if zone and "%" not in address:
+        with contextlib.suppress(OSError):
+            address += f"%{socket.if_indextoname(zone)}"
+    return normal(address), port
