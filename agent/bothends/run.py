@@ -21,7 +21,7 @@ from bothends_protocol.errors import ProtocolError
 from bothends_protocol.evidence import ContactFacts, Evidence, HostFacts, Target, Witness
 from bothends_protocol.judge import lost_verdict
 from bothends_protocol.messages import BYES, Bye, Mark, Message, Offer
-from bothends_protocol.pairing import DESTINATION, SOURCE
+from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
 from bothends_protocol.ports import parse_ports
 from bothends_protocol.session import (
     Arm,
@@ -56,6 +56,7 @@ from .options import Options
 from .own_rules import OwnRules
 from .prober import Prober
 from .recorder import Recorder
+from .streams import DIRECT
 from .tasks import Tasks
 from .witness.packets import PacketWitness, may_see_packets
 
@@ -117,6 +118,7 @@ class Run:
         self._channel: Channel | None = None
         self._session: Session | None = None
         self._link: Link | None = None
+        self._keys: Keys | None = None
         self._packets: PacketWitness | None = None
         self._own: OwnListeners | None = None
         self._prober: Prober | None = None
@@ -226,29 +228,23 @@ class Run:
         )
 
     def _pair(self, contact: Contact, link: Link, first: bytes | None) -> None:
-        if link.keys is None:
-            raise ProtocolError("an unauthenticated link was offered")
         self.paired = True
         self._paired_at = time.monotonic()
         self._link = link
-        contact.settle(link, link.keys)
-        again = [(link.remote, link.remote_port if link.dialled else self.options.control_port)]
-        again += [(a, p.port) for p in self.options.peers for a in self._typed]
-        self._channel = Channel(
-            contact, self.options.role, tuple(dict.fromkeys(again)), self._events.put_nowait
-        )
+        self._keys = contact.settle(link)
+        self._channel = Channel(contact, self.options.role, self._events.put_nowait)
         self._channel.start(link, first)
-        self._say(f"Paired with {link.remote}.")
+        self._say(f"Paired with {link.remote or 'the other side'}.")
 
     # The session -------------------------------------------------------------------------
 
     async def _converse(self, contact: Contact) -> Outcome:
-        link, channel = self._link, self._channel
-        if link is None or link.keys is None or channel is None:
+        link, channel, keys = self._link, self._channel, self._keys
+        if link is None or keys is None or channel is None:
             raise ProtocolError("not paired")
         if self._discovery is not None:
             self._tasks.start(self._discovery.close())
-        key = link.keys.derive("challenge")
+        key = keys.derive("challenge")
         self._own = OwnListeners(key, self._recorder.clock, self._recorder.acceptances.append)
         self._prober = Prober(self._recorder, key, link.remote)
         self._rules = OwnRules(self._recorder, privileged=self._facts.privileged)
@@ -435,6 +431,8 @@ class Run:
     def _path(self) -> str:
         if self._link is None:
             return "offline"
+        if self._link.way != DIRECT:
+            return self._link.way
         dialled_here = self._link.dialled == (self.options.role == SOURCE)
         return "direct" if dialled_here else "reverse"
 
