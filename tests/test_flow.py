@@ -92,7 +92,7 @@ def test_every_byte_arrives_once_and_in_order(
         way.run(way.now + way.random.random() * 0.1)
     for flow in way.ends:
         flow.end()
-    way.run(way.now + 60)
+    way.run(way.now + 120)
     assert not any(flow.broken for flow in way.ends)
     assert way.read == [written[1], written[0]]
     assert all(flow.ended and flow.settled for flow in way.ends)
