@@ -1043,6 +1043,17 @@ def test_four_times_the_ports_cost_about_four_times_as_much() -> None:
     assert calls(many) < 6 * calls(few)
 
 
+@pytest.mark.parametrize("losing", [False, True])
+def test_of_many_ports_some_lose_their_few_requests_by_chance(*, losing: bool) -> None:
+    other = (LOST, OPEN, OPEN) if losing else (OPEN,) * 3
+    story = Story(ports=(1, 2), by_port={1: (LOST,) * 3, 2: other})
+    first = judge(*story.evidence()).checks[0]
+    assert first.ports == "1"
+    named = [blocker.code for blocker in first.blockers if blocker.code.startswith("network.")]
+    assert named == ([] if losing else ["network.drop"])
+    assert "network.drop" in first.candidates
+
+
 def test_ports_with_other_causes_are_other_checks() -> None:
     story = Story(
         ports=(1, 2, 3, 4),

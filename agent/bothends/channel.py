@@ -159,7 +159,8 @@ class Channel:
             if not following.done():
                 use.result()
                 # One that the other side closed when all was said is the end.
-                if self._ending or (self._finishing and not self._silent):
+                over = self._finishing and self._conversation.settled and not self._silent
+                if self._ending or over:
                     return None
                 await self._await_next(following)
             found = following.result()
