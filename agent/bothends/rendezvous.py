@@ -98,7 +98,7 @@ _QUIET.disabled = True  # what matters is told in our own words
 
 
 class _AgainError(Exception):
-    """This connection is of no more use; the next one may be."""
+    """The connection is of no more use; the next one may be."""
 
 
 def parse_url(text: str) -> str:
@@ -303,6 +303,7 @@ class Rendezvous:
         self._streams: dict[bytes, RendezvousStream] = {}
         self._wanted = False
         self._reached = False
+        self._noticed = ""
         self._closed = asyncio.Event()
         self._news = asyncio.Event()
         """Set where the mailbox has something to send."""
@@ -356,9 +357,11 @@ class Rendezvous:
                 self._attempt.cancel()
                 await asyncio.gather(self._attempt, return_exceptions=True)
             if not self._attempt.cancelled() and (error := self._attempt.exception()):
+                if not _is_of_the_world(error):
+                    raise error
                 self._tell(_describe(error, self._place))
-                if _is_hopeless(error):
-                    return
+                if isinstance(error, ssl.SSLCertVerificationError):
+                    return  # trying again does not help
             if self._reached:
                 pause = FIRST_PAUSE
             await asyncio.sleep(pause)
@@ -403,17 +406,20 @@ class Rendezvous:
         await asyncio.sleep(0)
 
     def _learn(self, mailbox: Mailbox, event: Event) -> None:
+        current = mailbox is self._mailbox
         match event:
             case Opened(anew):
-                self._opened(mailbox, anew=anew)
+                if current:
+                    self._opened(mailbox, anew=anew)
             case Body(side, body):
-                if mailbox is self._mailbox:
+                if current:
                     with contextlib.suppress(ProtocolError):
                         self._sort(side, read_parcel(body))
             case Notice(words):
-                self._tell(f"The meeting point {self._place} says: {words}")
+                self._notice(words)
             case Closed():
-                self._closed.set()
+                if current:
+                    self._closed.set()
                 raise _AgainError
             case _:
                 raise _AgainError(_objection(event, self._place))
@@ -426,6 +432,11 @@ class Rendezvous:
             self._peer = ""
             mailbox.add(_hello(self._role))
         self._dial_if_wanted()
+
+    def _notice(self, words: str) -> None:
+        if words and words != self._noticed:
+            self._noticed = words
+            self._troubled(f"The meeting point {self._place} says: {words}")
 
     def _tell(self, sentence: str) -> None:
         if sentence and sentence != self.trouble:
@@ -564,7 +575,7 @@ def _objection(event: Event, place: str) -> str:
 
 
 def _describe(error: BaseException, place: str) -> str:
-    """Return what ended a connection, in one sentence without a full stop."""
+    """Return what ended a connection, in a few words; none where it is not worth telling."""
     from websockets.exceptions import (  # noqa: PLC0415  loaded by now
         ConnectionClosed,
         InvalidStatus,
@@ -572,30 +583,38 @@ def _describe(error: BaseException, place: str) -> str:
 
     if isinstance(error, _AgainError):
         return str(error)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
+    point = f"The meeting point {place}"
+    number = getattr(error, "errno", None)
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    known: tuple[tuple[type[BaseException], str], ...] = (
+        (
+            ssl.SSLCertVerificationError,
             f"The certificate of the meeting point {place} is not to be trusted: "
-            f"{error.verify_message}"
-        )
-    if isinstance(error, ssl.SSLError):
-        return f"The meeting point {place} does not speak TLS; does its URL begin with ws://"
-    if isinstance(error, socket.gaierror):
-        return f"The name of the meeting point {place} does not resolve: {error.strerror}"
-    if isinstance(error, TimeoutError):
-        return f"The meeting point {place} does not answer"
-    if isinstance(error, ConnectionRefusedError):
-        return f"The meeting point {place} refuses the connection"
-    if isinstance(error, OSError):
-        why = os.strerror(error.errno).lower() if error.errno else "no address works"
-        return f"The meeting point {place} cannot be reached: {why}"
-    if isinstance(error, ConnectionClosed):
-        return f"The connection to the meeting point {place} broke"
-    if isinstance(error, InvalidStatus):
-        status = error.response.status_code
-        return f"What answers at {place} is no meeting point (HTTP status {status})"
+            + getattr(error, "verify_message", ""),
+        ),
+        (ssl.SSLError, f"{point} does not speak TLS; perhaps its URL begins with ws://"),
+        (socket.gaierror, f"{point} is not known by that name"),
+        (TimeoutError, f"{point} does not answer"),
+        (ConnectionRefusedError, f"{point} refuses the connection"),
+        (
+            OSError,
+            f"{point} cannot be reached: "
+            + (os.strerror(number).lower() if number else "none of its addresses works"),
+        ),
+        (ConnectionClosed, f"The connection to the meeting point {place} broke"),
+        (
+            InvalidStatus,
+            f"What answers at {place} is no meeting point (HTTP status {status})",
+        ),
+    )
+    for kind, words in known:
+        if isinstance(error, kind):
+            return words
     return f"What answers at {place} is no meeting point"
 
 
-def _is_hopeless(error: BaseException) -> bool:
-    """Whether trying again will not help."""
-    return isinstance(error, ssl.SSLCertVerificationError)
+def _is_of_the_world(error: BaseException) -> bool:
+    """Whether `error` comes of what the server or the network does, and not of a bug here."""
+    from websockets.exceptions import WebSocketException  # noqa: PLC0415  loaded by now
+
+    return isinstance(error, (OSError, EOFError, WebSocketException, ProtocolError, _AgainError))

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import secrets
 import signal
@@ -62,6 +63,9 @@ WRITE_SECONDS = 30.0
 """How long a client may read nothing while something waits for it."""
 
 BACKLOG = 128
+
+_QUIET = logging.getLogger("bothends.rendezvous_server")
+_QUIET.disabled = True  # who connects, and why it ends, is nobody's business
 
 _CHUNK = 64 * 1024
 _PATH = "/v1"
@@ -188,7 +192,7 @@ class _Client:
         """Set when something was handed out to be sent."""
         self._reader = reader
         self._writer = writer
-        self._protocol = ServerProtocol(max_size=MAX_MESSAGE)
+        self._protocol = ServerProtocol(max_size=MAX_MESSAGE, logger=_QUIET)
         self._texts: list[bytes] = []
         self._part = bytearray()
 
