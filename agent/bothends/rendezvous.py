@@ -327,6 +327,7 @@ class Rendezvous:
 
     def renumber(self, number: int) -> None:
         """Give up the old number for `number`: a new code was drawn."""
+        self._say_leave(self._mailbox)
         self._begin_anew(self._fresh_mailbox(new_side(), number))
 
     async def close(self) -> None:
@@ -335,13 +336,17 @@ class Rendezvous:
         for stream in list(self._streams.values()):
             stream.abort()
         if mailbox.open and not self._closed.is_set():
-            with contextlib.suppress(MisuseError):
-                mailbox.add(write_parcel(Parcel(kind=LEAVE, role=self._role)))
+            self._say_leave(mailbox)
             mailbox.close()
             self._news.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), CLOSE_SECONDS)
         await self._tasks.finish()
+
+    def _say_leave(self, mailbox: Mailbox) -> None:
+        if mailbox.open:
+            with contextlib.suppress(MisuseError):
+                mailbox.add(write_parcel(Parcel(kind=LEAVE, role=self._role)))
 
     # The connection ----------------------------------------------------------------------
 
@@ -474,6 +479,7 @@ class Rendezvous:
             stream = self._stream(parcel.stream)
             if len(self._streams) > MAX_STREAMS:
                 stream.abort()
+                self._sweep()
                 return
             self._offered(stream, False)
         stream.take(parcel)

@@ -216,10 +216,14 @@ class _Client:
         client = cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                return client if await client._upgrade() else None
+                upgraded = await client._upgrade()
         except BaseException:
             client.abort()
             raise
+        if upgraded:
+            return client
+        client.abort()
+        return None
 
     async def _upgrade(self) -> bool:
         while True:
