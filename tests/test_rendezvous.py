@@ -40,7 +40,7 @@ from bothends.rendezvous_server import MAX_PER_ADDRESS, MeetingPoint
 from bothends.streams import RENDEZVOUS, Stream
 from bothends_protocol.errors import InputError
 from bothends_protocol.mailbox import APPID
-from bothends_protocol.mailbox_server import MAX_MESSAGE
+from bothends_protocol.mailbox_server import MAX_CLIENTS, MAX_MESSAGE
 from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.parcels import DATA, HELLO, STREAM_SIZE, Parcel, write_parcel
 
@@ -157,7 +157,7 @@ async def carries(here: Stream, there: Stream, data: bytes) -> None:
     for stream in (here, there):
         stream.write(data)
     got = await asyncio.gather(exactly(here, len(data)), exactly(there, len(data)))
-    assert got == [data, data]
+    assert list(got) == [data, data]
 
 
 class Cutter:
@@ -228,11 +228,11 @@ async def test_who_comes_first_waits_and_a_dial_too(place: Place) -> None:
     source = place.agent(url, SOURCE)
     source.way.dial()
     await until(lambda: source.way._mailbox.open)
-    assert not source.way.met
+    met = [source.way.met]
     destination = place.agent(url, DESTINATION)
     await joined(source, destination)
-    assert source.way.met
-    assert destination.way.met
+    met += [source.way.met, destination.way.met]
+    assert met == [False, True, True]
 
 
 async def test_several_streams_one_after_the_other_and_side_by_side(place: Place) -> None:
@@ -394,7 +394,7 @@ async def test_the_meeting_point_chooses_a_number(place: Place) -> None:
 @contextlib.asynccontextmanager
 async def stranger(url: str, side: str = "stranger", number: str = "7") -> AsyncIterator[Say]:
     """Somebody who is in the mailbox and says anything."""
-    async with connect(url, compression=None, proxy=None) as connection:
+    async with connect(url, compression=None, proxy=None, close_timeout=0.1) as connection:
 
         async def say(**fields: Any) -> None:
             await connection.send(json.dumps(fields))
@@ -439,16 +439,14 @@ async def test_a_gap_in_a_stream_breaks_it(place: Place) -> None:
     url = place.meeting_point()
     destination = place.agent(url, DESTINATION)
     async with stranger(url) as say:
-        for phase, fields in enumerate(
+        to, name = destination.way._mailbox.side, b"12345678"
+        for phase, parcel in enumerate(
             (
-                {"kind": HELLO, "role": SOURCE},
-                {"kind": DATA, "number": 0, "data": b"a"},
-                {"kind": DATA, "number": 2, "data": b"c"},
+                Parcel(kind=HELLO, role=SOURCE),
+                Parcel(kind=DATA, to=to, stream=name, number=0, data=b"a"),
+                Parcel(kind=DATA, to=to, stream=name, number=2, data=b"c"),
             )
         ):
-            parcel = Parcel(
-                **{"to": destination.way._mailbox.side, "stream": b"12345678", **fields}
-            )
             await say(type="add", phase=str(phase), body=write_parcel(parcel).hex())
         stream, _ = await destination.streams.get()
         with pytest.raises(OSError, match="lost"):
@@ -737,9 +735,9 @@ async def test_a_thousand_silent_connections_leave_room_for_others(place: Place)
             strangers.append(sock)
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_connect(sock, (LOCAL, port))
-        await until(lambda: place.points[0]._places.total() >= rendezvous_server.MAX_CLIENTS)
+        await until(lambda: place.points[0]._places.total() >= MAX_CLIENTS)
         await carries(here, there, b"undisturbed")
-        assert place.points[0]._places.total() == rendezvous_server.MAX_CLIENTS
+        assert place.points[0]._places.total() == MAX_CLIENTS
     finally:
         for sock in strangers:
             sock.close()

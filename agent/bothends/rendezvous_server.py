@@ -327,16 +327,16 @@ def rendezvous(args: argparse.Namespace) -> int:
     context = _context(args.certificate, args.key)
     sock = _listening(host, port)
     urls = _urls(host, sock.getsockname()[1], secure=context is not None)
-    with contextlib.suppress(OSError):  # whoever started it may have gone
-        print("On both computers, add:", " or ".join(f"--rendezvous {u}" for u in urls), flush=True)
-    return asyncio.run(_run(sock, context))
+    return asyncio.run(_run(sock, context, urls))
 
 
-async def _run(sock: socket.socket, context: ssl.SSLContext | None) -> int:
+async def _run(sock: socket.socket, context: ssl.SSLContext | None, urls: list[str]) -> int:
     over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     _on_signals(over)
     point = MeetingPoint(sock, context)
     point.start()
+    with contextlib.suppress(OSError):  # whoever started it may have gone
+        print("On both computers, add:", " or ".join(f"--rendezvous {u}" for u in urls), flush=True)
     try:
         return await over
     finally:
