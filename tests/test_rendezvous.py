@@ -28,6 +28,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from bothends import cli, rendezvous, rendezvous_server
+from bothends.link import Link
 from bothends.rendezvous import (
     MAX_BUFFERED,
     MAX_STREAMS,
@@ -38,10 +39,11 @@ from bothends.rendezvous import (
 )
 from bothends.rendezvous_server import MAX_PER_ADDRESS, MeetingPoint
 from bothends.streams import RENDEZVOUS, Stream
-from bothends_protocol.errors import InputError
+from bothends_protocol.code import Code
+from bothends_protocol.errors import InputError, RefusedError, WrongCodeError
 from bothends_protocol.mailbox import APPID
 from bothends_protocol.mailbox_server import MAX_CLIENTS, MAX_MESSAGE
-from bothends_protocol.pairing import DESTINATION, SOURCE
+from bothends_protocol.pairing import DESTINATION, SOURCE, Handshake
 from bothends_protocol.parcels import DATA, HELLO, STREAM_SIZE, Parcel, write_parcel
 
 LOCAL = "127.0.0.1"
@@ -297,6 +299,39 @@ async def test_a_large_transfer_waits_for_its_reader(place: Place) -> None:
     here.write(data)
     await here.drain()
     assert await exactly(there, len(data)) == data
+
+
+@pytest.mark.parametrize("words", ["able", "about"])
+async def test_a_link_pairs_over_it_and_only_with_the_right_words(place: Place, words: str) -> None:
+    source, destination = place.pair(place.meeting_point())
+    source.way.dial()
+    ends = [Link((await source.streams.get())[0], dialled=True)]
+
+    def handshake(role: str, last: str) -> Handshake:
+        return Handshake(
+            role=role,
+            dialled=role == SOURCE,
+            instance=os.urandom(16),
+            code=Code(7, ("abandon", "ability", last)),
+            entropy=os.urandom,
+        )
+
+    async def answer() -> None:
+        ends.append(Link((await destination.streams.get())[0], dialled=False))
+        await ends[1].authenticate(lambda: handshake(DESTINATION, "able"))
+
+    results = await asyncio.gather(
+        ends[0].authenticate(lambda: handshake(SOURCE, words)), answer(), return_exceptions=True
+    )
+    if words == "able":
+        assert list(results) == [None, None]
+        ends[0].send(b"x" * 200_000)
+        assert await ends[1].receive() == b"x" * 200_000
+    else:
+        assert isinstance(results[0], RefusedError)
+        assert isinstance(results[1], WrongCodeError)
+    for link in ends:
+        link.close()
 
 
 # -- connections that break
