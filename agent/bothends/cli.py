@@ -52,6 +52,10 @@ def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
             from .demo import demo  # noqa: PLC0415
 
             return demo
+        if args.command == "rendezvous":
+            from .rendezvous_server import rendezvous  # noqa: PLC0415
+
+            return rendezvous
         from .command import agent  # noqa: PLC0415
 
         return agent
@@ -86,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_destination(commands)
     _add_source(commands)
+    _add_rendezvous(commands)
     _add_demo(commands)
     return parser
 
@@ -160,6 +165,21 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the verdict as one JSON document")
     add("--report", metavar="FILE.html", help="write the verdict as a page, too")
     add("-v", "--verbose", action="count", default=0, help="say more on standard error")
+
+
+def _add_rendezvous(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "rendezvous",
+        allow_abbrev=False,
+        help="a meeting point for agents that cannot reach each other",
+        description="Run on a computer that both others can reach. It passes on what the two "
+        "agents say, and cannot read it. Prints what to add on both computers.",
+    )
+    command.add_argument(
+        "--listen", metavar="HOST:PORT", required=True, help="where to wait for the agents"
+    )
+    command.add_argument("--certificate", metavar="FILE", help="serve wss:// with it (PEM)")
+    command.add_argument("--key", metavar="FILE", help="the key of the certificate (PEM)")
 
 
 def _add_demo(commands: _Commands) -> None:
