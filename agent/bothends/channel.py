@@ -62,6 +62,8 @@ class Channel:
         """How often the link broke, or another took over."""
         self.link: Link | None = None
         """The one that serves, or served last."""
+        self.moved = asyncio.Event()
+        """Set when another link takes over."""
         self._contact = contact
         self._role = role
         self._deliver = deliver
@@ -141,6 +143,8 @@ class Channel:
                     return
                 self.breaks += 1
                 link, first = following
+                self.link = link
+                self.moved.set()
         except PeerLostError as error:
             self._deliver(error)
         except (ProtocolError, MisuseError) as error:
@@ -152,7 +156,8 @@ class Channel:
     async def _serve_one(self, link: Link, first: bytes | None) -> tuple[Link, bytes | None] | None:
         """Use `link` until it ends or another takes over; return that, or None at the end."""
         use = asyncio.ensure_future(self._use(link, first))
-        following = asyncio.ensure_future(nominated(self._contact, self._role, _AGAIN))
+        patience = _FIRST if link.way == RENDEZVOUS else _AGAIN
+        following = asyncio.ensure_future(nominated(self._contact, self._role, patience))
         try:
             ways: list[asyncio.Future[Any]] = [use, following]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)

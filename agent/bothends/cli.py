@@ -148,10 +148,11 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     add("--code", metavar="CODE", help="use this pairing code (better: --code-file)")
     add("--code-file", metavar="FILE", help="read the pairing code from FILE (- for stdin)")
     add(
-        "--no-rendezvous",
-        action="store_true",
-        help="use no meeting point (there is none in this version)",
+        "--rendezvous",
+        metavar="URL",
+        help="a meeting point that both reach: ws:// or wss:// (none is built in)",
     )
+    add("--no-rendezvous", action="store_true", help="use no meeting point")
     add(
         "--control-port",
         metavar="N",

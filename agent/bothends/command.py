@@ -149,6 +149,7 @@ def _options(args: argparse.Namespace) -> Options:
         targets=tuple(_target(text) for text in getattr(args, "target", ())),
         service=getattr(args, "service", None),
         control_port=control_port,
+        rendezvous=_rendezvous(args),
         mdns=not args.no_mdns,
         wait=_seconds(args.wait, "--wait"),
         timeout=_seconds(args.timeout, "--timeout"),
@@ -157,6 +158,19 @@ def _options(args: argparse.Namespace) -> Options:
         both_ways=args.both_ways,
         verbose=args.verbose,
     )
+
+
+def _rendezvous(args: argparse.Namespace) -> str | None:
+    if args.rendezvous is None:
+        return None
+    if args.no_rendezvous:
+        raise UsageError("Give either --rendezvous or --no-rendezvous.")
+    from .rendezvous import parse_url  # noqa: PLC0415  only where one is named
+
+    try:
+        return parse_url(args.rendezvous)
+    except InputError as error:
+        raise UsageError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
 
 
 def _ports(text: str) -> tuple[str, ...]:

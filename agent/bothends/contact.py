@@ -20,9 +20,9 @@ import os
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bothends_protocol.code import Code
 from bothends_protocol.errors import (
@@ -37,8 +37,11 @@ from bothends_protocol.pairing import INSTANCE_SIZE, SOURCE, Handshake, Hello, K
 
 from .link import Link, LinkClosedError
 from .punch import PunchedStream, Puncher
-from .streams import DIRECT, PUNCHED, RENDEZVOUS, TcpStream, tune
+from .streams import DIRECT, PUNCHED, RENDEZVOUS, Stream, TcpStream, tune
 from .tasks import Tasks
+
+if TYPE_CHECKING:
+    from .rendezvous import Rendezvous
 
 __all__ = ["MAX_TRIES", "Contact", "ContactFailedError", "Refusal", "describe"]
 
@@ -62,6 +65,7 @@ MAX_PER_STRANGER = 8
 MAX_DIALLED = 32
 """Addresses dialled at most, however many mDNS offers."""
 
+MEETING_POINT = "the meeting point"
 CLOSED = "closed the connection before the two had paired"
 SILENT = "accepted the connection and then said nothing"
 
@@ -144,6 +148,7 @@ class Contact:
         self._known: dict[tuple[str, int], None] = {}
         self._wake = asyncio.Event()
         self._puncher = Puncher(self.role, self.code.number, self._punched)
+        self._rendezvous: Rendezvous | None = None
 
     @property
     def proven(self) -> tuple[str, ...]:
@@ -252,6 +257,34 @@ class Contact:
             await self._pause(_LAST_RETRY)
             self._puncher.knocker.forget(stream.place)
 
+    # At a meeting point ------------------------------------------------------------------
+
+    def meet_at(self, url: str, side: str | None = None) -> None:
+        """Be at the meeting point `url` from now on; `side` is the one that drew the number."""
+        from .rendezvous import Rendezvous  # noqa: PLC0415  only where one was named
+
+        self._rendezvous = Rendezvous(
+            url, self.code.number, self.role, self._met, self._troubled, side
+        )
+        self._rendezvous.start()
+        self._rendezvous.dial()
+
+    def _troubled(self, sentence: str) -> None:
+        self.refusals[MEETING_POINT] = sentence
+        if self._session is None:
+            self.say(f"{sentence}.")
+
+    def _met(self, stream: Stream, began: bool) -> None:  # noqa: FBT001  a callback
+        self._tasks.start(self._pair_met(stream, began=began))
+
+    async def _pair_met(self, stream: Stream, *, began: bool) -> None:
+        self.refusals.pop(MEETING_POINT, None)
+        link = Link(stream, dialled=began, chosen=True)
+        settled = await self._pair(link, MEETING_POINT)
+        if began and not settled and self._rendezvous is not None:
+            await self._pause(_LAST_RETRY)
+            self._rendezvous.dial()
+
     # The handshake -----------------------------------------------------------------------
 
     async def _pair(self, link: Link, place: str) -> bool:
@@ -274,7 +307,7 @@ class Contact:
             raise
         self.refusals.pop(place, None)
         self._begin_session(link)
-        if link.dialled or link.way == PUNCHED:
+        if link.way != RENDEZVOUS and (link.dialled or link.way == PUNCHED):
             self._proven[link.remote] = None
         self.links.put_nowait(link)
         return True
@@ -364,6 +397,8 @@ class Contact:
             self.say(f"{MAX_TRIES} wrong codes were tried: the old code is retired.")
             self.code = self.fresh_code()
             self._puncher.knocker.number = self.code.number
+            if self._rendezvous is not None:
+                self._rendezvous.renumber(self.code.number)
             self._tries = 0
 
     def _refused(self, link: Link, place: str, reason: str) -> bool:
@@ -451,13 +486,27 @@ class Contact:
 
     def redial(self) -> None:
         """Try to take the session up again by every way that is known, beside listening."""
-        if not self.closed_to_new:
-            return
+        if self.closed_to_new:
+            self._redial_known()
+            if self._rendezvous is not None:
+                self._rendezvous.dial()
+
+    def _redial_known(self) -> None:
         self.closed_to_new = False
         self._wake.clear()
         self._dialled.clear()
         self._puncher.again()
         for address, port in list(self._known):
+            self.dial(address, port)
+
+    def reach(self, addresses: Iterable[str], port: int) -> None:
+        """Try the session's other agent at `addresses`, which it named, beside the link there is.
+
+        Nothing but the contact's own handshake is sent there.
+        """
+        if self.closed_to_new:
+            self._redial_known()
+        for address in list(addresses)[:MAX_DIALLED]:
             self.dial(address, port)
 
     def _stop_listening(self) -> None:
@@ -474,6 +523,8 @@ class Contact:
             link.close()
         self._open.clear()
         await self._puncher.close()
+        if self._rendezvous is not None:
+            await self._rendezvous.close()
         await self._tasks.finish()
 
 

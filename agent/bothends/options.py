@@ -39,6 +39,8 @@ class Options:
     targets: tuple[str, ...] = ()
     service: str | None = None
     control_port: int = CONTROL_PORT
+    rendezvous: str | None = None
+    """URL of a meeting point."""
     mdns: bool = True
     wait: float = WAIT_SECONDS
     timeout: float = RUN_SECONDS

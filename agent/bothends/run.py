@@ -9,6 +9,7 @@ thought. Whatever way it ends, everything opened is closed again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import time
@@ -16,11 +17,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from bothends_protocol.addresses import is_near
 from bothends_protocol.code import Code, make_code
 from bothends_protocol.errors import ProtocolError
 from bothends_protocol.evidence import ContactFacts, Evidence, HostFacts, Target, Witness
 from bothends_protocol.judge import lost_verdict
-from bothends_protocol.messages import BYES, Bye, Mark, Message, Offer
+from bothends_protocol.messages import BYES, MAX_NAMED, Bye, Mark, Message, Offer, Where
 from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
 from bothends_protocol.ports import parse_ports
 from bothends_protocol.session import (
@@ -56,7 +58,7 @@ from .options import Options
 from .own_rules import OwnRules
 from .prober import Prober
 from .recorder import Recorder
-from .streams import DIRECT
+from .streams import DIRECT, RENDEZVOUS
 from .tasks import Tasks
 from .witness.packets import PacketWitness, may_see_packets
 
@@ -68,6 +70,9 @@ NAME_SECONDS = 5.0
 MDNS_HEAD_START = 0.3
 """Seconds that a typed --peer has before mDNS starts: loading it takes most of that time on
 one core, and where the peer answers it is not needed."""
+
+MOVE_SECONDS = 1.0
+"""How long two that met at a meeting point try to reach each other without it."""
 
 FINISH_SECONDS = 5.0
 """After --timeout, for both sides to exchange what they have."""
@@ -87,6 +92,10 @@ class Outcome:
 
 class _Deadline:
     """The time allowed from pairing to verdict is over."""
+
+
+_Event = Message | Report | PeerLostError | _Deadline
+"""What happens to a run."""
 
 
 class Run:
@@ -109,7 +118,9 @@ class Run:
         self._rules: OwnRules | None = None
         self._privileged = may_see_packets()
         self._facts = host_facts(privileged=self._privileged)
-        self._events: asyncio.Queue[Message | Report | PeerLostError | _Deadline] = asyncio.Queue()
+        self._events: asyncio.Queue[_Event] = asyncio.Queue()
+        self._early: _Event | None = None
+        self._side: str | None = None
         self._tasks = Tasks()
         self._typed: tuple[str, ...] = ()
         self._targets: tuple[Target, ...] = ()
@@ -128,7 +139,7 @@ class Run:
     async def run(self) -> Outcome:
         """Return the outcome; whatever happens, leave nothing open."""
         try:
-            contact = self._contact = self._make_contact()
+            contact = self._contact = await self._make_contact()
             failure = await self._meet(contact)
             if failure is not None:
                 return self._no_contact(failure)
@@ -138,9 +149,9 @@ class Run:
 
     # Meeting -----------------------------------------------------------------------------
 
-    def _make_contact(self) -> Contact:
+    async def _make_contact(self) -> Contact:
         options = self.options
-        code = options.code or make_code(secrets.token_bytes)
+        code = options.code or await self._draw_code()
         fresh = None if options.code_fixed or options.role == SOURCE else self._fresh_code
         return Contact(
             role=options.role,
@@ -149,6 +160,17 @@ class Run:
             say=self._say,
             fresh_code=fresh,
         )
+
+    async def _draw_code(self) -> Code:
+        """Draw a code, its number one that is free at the meeting point, where there is one."""
+        code = make_code(secrets.token_bytes)
+        if self.options.rendezvous is None:
+            return code
+        from .rendezvous import allocate, new_side  # noqa: PLC0415  only where one was named
+
+        self._side = new_side()
+        number = await allocate(self.options.rendezvous, self._side)
+        return Code(number, code.words) if number else code
 
     def _fresh_code(self) -> Code:
         code = make_code(secrets.token_bytes)
@@ -170,6 +192,8 @@ class Run:
         await self._resolve_typed(contact)
         if self.options.mdns:
             self._discover(contact)
+        if self.options.rendezvous is not None:
+            contact.meet_at(self.options.rendezvous, self._side)
         chosen = asyncio.ensure_future(nominated(contact, self.options.role))
         try:
             ends: list[asyncio.Future[Any]] = [chosen, contact.failed]
@@ -242,6 +266,8 @@ class Run:
         link, channel, keys = self._link, self._channel, self._keys
         if link is None or keys is None or channel is None:
             raise ProtocolError("not paired")
+        if link.way == RENDEZVOUS:
+            link = self._link = await self._move(contact, channel)
         if self._discovery is not None:
             self._tasks.start(self._discovery.close())
         key = keys.derive("challenge")
@@ -264,6 +290,46 @@ class Run:
             await channel.settle()
             return self._lost(f"the other side broke the protocol: {error}")
 
+    async def _move(self, contact: Contact, channel: Channel) -> Link:
+        """Try to go on without the meeting point; return the link that serves then.
+
+        What authenticates is where the real application would go, so the source waits for it a
+        little before it makes its offer. The destination waits for that offer.
+        """
+        own = tuple(item.address for item in self._facts.addresses)[:MAX_NAMED]
+        channel.send(Where(addresses=own, port=self.options.control_port))
+        waits = self.options.role == SOURCE
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MOVE_SECONDS if waits else self.options.timeout):
+                while True:
+                    event = await self._next_event(channel if waits else None)
+                    if isinstance(event, Where):
+                        nets = [(item.address, item.prefix) for item in self._facts.addresses]
+                        near = [a for a in event.addresses if is_near(a, nets)]
+                        contact.reach(near, event.port)
+                    elif event is not None:
+                        # Anything else is for the run itself; it comes first there.
+                        self._early = event
+                        break
+                    else:
+                        break
+        if channel.link is None:
+            raise ProtocolError("not paired")
+        return channel.link
+
+    async def _next_event(self, moving: Channel | None) -> _Event | None:
+        """Return what happens next; None where `moving` has got another link first."""
+        event = asyncio.ensure_future(self._events.get())
+        waiting: list[asyncio.Future[Any]] = [event]
+        if moving is not None:
+            waiting.append(asyncio.ensure_future(moving.moved.wait()))
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            return event.result() if event.done() else None
+        finally:
+            for one in waiting:
+                one.cancel()
+
     def _offer(self, contact: Contact, link: Link) -> Offer:
         return Offer(
             ports=self.options.ports,
@@ -283,7 +349,8 @@ class Run:
                 if isinstance(order, Conclude):
                     return await self._conclude(order, channel)
                 self._carry_out(order, channel)
-            event = await self._events.get()
+            event = self._early or await self._events.get()
+            self._early = None
             if isinstance(event, PeerLostError):
                 return self._lost(str(event))
             if isinstance(event, Bye):

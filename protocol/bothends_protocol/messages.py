@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from .evidence import Probe, RoundPlan, Target, Text
+from .evidence import Port, Probe, RoundPlan, Target, Text
 from .wire import pack, unpack
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "SeenPort",
     "Told",
     "Tried",
+    "Where",
     "read_message",
     "write_message",
 ]
@@ -81,6 +82,15 @@ class Offer(_Message, frozen=True):
     both_ways: bool = False
     timeout: float = 60.0
     """Seconds from pairing to verdict that this side allows."""
+
+
+class Where(_Message, frozen=True):
+    """Before the offers, where the two met at a meeting point: where the sender may be reached."""
+
+    addresses: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_NAMED)] = ()
+    """Its own addresses."""
+    port: Port = 0
+    """Its control port."""
 
 
 class Round(_Message, frozen=True):
@@ -192,7 +202,18 @@ class Bye(_Message, frozen=True):
 
 
 Message = (
-    Bye | Offer | Round | Ready | Mark | Barrier | Seen | Done | Finish | EvidencePart | Agreed
+    Bye
+    | Where
+    | Offer
+    | Round
+    | Ready
+    | Mark
+    | Barrier
+    | Seen
+    | Done
+    | Finish
+    | EvidencePart
+    | Agreed
 )
 
 
