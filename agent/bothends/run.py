@@ -53,6 +53,7 @@ from .listener import OwnListeners
 from .names import UnresolvedError, resolve
 from .observer import Observer
 from .options import Options
+from .overheard import Overheard
 from .own_rules import OwnRules
 from .prober import Prober
 from .recorder import Recorder
@@ -168,6 +169,7 @@ class Run:
         await self._resolve_typed(contact)
         if self.options.mdns:
             self._discover(contact)
+        overheard = self._overhear(contact)
         chosen = asyncio.ensure_future(nominated(contact, self.options.role))
         try:
             ends: list[asyncio.Future[Any]] = [chosen, contact.failed]
@@ -179,6 +181,7 @@ class Run:
                 return contact.failed.result()
             return self._nobody(contact)
         finally:
+            overheard.close()
             if not chosen.done():
                 chosen.cancel()
                 await asyncio.gather(chosen, return_exceptions=True)
@@ -213,6 +216,17 @@ class Run:
             self._say,
         )
         self._discovery.start(MDNS_HEAD_START if self.options.peers else 0.0)
+
+    def _overhear(self, contact: Contact) -> Overheard:
+        """Where the right is there, read at the card what the own firewall keeps from us."""
+        discovery = self._discovery
+        overheard = Overheard(
+            self.options.control_port,
+            contact.dial,
+            discovery.overheard if discovery is not None else None,
+        )
+        overheard.start()
+        return overheard
 
     def _nobody(self, contact: Contact) -> str:
         if not self._facts.addresses:
