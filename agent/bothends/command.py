@@ -67,12 +67,12 @@ def _show(options: Options, outcome: Outcome) -> None:
     if verdict.verdict_id is None:
         # Not a joint verdict but a failure: told where failures are told, too.
         _say(f"bothends: {verdict.summary}")
-    if verdict.status == "no-contact" and not options.json:
-        return
+    if outcome.alone is not None:
+        render.print_alone(outcome.alone, sys.stderr)
     try:
         if options.json:
             print(render.dumps(_document(outcome)), flush=True)
-        else:
+        elif verdict.status != "no-contact":
             render.print_text(
                 outcome.verdict,
                 role=options.role,
@@ -103,6 +103,7 @@ def _document(outcome: Outcome) -> dict[str, object]:
         destination=outcome.destination,
         contact=outcome.contact,
         seconds=outcome.seconds,
+        alone=outcome.alone,
     )
 
 

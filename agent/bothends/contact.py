@@ -133,6 +133,11 @@ class Contact:
         """Addresses dialled from here at which the other agent authenticated."""
         return tuple(self._proven)
 
+    @property
+    def dialled(self) -> tuple[tuple[str, int], ...]:
+        """Addresses and ports at which the other agent was looked for, the first ones first."""
+        return tuple(self._dialled)
+
     # Listening ---------------------------------------------------------------------------
 
     async def listen(self) -> str | None:

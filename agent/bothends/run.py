@@ -21,6 +21,7 @@ from bothends_protocol.errors import ProtocolError
 from bothends_protocol.evidence import ContactFacts, Evidence, HostFacts, Target, Witness
 from bothends_protocol.judge import lost_verdict
 from bothends_protocol.messages import BYES, Bye, Mark, Message, Offer
+from bothends_protocol.onesided import Alone
 from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.ports import parse_ports
 from bothends_protocol.session import (
@@ -44,6 +45,7 @@ from bothends_protocol.session import (
 from bothends_protocol.verdict import Verdict
 from bothends_protocol.wire import pack
 
+from .alone import Asked, gather
 from .channel import Channel, PeerLostError, nominated
 from .contact import Contact
 from .discovery import Discovery
@@ -83,6 +85,8 @@ class Outcome:
     contact: dict[str, object] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    alone: Alone | None = None
+    """Without contact: what this side knows alone."""
 
 
 class _Deadline:
@@ -130,7 +134,10 @@ class Run:
             contact = self._contact = self._make_contact()
             failure = await self._meet(contact)
             if failure is not None:
-                return self._no_contact(failure)
+                alone = await self._know_alone(contact)
+                outcome = self._no_contact(failure)
+                outcome.alone = alone
+                return outcome
             return await self._converse(contact)
         finally:
             await self._close()
@@ -238,6 +245,20 @@ class Run:
             + (f" ({met})" if met else "")
             + "."
         )
+
+    async def _know_alone(self, contact: Contact) -> Alone | None:
+        if not contact.listening and not contact.dialled:
+            return None  # it never came to looking for the other side
+        options = self.options
+        asked = Asked(
+            role=options.role,
+            ports=options.ports,
+            service=options.service,
+            control_port=options.control_port,
+            dialled=contact.dialled,
+            met=contact.refusals,
+        )
+        return await gather(asked, self._facts)
 
     def _pair(self, contact: Contact, link: Link, first: bytes | None) -> None:
         if link.keys is None:
