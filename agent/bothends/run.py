@@ -54,7 +54,7 @@ from .link import Link
 from .listener import OwnListeners
 from .names import UnresolvedError, resolve
 from .observer import Observer
-from .options import Options
+from .options import Endpoint, Options
 from .overheard import Overheard
 from .own_rules import OwnRules
 from .prober import Prober
@@ -127,6 +127,16 @@ class Run:
         self._prober: Prober | None = None
         self._observer: Observer | None = None
         self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def facts(self) -> HostFacts:
+        """What this computer says of itself."""
+        return self._facts
+
+    def also(self, peer: Endpoint) -> None:
+        """Look for the other side at `peer` too, as if it had been typed with --peer."""
+        if self._contact is not None and not self.paired:
+            self._tasks.start(self._dial_typed(self._contact, peer))
 
     async def run(self) -> Outcome:
         """Return the outcome; whatever happens, leave nothing open."""
@@ -203,15 +213,21 @@ class Run:
                 self._targets += (Target(text=text, error=str(error)),)
                 self._say(f"{text!r} does not resolve: {error}.")
         for peer in self.options.peers:
-            try:
-                addresses = await resolve(peer.host, seconds=NAME_SECONDS)
-            except UnresolvedError as error:
-                self._say(f"--peer {peer.host!r} does not resolve: {error}.")
-                contact.refusals[peer.host] = f"the name does not resolve ({error})"
-                continue
-            self._typed += addresses
-            for address in addresses:
-                contact.dial(address, peer.port)
+            await self._dial_typed(contact, peer)
+
+    async def _dial_typed(self, contact: Contact, peer: Endpoint) -> None:
+        try:
+            addresses = await resolve(peer.host, seconds=NAME_SECONDS)
+        except UnresolvedError as error:
+            self._say(f"The address {peer.host!r} does not resolve: {error}.")
+            contact.refusals[peer.host] = f"the name does not resolve ({error})"
+            return
+        if self.paired:
+            return
+        for address in addresses:
+            if address not in self._typed:
+                self._typed += (address,)
+            contact.dial(address, peer.port)
 
     def _discover(self, contact: Contact) -> None:
         self._discovery = Discovery(

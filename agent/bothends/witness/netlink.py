@@ -197,8 +197,10 @@ def neighbour_state(address: str, interface: str) -> tuple[str, str | None] | No
         return None
     found = _neighbour(address, interface)
     if found is None:
-        return "unknown", None
+        return None
     state, hardware = found
+    if not state:
+        return "unknown", None
     if state & _NUD_FAILED:
         return "failed", None
     if state & _NUD_INCOMPLETE:
@@ -222,7 +224,10 @@ def neighbour_answers(address: str, interface: str) -> str:
 
 
 def _neighbour(address: str, interface: str) -> tuple[int, bytes | None] | None:
-    """Return the kernel's state of a neighbour, in bits, and its link-layer address."""
+    """Return the kernel's state of a neighbour, in bits, and its link-layer address.
+
+    No bits where it has none; None where there is no such interface.
+    """
     wanted, _ = _split(address)
     family = socket.AF_INET if wanted.version == 4 else socket.AF_INET6
     try:
@@ -237,7 +242,7 @@ def _neighbour(address: str, interface: str) -> tuple[int, bytes | None] | None:
         attributes = attributes_of(body[12:])
         if found == index and attributes.get(_NDA_DST) == wanted.packed:
             return state, attributes.get(_NDA_LLADDR)
-    return None
+    return 0, None
 
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
