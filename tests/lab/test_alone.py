@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from schema import validate
+
 from . import agents, faults, network
 from .agents import CONTROL_PORT
 from .hosts import Host, Lab
@@ -49,6 +51,7 @@ def known(result: agents.Result) -> dict[str, Any]:
     assert result.code == NO_CONTACT, result.stderr
     assert not result.flaws, (result.flaws, result.stderr)
     assert result.document is not None
+    validate(result.document)
     alone: dict[str, Any] = result.document["alone"]
     shown = " ".join(result.stderr.split())
     assert "What this computer knows alone" in shown
