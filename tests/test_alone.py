@@ -156,7 +156,7 @@ def row(address: str, port: int) -> Row:
 
 async def test_who_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alone, "read_table", lambda: [row("127.0.0.1", 4242), row("::", 80)])
-    known = await gather(asked(), host())
+    known = await gather(asked(), msgspec.structs.replace(host(), forwards=False))
     assert known.service is not None
     states = {item.ports: item.state for item in known.service.ports}
     assert states == {"4242": "loopback-only", "4300-4301": "nobody"}
@@ -372,6 +372,14 @@ def at(**known: object) -> Alone:
         (
             at(service=ServiceKnown(readable=True, name="backupd", runs=False)),
             "No program called backupd runs",
+        ),
+        (
+            at(
+                service=ServiceKnown(
+                    readable=True, ports=(Open("tcp", "1", "nobody"),), forwards=True
+                )
+            ),
+            "unless a container serves it",
         ),
         (at(gateway=()), "no default gateway"),
         (at(gateway=(Gateway("192.0.2.254", "eth0", "silent"),)), "does not answer"),

@@ -119,7 +119,7 @@ async def gather(asked: Asked, facts: HostFacts) -> Alone:
         "dialled": _dialled(asked),
     }
     if asked.role == DESTINATION:
-        wanted["service"] = _service(asked)
+        wanted["service"] = _service(asked, forwards=facts.forwards is not False)
     if not here:
         wanted |= {"gateway": _gateways(), "names": _names()}
     found = await _in_time(wanted)
@@ -158,7 +158,7 @@ def _idle() -> Iterator[str]:
 # The service ----------------------------------------------------------------------------------
 
 
-async def _service(asked: Asked) -> ServiceKnown:
+async def _service(asked: Asked, *, forwards: bool) -> ServiceKnown:
     table = read_table()
     ports = [port for text in asked.ports for part in parse_ports(text) for port in part]
     if table is None:
@@ -173,6 +173,7 @@ async def _service(asked: Asked) -> ServiceKnown:
         name=name,
         runs=is_running(name) if name is not None else None,
         elsewhere=elsewhere,
+        forwards=forwards,
     )
 
 

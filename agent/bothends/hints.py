@@ -203,9 +203,11 @@ class TypedLines:
             return False
         try:
             self._descriptor = self._stream.fileno()
-        except (OSError, ValueError):
+            self._watch()
+        except (OSError, ValueError, NotImplementedError):
+            # Not every event loop can wait for a terminal; then nothing can be typed.
+            self._descriptor = -1
             return False
-        self._watch()
         return True
 
     def close(self) -> None:

@@ -71,6 +71,9 @@ MDNS_HEAD_START = 0.3
 """Seconds that a typed --peer has before mDNS starts: loading it takes most of that time on
 one core, and where the peer answers it is not needed."""
 
+ANSWER_AFTER = 0.3
+"""Seconds before somebody overheard is dialled: who got through has paired by then."""
+
 FINISH_SECONDS = 5.0
 """After --timeout, for both sides to exchange what they have."""
 
@@ -243,9 +246,10 @@ class Run:
     def _overhear(self, contact: Contact) -> Overheard:
         """Where the right is there, read at the card what the own firewall keeps from us."""
         discovery = self._discovery
+        port = self.options.control_port
         overheard = Overheard(
-            self.options.control_port,
-            contact.dial,
+            port,
+            lambda address, _: contact.dial(address, port, delay=ANSWER_AFTER),
             discovery.overheard if discovery is not None else None,
         )
         overheard.start()

@@ -60,6 +60,8 @@ class ServiceKnown(msgspec.Struct, frozen=True):
     runs: bool | None = None
     elsewhere: str = ""
     """Other ports on which that program listens."""
+    forwards: bool = False
+    """Whether this computer may pass requests on, as to containers, which then listen instead."""
 
 
 class FrontEnd(msgspec.Struct, frozen=True):
@@ -189,7 +191,7 @@ def _service(known: ServiceKnown) -> Iterator[str]:
         return
     order = ("nobody", "loopback-only", "listening")
     yield from _some(
-        _open(item) for item in sorted(known.ports, key=lambda o: order.index(o.state))
+        _open(item, known) for item in sorted(known.ports, key=lambda o: order.index(o.state))
     )
     waits = [item for item in known.ports if item.state == "listening"]
     if known.name is None or (known.ports and len(waits) == len(known.ports)):
@@ -200,14 +202,19 @@ def _service(known: ServiceKnown) -> Iterator[str]:
         yield f"No program called {known.name} runs."
 
 
-def _open(item: Open) -> str:
+def _open(item: Open, known: ServiceKnown) -> str:
     place = f"{item.transport.upper()} {_ports(item.ports)}"
     who = item.program or "A program"
+    if item.state == "nobody" and known.forwards:
+        return (
+            f"Nobody listens on {place} on this computer itself: unless a container serves it, "
+            "the service does not run, or uses another port."
+        )
     if item.state == "nobody":
         return f"Nobody listens on {place}: the service does not run, or uses another port."
     at = " and ".join(item.addresses[:3]) or "an address"
     if item.state == "loopback-only":
-        return f"{who} listens on {place} at {at} only: no other computer can reach it."
+        return f"{who} listens on {place} at {at} only: no other computer can reach it there."
     only = f", IPv{item.versions[0]} only" if len(item.versions) == 1 else ""
     return f"{who} listens on {place} at {at}{only}."
 

@@ -13,7 +13,7 @@ from schema import validate
 from . import agents, faults, network
 from .agents import CONTROL_PORT
 from .hosts import Host, Lab
-from .network import DEVICE, GATEWAY, Stage
+from .network import DESTINATION6, DEVICE, GATEWAY, Stage
 from .services import Service
 from .test_agents import one, until
 
@@ -151,6 +151,25 @@ def test_gateways_of_version_6(lab: Lab) -> None:
     assert [(g["address"], g["state"]) for g in gateways] == [
         (stage.destination_address, "answers")
     ]
+
+
+def test_all_next_hops_of_a_default_route(stage: Stage) -> None:
+    hops = " ".join(f"nexthop via {hop} dev {DEVICE}" for hop in (GATEWAY, NOBODY))
+    stage.source.ip([f"route replace default {hops}"])
+    states = {one["address"]: one["state"] for one in source(stage)["gateway"]}
+    assert states == {GATEWAY: "answers", NOBODY: "silent"}
+
+
+def test_an_ipv4_gateway_that_has_an_ipv6_address(lab: Lab) -> None:
+    stage = network.dual(lab)
+    stage.source.ip([f"route add default via inet6 {DESTINATION6} dev {DEVICE}"])
+    gateways = source(stage)["gateway"]
+    assert [(one["address"], one["state"]) for one in gateways] == [(DESTINATION6, "answers")]
+
+
+def test_no_gateway_at_all(lab: Lab) -> None:
+    stage = network.lan(lab)
+    assert source(stage)["gateway"] == []
 
 
 def test_a_card_that_is_off(lab: Lab) -> None:

@@ -53,6 +53,11 @@ _TIMEOUT = 0.5
 """Seconds. The kernel answers within the call; this only bounds a broken one."""
 
 
+_MAX_ANSWERS = 50_000
+"""After which a dump is not read on, some tenths of a second's work: only the routing table of a
+router in the Internet's core is longer, and its default routes come first."""
+
+
 class NetlinkError(Exception):
     """The kernel's answer was an error; `number` is its errno."""
 
@@ -317,7 +322,7 @@ def ask(
     """Send one request to the kernel; return its answers as (type, body).
 
     `body` is the request behind its netlink header. Raises `NetlinkError` where the kernel
-    answers with an error; where it does not answer, what came so far is returned.
+    answers with an error; where it does not answer, or too much, what came so far is returned.
     """
     answers: list[tuple[int, bytes]] = []
     header = struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_REQUEST | flags, 1, 0)
@@ -328,7 +333,7 @@ def ask(
             sock.send(header + body)
             while True:
                 done = _read(sock.recv(1 << 16), answers)
-                if done or not flags & _NLM_F_DUMP:
+                if done or not flags & _NLM_F_DUMP or len(answers) > _MAX_ANSWERS:
                     return answers
     except OSError:
         return answers
