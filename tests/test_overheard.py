@@ -15,6 +15,7 @@ from bothends import overheard
 from bothends.discovery import SERVICE_TYPE, Discovery
 from bothends.overheard import (
     AGAIN_SECONDS,
+    LOOK_SECONDS,
     MAX_HEARD,
     MDNS_PER_SECOND,
     MDNS_PORT,
@@ -115,7 +116,10 @@ class Heard:
 
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
-    own = (Address(interface="eth0", address="192.0.2.9", prefix=24),)
+    own = (
+        Address(interface="eth0", address=FOUR[1], prefix=24),
+        Address(interface="eth0", address=SIX[1], prefix=64),
+    )
     monkeypatch.setattr(overheard, "interface_addresses", lambda: own)
     return Heard()
 
@@ -157,6 +161,38 @@ def test_nor_of_version_6(heard: Heard, source: str) -> None:
 def test_multicast_and_a_sender_without_a_port_are_not_knocks(heard: Heard) -> None:
     heard.take(ip(*FOUR, UDP, udp(PORT, PORT)), multicast=True)
     heard.take(ip(*FOUR, UDP, udp(0, PORT)))
+    assert heard.senders == []
+
+
+@pytest.mark.parametrize("ends", [("192.0.2.1", "192.0.2.77"), ("fe80::1", "fe80::77")])
+def test_what_is_passed_on_to_others_is_none_of_ours(heard: Heard, ends: tuple[str, str]) -> None:
+    heard.take(ip(*ends, TCP, tcp(40000, PORT, SYN)))
+    heard.take(ip(*ends, UDP, udp(PORT, PORT)))
+    heard.take(ip(*ends, UDP, udp(MDNS_PORT, MDNS_PORT) + OURS, ttl=255))
+    assert (heard.senders, heard.mdns) == ([], [])
+
+
+def test_an_address_that_comes_later_is_an_own_one_too(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packet = ip("192.0.2.1", "198.51.100.9", UDP, udp(PORT, PORT))
+    heard.take(packet)
+    assert heard.senders == []
+    new = (Address(interface="wlan0", address="198.51.100.9", prefix=31),)
+    monkeypatch.setattr(overheard, "interface_addresses", lambda: new)
+    heard.clock.now += LOOK_SECONDS
+    heard.take(packet)
+    assert heard.senders == [("192.0.2.1", PORT)]
+
+
+def test_without_a_list_of_own_addresses_nobody_is_told_of(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable() -> None:
+        raise OSError
+
+    monkeypatch.setattr(overheard, "interface_addresses", unreadable)
+    heard.take(ip(*FOUR, UDP, udp(PORT, PORT)))
     assert heard.senders == []
 
 

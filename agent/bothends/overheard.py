@@ -36,8 +36,8 @@ from .witness.packets import packet_socket
 __all__ = ["MAX_HEARD", "MDNS_PORT", "Overheard", "Seen", "Sender", "read_packet"]
 
 MAX_HEARD = 16
-"""Senders told of in a run, the own addresses among them: a few more than the addresses of one
-computer, and few enough that a stranger with made-up ones cannot have us write to a crowd."""
+"""Senders told of in a run: a few more than one computer has addresses, and few enough that a
+stranger with made-up ones cannot have us write to a crowd."""
 
 AGAIN_SECONDS = 1.0
 """A sender that goes on is told of this often at most: as often as a waiting agent dials."""
@@ -45,6 +45,9 @@ AGAIN_SECONDS = 1.0
 MDNS_PER_SECOND = 50
 """mDNS datagrams passed on in a second; a busy network has fewer in all, and a flood of them
 must not keep the agent from its work."""
+
+LOOK_SECONDS = 1.0
+"""How old the list of the own addresses may be: interfaces come and go while an agent waits."""
 
 MDNS_PORT = 5353
 _OURS = b"bothends"
@@ -58,6 +61,9 @@ _BATCH = 64
 _HOST, _MULTICAST = 0, 2  # linux/if_packet.h
 _LOOPBACK_CARD = 772  # ARPHRD_LOOPBACK, linux/if_arp.h
 _TCP, _UDP = 6, 17
+_NO_BROADCAST = 31
+"""From this prefix on a network has no broadcast address (RFC 3021)."""
+
 _ON_LINK = 255
 """The TTL of what no router has passed on (RFC 6762, 11)."""
 
@@ -103,7 +109,10 @@ class Overheard:
         self._clock = clock
         self._socket: socket.socket | None = None
         self._told: dict[tuple[str, int], float] = {}
-        """When each sender was last told of; infinity for an own address, which never is."""
+        """When each sender was last told of."""
+        self._own: frozenset[str] = frozenset()
+        self._crowds: frozenset[str] = frozenset()
+        self._looked = -math.inf
         self._second = 0.0
         self._passed = 0
 
@@ -144,18 +153,19 @@ class Overheard:
 
     def _take(self, data: bytes, interface: str, *, multicast: bool) -> None:
         seen = read_packet(data)
-        if seen is None or not _somebody(seen.source):
+        if seen is None:
             return
-        if seen.transport == "udp" and seen.destination_port == MDNS_PORT:
-            self._pass_on(seen, interface, multicast=multicast)
-        if seen.destination_port == self._control_port and not multicast:
+        ours = not multicast and self._from_another_to_this(seen)
+        mdns = seen.transport == "udp" and seen.destination_port == MDNS_PORT
+        if mdns and (multicast or (ours and seen.ttl == _ON_LINK)):
+            self._pass_on(seen, interface)
+        if ours and seen.destination_port == self._control_port:
             port = seen.source_port if seen.transport == "udp" else self._control_port
             self._tell(_zoned(seen.source, interface), port)
 
-    def _pass_on(self, seen: Seen, interface: str, *, multicast: bool) -> None:
-        """Hand a datagram to mDNS: one of the local network, as its firewall would have it."""
-        local = multicast or seen.ttl == _ON_LINK
-        if self._mdns is None or not local or _OURS not in seen.payload.lower():
+    def _pass_on(self, seen: Seen, interface: str) -> None:
+        """Hand a datagram of the local network to mDNS, if it concerns us."""
+        if self._mdns is None or _OURS not in seen.payload.lower():
             return
         now = self._clock()
         if now - self._second >= 1.0:
@@ -169,11 +179,24 @@ class Overheard:
         if last is None:
             if port == 0 or len(self._told) >= MAX_HEARD:
                 return
-            last = math.inf if _own(address) else -math.inf
+            last = -math.inf
         if now - last >= AGAIN_SECONDS:
             last = now
             self._heard(address, port)
         self._told[address, port] = last
+
+    def _from_another_to_this(self, seen: Seen) -> bool:
+        """Whether one other computer sent it to an address of this one.
+
+        A router's card gets what is for others, too, and some networks hand back what was sent.
+        """
+        if not _somebody(seen.source):
+            return False
+        now = self._clock()
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            self._own, self._crowds = _own_addresses()
+        return seen.destination in self._own and seen.source not in self._own | self._crowds
 
 
 def read_packet(data: bytes) -> Seen | None:
@@ -226,21 +249,21 @@ def _somebody(address: str) -> bool:
     )
 
 
-def _own(address: str) -> bool:
-    """Whether this host has `address`, or it is the broadcast one of a network of its own."""
+def _own_addresses() -> tuple[frozenset[str], frozenset[str]]:
+    """Return the own addresses and the broadcast ones of their networks."""
     try:
         known = interface_addresses()
     except (OSError, NetlinkError):
-        return False
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    for item in known:
-        if ipaddress.ip_address(item.address) == parsed:
-            return True
-        if parsed.version == 4 and ":" not in item.address and item.prefix < 31:
-            net = ipaddress.ip_network(f"{item.address}/{item.prefix}", strict=False)
-            if parsed == net.broadcast_address:
-                return True
-    return False
+        return frozenset(), frozenset()
+    networks = [
+        ipaddress.ip_network(f"{item.address}/{item.prefix}", strict=False)
+        for item in known
+        if ":" not in item.address and item.prefix < _NO_BROADCAST
+    ]
+    return (
+        frozenset(normal(item.address) for item in known),
+        frozenset(str(network.broadcast_address) for network in networks),
+    )
 
 
 def _zoned(address: str, interface: str) -> str:

@@ -147,10 +147,7 @@ class Run:
             contact = self._contact = self._make_contact()
             failure = await self._meet(contact)
             if failure is not None:
-                alone = await self._know_alone(contact)
-                outcome = self._no_contact(failure)
-                outcome.alone = alone
-                return outcome
+                return await self._tell_alone(self._no_contact(failure), contact)
             return await self._converse(contact)
         finally:
             await self._close()
@@ -266,9 +263,10 @@ class Run:
             + "."
         )
 
-    async def _know_alone(self, contact: Contact) -> Alone | None:
+    async def _tell_alone(self, outcome: Outcome, contact: Contact) -> Outcome:
+        """Add what this side knows alone to the end of a run without contact."""
         if not contact.listening and not contact.dialled:
-            return None  # it never came to looking for the other side
+            return outcome  # it never came to looking for the other side
         options = self.options
         asked = Asked(
             role=options.role,
@@ -276,9 +274,13 @@ class Run:
             service=options.service,
             control_port=options.control_port,
             dialled=contact.dialled,
-            met=contact.refusals,
+            met=dict(contact.refusals),
         )
-        return await gather(asked, self._facts)
+        # From here on nobody must find this side and believe that it is still there.
+        await contact.close()
+        outcome.alone = await gather(asked, self._facts)
+        outcome.seconds = self._seconds()
+        return outcome
 
     def _pair(self, contact: Contact, link: Link, first: bytes | None) -> None:
         if link.keys is None:

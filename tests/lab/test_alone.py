@@ -11,7 +11,7 @@ import pytest
 from schema import validate
 
 from . import agents, faults, network
-from .agents import CONTROL_PORT
+from .agents import CODE, CONTROL_PORT
 from .hosts import Host, Lab
 from .network import DESTINATION6, DEVICE, GATEWAY, Stage
 from .services import Service
@@ -185,6 +185,17 @@ def test_what_pairs_hopelessly_is_told_alone_as_well(stage: Stage) -> None:
     result = agents.finish([agents.source(stage, code="7-abandon-ability-about")])[0]
     assert any("the code is wrong" in line for line in known(result)["lines"])
     waiting.kill()
+
+
+def test_the_report_has_it_too(stage: Stage) -> None:
+    stage.source.write("/run/code", f"{CODE}\n", mode=0o600)
+    options = ["--no-mdns", "--code-file", "/run/code", "--report", "/run/report.html"]
+    result = one(agents.agent(stage.source, "source", *options, *WAIT))
+    assert result.code == NO_CONTACT
+    assert result.stdout == ""
+    page = stage.source.read("/run/report.html")
+    assert "What this computer knows alone" in page
+    assert f"The gateway {GATEWAY}" in page
 
 
 def asks_a_name_server(host: Host) -> bool:

@@ -92,6 +92,16 @@ def test_knocking_that_the_firewall_drops_is_heard(
     assert faults.hits(stage, "destination") > 0, "the firewall let it in"
 
 
+def test_a_router_does_not_hear_what_is_for_others(lab: Lab) -> None:
+    stage = network.routed(lab)
+    (router,) = stage.routers
+    hearing = listener(router)
+    stage.source.python(KNOCK, stage.destination_address, "SOCK_DGRAM")
+    stage.source.python(KNOCK, "10.0.0.2", "SOCK_STREAM")
+    hearing.wait_for_output(rf"heard {stage.source_address} {CONTROL_PORT}\n")
+    assert hearing.stdout.count("heard") == 1
+
+
 def test_a_link_local_sender_has_its_zone(lab: Lab) -> None:
     stage = closed(network.lan6(lab))
     hearing = listener(stage.destination)
