@@ -15,7 +15,6 @@ pytestmark = pytest.mark.lab
 
 LISTENER = """
 import asyncio, sys
-from bothends import discovery as module
 from bothends.discovery import Discovery
 from bothends.interfaces import interface_addresses
 from bothends.overheard import Overheard
@@ -27,12 +26,12 @@ async def main():
     discovery = Discovery(sys.argv[1], 7, 24242, addresses, found, say)
     listening = Overheard(24242, lambda *who: say("heard", *who), discovery.overheard)
     say("started", listening.start() if sys.argv[2] == "overhears" else "deaf")
-    # Announced once only, so that whoever starts later has to ask.
-    module.ANNOUNCEMENTS = 0
+    again = discovery._announce_again
+    def announce_again(info):
+        say("asked")
+        return again(info)
+    discovery._announce_again = announce_again
     discovery.start(0.0)
-    while discovery._info is None:
-        await asyncio.sleep(0.01)
-    say("announced")
     try:
         await asyncio.Event().wait()
     finally:
@@ -59,11 +58,18 @@ def closed(stage: Stage) -> Stage:
 def test_announcements_are_heard_through_closed_firewalls(lab: Lab, build: network.Builder) -> None:
     stage = closed(build(lab))
     one = listener(stage.destination)
-    one.wait_for_output("announced")
     other = listener(stage.source, "source")
     one.wait_for_output(rf"found {stage.source_address} {CONTROL_PORT}\n")
-    # The one that started later missed the announcement: it asked, and was answered.
     other.wait_for_output(rf"found {stage.destination_address} {CONTROL_PORT}\n")
+
+
+def test_a_question_is_heard_and_answered_by_an_announcement(stage: Stage) -> None:
+    # Who starts late has missed the first announcements, and asks.
+    closed(stage)
+    one = listener(stage.destination)
+    one.wait_for_output(r"started True\n")
+    listener(stage.source, "source")
+    one.wait_for_output(r"asked\n")
 
 
 def test_the_firewall_of_this_test_is_closed(stage: Stage) -> None:
