@@ -307,7 +307,9 @@ def free_port() -> int:
 def test_without_the_other_side_a_sentence_and_status_4(
     role: str, free_port: int, *, json_: bool
 ) -> None:
-    what = ["4242"] if role == "destination" else [CODE, "--peer", f"127.0.0.1:{free_port}"]
+    # Only this computer is dialled, so that nobody beyond it is asked whether he is there.
+    peer = ["--peer", f"127.0.0.1:{free_port if role == 'source' else 1}"]
+    what = [*(["4242"] if role == "destination" else [CODE]), *peer]
     # The source's own control port may be in use: it then dials only.
     port = str(free_port) if role == "destination" else "1"
     with agent(

@@ -19,9 +19,9 @@ from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.ports import parse_ports
 from bothends_protocol.verdict import EXIT_STATUS, Verdict
 
-from . import render
+from . import hints, render
 from .cli import UsageError
-from .options import CONTROL_PORT, Endpoint, Options
+from .options import Endpoint, Options
 from .run import Outcome, Run
 
 __all__ = ["agent", "usage_document"]
@@ -46,12 +46,27 @@ async def _run(options: Options) -> int:
     if task is not None:
         with contextlib.suppress(NotImplementedError, AttributeError):
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    run = Run(options, say=_say, show_code=lambda code, facts: _show_code(options, code, facts))
+    typed = hints.TypedLines(lambda text: _take_address(options, run, text), lambda: not run.paired)
+    run = Run(
+        options,
+        say=_say,
+        show_code=lambda code, facts: _show_code(options, code, facts, typing=typing),
+    )
+    typing = typed.start()
+    later: asyncio.TimerHandle | None = None
+    if options.role == SOURCE:
+        later = asyncio.get_running_loop().call_later(
+            hints.HINT_SECONDS, lambda: _hint(options, run, typing=typing)
+        )
     try:
         outcome = await run.run()
     except asyncio.CancelledError:
         _show(options, run.interrupted())
         return INTERRUPTED
+    finally:
+        typed.close()
+        if later is not None:
+            later.cancel()
     _show(options, outcome)
     return EXIT_STATUS[outcome.verdict.status]
 
@@ -67,12 +82,12 @@ def _show(options: Options, outcome: Outcome) -> None:
     if verdict.verdict_id is None:
         # Not a joint verdict but a failure: told where failures are told, too.
         _say(f"bothends: {verdict.summary}")
-    if verdict.status == "no-contact" and not options.json:
-        return
+    if outcome.alone is not None:
+        render.print_alone(outcome.alone, sys.stderr)
     try:
         if options.json:
             print(render.dumps(_document(outcome)), flush=True)
-        else:
+        elif verdict.status != "no-contact":
             render.print_text(
                 outcome.verdict,
                 role=options.role,
@@ -103,6 +118,7 @@ def _document(outcome: Outcome) -> dict[str, object]:
         destination=outcome.destination,
         contact=outcome.contact,
         seconds=outcome.seconds,
+        alone=outcome.alone,
     )
 
 
@@ -110,27 +126,40 @@ def _say(text: str) -> None:
     print(render.clean(text), file=sys.stderr, flush=True)
 
 
-def _show_code(options: Options, code: Code, facts: HostFacts) -> None:
-    out = sys.stderr if options.json else sys.stdout
-    if options.code_fixed:
-        print(f"Waiting for the source, code number {code.number}.", file=out, flush=True)
+def _show_code(options: Options, code: Code, facts: HostFacts, *, typing: bool) -> None:
+    lines = hints.destination_lines(
+        options,
+        code,
+        hints.shown_addresses(facts),
+        typing=typing,
+        rendezvous=options.rendezvous,
+    )
+    print("\n".join(lines), file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
+def _hint(options: Options, run: Run, *, typing: bool) -> None:
+    """Tell the source's user what else can be done; not where the two have met already."""
+    if not run.paired:
+        addresses = hints.shown_addresses(run.facts)
+        for line in hints.source_lines(
+            options, addresses, typing=typing, rendezvous=options.rendezvous
+        ):
+            _say(line)
+
+
+def _take_address(options: Options, run: Run, text: str) -> None:
+    """Dial what was typed while waiting; what cannot be dialled is said, and waiting goes on."""
+    if hints.is_like_a_code(text):
+        # Neither repeated here nor looked up as a name: the words are a secret.
+        _say("That is a pairing code and no address: type it on the other computer.")
         return
-    lines = [
-        f"Pairing code:  {code}",
-        "",
-        "On the other computer, type:",
-        f"    bothends source {code}{_peer_hint(options, facts)}",
-        "",
-        "Waiting for it. Ctrl-C ends this.",
-    ]
-    print("\n".join(lines), file=out, flush=True)
-
-
-def _peer_hint(options: Options, facts: HostFacts) -> str:
-    """The addresses to dial: mDNS hears nothing on a host that lets nothing in."""
-    port = "" if options.control_port == CONTROL_PORT else f":{options.control_port}"
-    addresses = [item.address for item in facts.addresses if "." in item.address][:2]
-    return "".join(f" --peer {address}{port}" for address in addresses)
+    try:
+        endpoint = _endpoint(text, options.control_port)
+    except UsageError:
+        _say("That is no address: type ADDRESS, ADDRESS:PORT or NAME, and press Enter.")
+        return
+    _say(f"Trying {text} too.")
+    run.also(endpoint)
 
 
 # Checking what was typed ---------------------------------------------------------------------
@@ -145,6 +174,7 @@ def _options(args: argparse.Namespace) -> Options:
         ports=_ports(args.ports) if role == DESTINATION else (),
         code=code,
         code_fixed=code is not None,
+        code_shared=args.code is not None or args.code_file is not None,
         peers=tuple(_endpoint(text, control_port) for text in args.peer),
         targets=tuple(_target(text) for text in getattr(args, "target", ())),
         service=getattr(args, "service", None),

@@ -155,6 +155,11 @@ class Contact:
         """Addresses at which the other agent authenticated, as seen from here."""
         return tuple(self._proven)
 
+    @property
+    def dialled(self) -> tuple[tuple[str, int], ...]:
+        """Addresses and ports at which the other agent was looked for, the first ones first."""
+        return tuple(self._dialled)
+
     # Listening ---------------------------------------------------------------------------
 
     async def listen(self) -> str | None:
@@ -207,10 +212,6 @@ class Contact:
         self._known[address, port] = None
         self._tasks.start(self._keep_dialling(address, port, delay))
         self._puncher.knock(address, port)
-
-    def overheard(self, address: str, port: int) -> None:
-        """Answer somebody who was seen to knock, though this host's own firewall kept it out."""
-        self._puncher.knock_once(address, port)
 
     async def _keep_dialling(self, address: str, port: int, delay: float) -> None:
         await asyncio.sleep(delay)

@@ -35,6 +35,9 @@ class Options:
     """None: the destination draws one, the source asks."""
     code_fixed: bool = False
     """Whether the code was given with --code or --code-file, so that no other replaces it."""
+    code_shared: bool = False
+    """Whether it was given so that both sides can start with it, and not typed over from the
+    destination's screen."""
     peers: tuple[Endpoint, ...] = ()
     targets: tuple[str, ...] = ()
     service: str | None = None

@@ -126,6 +126,7 @@ def page(document: Mapping[str, object]) -> str:
         shown=primary,
         others=[check for check in verdict.checks if check not in primary],
         uncovered=[code for code in verdict.blockers if code not in inside],
+        alone=_alone(document.get("alone")),
         advice=NO_CONTACT_ADVICE if verdict.status == "no-contact" else (),
         raw=dumps(document),
         written=dt.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
@@ -140,6 +141,11 @@ def _facts(facts: object) -> HostFacts | None:
         return None
     # Made without a check: a page must not fail for a name that is longer than a record may hold.
     return HostFacts(**{name: facts[name] for name in HostFacts.__struct_fields__ if name in facts})
+
+
+def _alone(alone: object) -> list[str]:
+    lines = alone.get("lines") if isinstance(alone, Mapping) else None
+    return [str(line) for line in lines] if isinstance(lines, list | tuple) else []
 
 
 def _seconds(seconds: object) -> list[tuple[str, float]]:

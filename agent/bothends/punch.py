@@ -210,12 +210,6 @@ class Puncher:
         self._knocked[place] = None
         self._tasks.start(self._keep_knocking(place))
 
-    def knock_once(self, address: str, port: int) -> None:
-        """Answer a packet that never reached the socket with one knock."""
-        if self._may_answer():
-            place = (normal(address), port)
-            self._send(self.knocker.knock(place), place)
-
     def again(self) -> None:
         """Let each place show itself anew, so that new streams are begun."""
         for place in self.knocker.open:

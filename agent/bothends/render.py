@@ -30,6 +30,7 @@ import msgspec
 from bothends_protocol.codes import plain
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.firewalls import WANTS_ROOT
+from bothends_protocol.onesided import Alone
 from bothends_protocol.verdict import VERDICT_FORMAT, Blocker, Check, Fix, Verdict
 
 from .picture import ASCII, UNICODE, Line, Span, Symbols, draw
@@ -63,6 +64,7 @@ _NO_CONTACT_ADVICE = (
     ),
     "A firewall on both sides may keep the agents apart: let TCP and UDP port 24242 in on one.",
 )
+KNOWN_ALONE = "What this computer knows alone"
 _SHORT_ID = 12
 """Hexadecimal digits of the verdict's id that are shown: enough to compare by eye."""
 
@@ -107,17 +109,22 @@ def document(
     destination: HostFacts | None = None,
     contact: Mapping[str, object] | None = None,
     seconds: Mapping[str, float] | None = None,
+    alone: Alone | None = None,
 ) -> dict[str, object]:
-    """Return the document of `--json` (docs/verdict.schema.json), keys in the contract's order."""
+    """Return the document of `--json` (docs/verdict.schema.json), keys in the contract's order.
+
+    `alone`, which only a side without contact has, comes last.
+    """
     body: dict[str, object] = {"format": VERDICT_FORMAT, **msgspec.to_builtins(verdict)}
     if verdict.directions is None:
         del body["directions"]
-    return body | {
+    body |= {
         "source": msgspec.to_builtins(source),
         "destination": msgspec.to_builtins(destination),
         "contact": {"path": "offline", "lost": False, **(contact or {})},
         "seconds": dict(seconds or {}),
     }
+    return body if alone is None else {**body, "alone": msgspec.to_builtins(alone)}
 
 
 def dumps(document: Mapping[str, object]) -> str:
@@ -179,6 +186,21 @@ def print_text(
         _print_coloured(lines, stream)
     else:
         stream.writelines(_plain(line) + "\n" for line in lines)
+
+
+def print_alone(alone: Alone, stream: TextIO) -> None:
+    """Write to `stream` what one side without contact knows, and what to do about it."""
+    encoding = stream.encoding or "ascii"
+    symbols = UNICODE if _can_show(UNICODE, encoding) else ASCII
+    width = shutil.get_terminal_size().columns - 1 if stream.isatty() else 80
+    page = _Page("", {}, False, max(_MIN_WIDTH, min(width, _MAX_WIDTH)), symbols)
+    lines = [
+        *_listed(KNOWN_ALONE, alone.lines, page),
+        *_listed("What to do", _NO_CONTACT_ADVICE, page),
+    ]
+    lines = [tuple(_encodable(span, encoding) for span in line) for line in lines]
+    stream.writelines(_plain(line) + "\n" for line in lines)
+    stream.flush()
 
 
 def _plain(line: Line) -> str:

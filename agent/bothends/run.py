@@ -23,6 +23,7 @@ from bothends_protocol.errors import ProtocolError
 from bothends_protocol.evidence import ContactFacts, Evidence, HostFacts, Target, Witness
 from bothends_protocol.judge import lost_verdict
 from bothends_protocol.messages import BYES, MAX_NAMED, Bye, Mark, Message, Offer, Where
+from bothends_protocol.onesided import Alone
 from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
 from bothends_protocol.ports import parse_ports
 from bothends_protocol.session import (
@@ -46,6 +47,7 @@ from bothends_protocol.session import (
 from bothends_protocol.verdict import Verdict
 from bothends_protocol.wire import pack
 
+from .alone import Asked, gather
 from .channel import Channel, PeerLostError, nominated
 from .contact import Contact
 from .discovery import Discovery
@@ -54,7 +56,8 @@ from .link import Link
 from .listener import OwnListeners
 from .names import UnresolvedError, resolve
 from .observer import Observer
-from .options import Options
+from .options import Endpoint, Options
+from .overheard import Overheard
 from .own_rules import OwnRules
 from .prober import Prober
 from .recorder import Recorder
@@ -70,6 +73,9 @@ NAME_SECONDS = 5.0
 MDNS_HEAD_START = 0.3
 """Seconds that a typed --peer has before mDNS starts: loading it takes most of that time on
 one core, and where the peer answers it is not needed."""
+
+ANSWER_AFTER = 0.3
+"""Seconds before somebody overheard is dialled: who got through has paired by then."""
 
 MOVE_SECONDS = 1.0
 """How long two that met at a meeting point try to reach each other without it."""
@@ -88,6 +94,8 @@ class Outcome:
     contact: dict[str, object] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    alone: Alone | None = None
+    """Without contact: what this side knows alone."""
 
 
 class _Deadline:
@@ -136,13 +144,23 @@ class Run:
         self._observer: Observer | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
+    @property
+    def facts(self) -> HostFacts:
+        """What this computer says of itself."""
+        return self._facts
+
+    def also(self, peer: Endpoint) -> None:
+        """Look for the other side at `peer` too, as if it had been typed with --peer."""
+        if self._contact is not None and not self.paired:
+            self._tasks.start(self._dial_typed(self._contact, peer))
+
     async def run(self) -> Outcome:
         """Return the outcome; whatever happens, leave nothing open."""
         try:
             contact = self._contact = await self._make_contact()
             failure = await self._meet(contact)
             if failure is not None:
-                return self._no_contact(failure)
+                return await self._tell_alone(self._no_contact(failure), contact)
             return await self._converse(contact)
         finally:
             await self._close()
@@ -184,7 +202,8 @@ class Run:
         problem = await contact.listen()
         if problem is not None:
             sentence = f"The control port {self.options.control_port} cannot be used: {problem}."
-            if self.options.role == DESTINATION and not self.options.peers:
+            others = self.options.peers or self.options.rendezvous
+            if self.options.role == DESTINATION and not others:
                 return f"{sentence} Stop what uses it, or give both sides another --control-port."
             self._say(f"{sentence} Only dialling out remains.")
         if self.options.role == DESTINATION:
@@ -194,6 +213,7 @@ class Run:
             self._discover(contact)
         if self.options.rendezvous is not None:
             contact.meet_at(self.options.rendezvous, self._side)
+        overheard = self._overhear(contact)
         chosen = asyncio.ensure_future(nominated(contact, self.options.role))
         try:
             ends: list[asyncio.Future[Any]] = [chosen, contact.failed]
@@ -205,6 +225,7 @@ class Run:
                 return contact.failed.result()
             return self._nobody(contact)
         finally:
+            overheard.close()
             if not chosen.done():
                 chosen.cancel()
                 await asyncio.gather(chosen, return_exceptions=True)
@@ -219,15 +240,21 @@ class Run:
                 self._targets += (Target(text=text, error=str(error)),)
                 self._say(f"{text!r} does not resolve: {error}.")
         for peer in self.options.peers:
-            try:
-                addresses = await resolve(peer.host, seconds=NAME_SECONDS)
-            except UnresolvedError as error:
-                self._say(f"--peer {peer.host!r} does not resolve: {error}.")
-                contact.refusals[peer.host] = f"the name does not resolve ({error})"
-                continue
-            self._typed += addresses
-            for address in addresses:
-                contact.dial(address, peer.port)
+            await self._dial_typed(contact, peer)
+
+    async def _dial_typed(self, contact: Contact, peer: Endpoint) -> None:
+        try:
+            addresses = await resolve(peer.host, seconds=NAME_SECONDS)
+        except UnresolvedError as error:
+            self._say(f"The address {peer.host!r} does not resolve: {error}.")
+            contact.refusals[peer.host] = f"the name does not resolve ({error})"
+            return
+        if self.paired:
+            return
+        for address in addresses:
+            if address not in self._typed:
+                self._typed += (address,)
+            contact.dial(address, peer.port)
 
     def _discover(self, contact: Contact) -> None:
         self._discovery = Discovery(
@@ -240,6 +267,18 @@ class Run:
         )
         self._discovery.start(MDNS_HEAD_START if self.options.peers else 0.0)
 
+    def _overhear(self, contact: Contact) -> Overheard:
+        """Where the right is there, read at the card what the own firewall keeps from us."""
+        discovery = self._discovery
+        port = self.options.control_port
+        overheard = Overheard(
+            port,
+            lambda address, _: contact.dial(address, port, delay=ANSWER_AFTER),
+            discovery.overheard if discovery is not None else None,
+        )
+        overheard.start()
+        return overheard
+
     def _nobody(self, contact: Contact) -> str:
         if not self._facts.addresses:
             return "No contact: this computer has no network address."
@@ -250,6 +289,25 @@ class Run:
             + (f" ({met})" if met else "")
             + "."
         )
+
+    async def _tell_alone(self, outcome: Outcome, contact: Contact) -> Outcome:
+        """Add what this side knows alone to the end of a run without contact."""
+        if not contact.listening and not contact.dialled:
+            return outcome  # it never came to looking for the other side
+        options = self.options
+        asked = Asked(
+            role=options.role,
+            ports=options.ports,
+            service=options.service,
+            control_port=options.control_port,
+            dialled=contact.dialled,
+            met=dict(contact.refusals),
+        )
+        # From here on nobody must find this side and believe that it is still there.
+        await contact.close()
+        outcome.alone = await gather(asked, self._facts)
+        outcome.seconds = self._seconds()
+        return outcome
 
     def _pair(self, contact: Contact, link: Link, first: bytes | None) -> None:
         self.paired = True
