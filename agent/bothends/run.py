@@ -52,6 +52,7 @@ from .channel import Channel, PeerLostError, nominated
 from .contact import Contact
 from .discovery import Discovery
 from .facts import host_facts
+from .gateways import gateway_neighbours
 from .link import Link
 from .listener import OwnListeners
 from .names import UnresolvedError, resolve
@@ -517,6 +518,8 @@ class Run:
             case Freeze():
                 await observer.finish()
                 await rules.write(self._link.remote if self._link else "")
+                if self._path() == RENDEZVOUS:
+                    self._recorder.gateways = await gateway_neighbours()
                 return Frozen(pack(self._freeze()))
             case Gather(plan, seen):
                 tried = await prober.gather(plan, seen, rtt)
