@@ -23,6 +23,7 @@ from . import render
 from .cli import UsageError
 from .options import CONTROL_PORT, Endpoint, Options
 from .run import Outcome, Run
+from .saving import save_evidence
 
 __all__ = ["agent", "usage_document"]
 
@@ -50,9 +51,12 @@ async def _run(options: Options) -> int:
     try:
         outcome = await run.run()
     except asyncio.CancelledError:
-        _show(options, run.interrupted())
+        outcome = run.interrupted()
+        _show(options, outcome)
+        _keep(options, outcome)
         return INTERRUPTED
     _show(options, outcome)
+    _keep(options, outcome)
     return EXIT_STATUS[outcome.verdict.status]
 
 
@@ -94,6 +98,21 @@ def _show(options: Options, outcome: Outcome) -> None:
             write_page(options.report, _document(outcome))
         except OSError as error:
             _say(f"The report {options.report} cannot be written: {error.strerror}.")
+
+
+def _keep(options: Options, outcome: Outcome) -> None:
+    """Save and print the evidence, as far as that was asked for and there is any."""
+    wanted = options.save is not None or options.paste
+    if wanted and outcome.kept is None:
+        _say("bothends: There is no evidence to be saved: the run ended before there was any.")
+    if not wanted or outcome.kept is None:
+        return
+    try:
+        if options.save is not None:
+            save_evidence(options.save, outcome.kept)
+            _say(f"Evidence saved: {options.save}. Keep the pairing code for bothends combine.")
+    except OSError as error:
+        _say(f"bothends: The evidence cannot be saved: {error.strerror}.")
 
 
 def _document(outcome: Outcome) -> dict[str, object]:
@@ -154,6 +173,9 @@ def _options(args: argparse.Namespace) -> Options:
         timeout=_seconds(args.timeout, "--timeout"),
         json=args.json,
         report=_report(args.report),
+        save=_save(args.save),
+        paste=args.paste or args.paste_addresses,
+        paste_addresses=args.paste_addresses,
         both_ways=args.both_ways,
         verbose=args.verbose,
     )
@@ -286,4 +308,17 @@ def _report(name: str | None) -> Path | None:
     path = Path(name)
     if not path.parent.is_dir():
         raise UsageError(f"The folder of the report {name!r} does not exist.")
+    return path
+
+
+def _save(name: str | None) -> Path | None:
+    if name is None:
+        return None
+    path = Path(name)
+    if not path.parent.is_dir():
+        raise UsageError(f"The folder of the evidence file {name!r} does not exist.")
+    if path.is_dir():
+        raise UsageError(f"The evidence file {name!r} is a folder.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"The folder of the evidence file {name!r} cannot be written to.")
     return path
