@@ -9,20 +9,23 @@ the verdict is called unverified.
 from __future__ import annotations
 
 import argparse
+import codecs
 import importlib
 import math
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bothends_protocol.code import Code
 from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.judge import judge
+from bothends_protocol.masked import Mask, mask_key
 from bothends_protocol.pairing import DESTINATION
-from bothends_protocol.sealed import MAX_FILE, Saved, pair_up, read_sealed, verify
+from bothends_protocol.paste import has_paste, open_block, read_paste
+from bothends_protocol.sealed import MAX_FILE, Saved, is_sealed, pair_up, read_sealed, verify
 from bothends_protocol.verdict import EXIT_STATUS, Verdict
 
 from . import render
@@ -41,6 +44,14 @@ UNVERIFIED = (
     "Unverified: without the pairing code nobody can tell whether somebody altered the evidence "
     "on purpose. Damage would have been noticed. With --code-file it is checked."
 )
+
+
+NEEDS_CODE = "is encrypted: give the pairing code of the run with --code-file."
+    "is encrypted: give the pairing code of the run, with --code-file or where nobody sees it "
+    "with --code."
+)
+PASTED = "Pasted evidence is shortened, so this verdict has another number than on the two screens."
+MASKED = "Addresses and names in it are masked: they stand for others."
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ def combine(args: argparse.Namespace) -> int:
         raise UsageError("Standard input can be read once only: name a file for the rest.")
     report = report_path(args.report)
     code = given_code(args, DESTINATION)
-    saved = [_read(name) for name in args.files]
+    saved = [part for name in args.files for part in _read(name, code)]
     result = _judge(*_two(saved), code)
     _show(result, args, report)
     return EXIT_STATUS[result.verdict.status]
@@ -89,12 +100,25 @@ def _two(saved: list[Saved]) -> tuple[Saved, Saved]:
 # Reading -------------------------------------------------------------------------------------
 
 
-def _read(name: str) -> Saved:
-    place = "The evidence on standard input" if name == STDIN else f"The file {name!r}"
+def _read(name: str, code: Code | None) -> list[Saved]:
+    data = _bytes(name)
+    place = "What is on standard input" if name == STDIN else f"The file {name!r}"
     try:
-        return read_sealed(_bytes(name))
+        text = "" if is_sealed(data) or len(data) > MAX_FILE else _text(data)
+        if not has_paste(text):
+            return [read_sealed(data)]
+        blocks = read_paste(text)
+        if code is None:
+            raise UsageError(f"{place} holds pasted evidence, which {NEEDS_CODE}")
+        return [open_block(block, code) for block in blocks]
     except ProtocolError as error:
         raise UsageError(f"{place} {error}.") from error
+
+
+def _text(data: bytes) -> str:
+    # What some programs on Windows save as text has two bytes a letter, and says so first.
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if wide else "utf-8", "replace")
 
 
 def _bytes(name: str) -> bytes:
@@ -117,6 +141,7 @@ def _judge(one: Saved, other: Saved, code: Code | None) -> _Result:
         source, destination = pair_up(one, other)
         if code is not None:
             verify(source, destination, code)
+            source, destination = _alike(source, destination, code)
     except ProtocolError as error:
         raise UsageError(str(error)) from error
     met = bool(source.evidence.session)
@@ -134,8 +159,31 @@ def _judge(one: Saved, other: Saved, code: Code | None) -> _Result:
         destination=destination,
         contact=_contact(source, met=met),
         verified=code is not None,
-        notes=notes if code is not None else (*notes, UNVERIFIED),
+        notes=(
+            *notes,
+            *_remarks(source, destination),
+            *(() if code is not None else (UNVERIFIED,)),
+        ),
     )
+
+
+def _alike(source: Saved, destination: Saved, code: Code) -> tuple[Saved, Saved]:
+    """Return both masked where one is: the same address must be the same on both sides."""
+    if source.masked == destination.masked:
+        return source, destination
+    mask = Mask(mask_key(code))
+    masked = [
+        side if side.masked else replace(side, evidence=mask.evidence(side.evidence), masked=True)
+        for side in (source, destination)
+    ]
+    return masked[0], masked[1]
+
+
+def _remarks(source: Saved, destination: Saved) -> Iterator[str]:
+    if not (source.digest and destination.digest):
+        yield PASTED
+    if source.masked:
+        yield MASKED
 
 
 def _never_met(source: Saved, destination: Saved) -> tuple[Verdict, tuple[str, ...]]:

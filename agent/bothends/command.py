@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from bothends_protocol.code import Code, parse_code
-from bothends_protocol.errors import InputError
+from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.ports import parse_ports
@@ -23,7 +23,7 @@ from . import render
 from .cli import UsageError
 from .options import CONTROL_PORT, Endpoint, Options
 from .run import Outcome, Run
-from .saving import save_evidence
+from .saving import paste_lines, save_evidence
 
 __all__ = ["agent", "usage_document"]
 
@@ -110,9 +110,19 @@ def _keep(options: Options, outcome: Outcome) -> None:
     try:
         if options.save is not None:
             save_evidence(options.save, outcome.kept)
-            _say(f"Evidence saved: {options.save}. Keep the pairing code for bothends combine.")
+            _say(f"Evidence saved: {options.save}. Keep the pairing code: combine asks for it.")
+        if options.paste:
+            _paste(options, paste_lines(outcome.kept, addresses=options.paste_addresses))
     except OSError as error:
         _say(f"bothends: The evidence cannot be saved: {error.strerror}.")
+    except ProtocolError as error:
+        _say(f"bothends: The evidence cannot be saved: {error}.")
+
+
+def _paste(options: Options, lines: list[str]) -> None:
+    seen = "Addresses are shown" if options.paste_addresses else "Addresses and names are masked"
+    _say(f"Paste all {len(lines)} lines where they are needed. {seen} to those who have the code.")
+    print(*lines, sep="\n", file=sys.stderr if options.json else sys.stdout, flush=True)
 
 
 def _document(outcome: Outcome) -> dict[str, object]:

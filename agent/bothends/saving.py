@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bothends_protocol.code import Code
-from bothends_protocol.evidence import Evidence
+from bothends_protocol.evidence import Evidence, read_evidence
 from bothends_protocol.pairing import Keys
-from bothends_protocol.sealed import SALT_SIZE, seal
+from bothends_protocol.sealed import SALT_SIZE, seal, share_of
 
 from .files import write_whole
 
-__all__ = ["Kept", "save_evidence"]
+__all__ = ["Kept", "paste_lines", "save_evidence"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,31 @@ def save_evidence(path: Path, kept: Kept) -> None:
     except MemoryError as error:
         raise OSError(0, "there is too little memory to make its key") from error
     write_whole(path, data, private=True)
+
+
+def paste_lines(kept: Kept, *, addresses: bool = False) -> list[str]:
+    """Return what was kept as lines to paste, shortened and encrypted.
+
+    Without `addresses` all addresses and names are masked. Raises `OSError` where there is too
+    little memory to make the key.
+    """
+    from bothends_protocol.columns import to_columns  # noqa: PLC0415  for --paste only
+    from bothends_protocol.masked import Mask, mask_key  # noqa: PLC0415
+    from bothends_protocol.paste import write_paste  # noqa: PLC0415
+    from bothends_protocol.shortened import shorten  # noqa: PLC0415
+
+    short = shorten(read_evidence(kept.evidence), kept.other)
+    evidence = short.evidence
+    try:
+        if not addresses:
+            evidence = Mask(mask_key(kept.code)).evidence(evidence)
+        return write_paste(
+            to_columns(evidence, short.digits),
+            evidence.role,
+            code=kept.code,
+            salt=secrets.token_bytes(SALT_SIZE),
+            share=b"" if kept.keys is None else share_of(kept.keys, evidence.role),
+            masked=not addresses,
+        )
+    except MemoryError as error:
+        raise OSError(0, "there is too little memory to make its key") from error

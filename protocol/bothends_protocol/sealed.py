@@ -44,6 +44,7 @@ __all__ = [
     "pair_up",
     "read_sealed",
     "seal",
+    "share_of",
     "stretch",
     "verify",
 ]
@@ -151,19 +152,20 @@ def seal(
         format=EVIDENCE_FORMAT,
         salt=salt,
         cost=SCRYPT_COST,
-        share=_share(keys, read.role) if keys is not None else b"",
+        share=share_of(keys, read.role) if keys is not None else b"",
         size=len(evidence),
         evidence=zlib.compress(evidence, 9),
         **digests,
     )
     packed = pack(body)
     signed = _LINE + len(packed).to_bytes(_LENGTH, "big") + packed
-    session = b"" if keys is None else _xor(*(_share(keys, role) for role in ROLES))
+    session = b"" if keys is None else _xor(*(share_of(keys, role) for role in ROLES))
     sealed = signed + _mac(signed, code, salt, session)
     return sealed + hashlib.sha256(sealed).digest()
 
 
-def _share(keys: Keys, role: str) -> bytes:
+def share_of(keys: Keys, role: str) -> bytes:
+    """Return what the evidence of `role` carries of the session's part of the key."""
     return keys.derive(f"evidence share of {role}", _DIGEST)
 
 
