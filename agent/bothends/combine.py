@@ -45,11 +45,7 @@ UNVERIFIED = (
     "on purpose. Damage would have been noticed. With --code-file it is checked."
 )
 
-
 NEEDS_CODE = "is encrypted: give the pairing code of the run with --code-file."
-    "is encrypted: give the pairing code of the run, with --code-file or where nobody sees it "
-    "with --code."
-)
 PASTED = "Pasted evidence is shortened, so this verdict has another number than on the two screens."
 MASKED = "Addresses and names in it are masked: they stand for others."
 

@@ -19,6 +19,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated
 
 import msgspec
@@ -180,7 +181,7 @@ class _Line:
 def _lines(text: str) -> Iterator[_Line]:
     words = _BEFORE_LINE.sub("", text.translate(_INVISIBLE)).split()
     places = [at for at, word in enumerate(words) if word.endswith(_MARK)]
-    for at, end in zip(places, [*places[1:], len(words)], strict=True):
+    for at, end in pairwise([*places, len(words)]):
         line = _line(words[at + 1 : min(end, at + 6 + _MOST_PIECES)])
         if line is not None:
             yield line
@@ -282,6 +283,7 @@ def open_block(block: Block, code: Code) -> Saved:
     check_versions(*_versions(plain))
     content = unpack(plain, _Content)
     evidence = from_columns(content.columns)
+    check_versions(content.protocol, evidence.format)
     if evidence.role != block.role or bool(evidence.session) != bool(content.share):
         raise ProtocolError("holds a paste that no agent writes")
     return Saved(evidence, share=content.share, masked=content.masked)
