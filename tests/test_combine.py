@@ -242,7 +242,8 @@ def test_bad_input_is_one_sentence(combine: Combine, here: Path) -> None:
     put_pair(*met(DROP))
     source, destination = (Path(name).read_bytes() for name in "AB")
     one, other = (text.encode() for text in pasted(*met(DROP)))
-    later = sealed_pair(*(replace(side, session=b"later") for side in met(DROP)))
+    first, second = (replace(side, session=b"later") for side in met(DROP))
+    later = sealed_pair(first, second)
     never = sealed_pair(*unmet(DROP))
     put(
         ("empty", b""),
@@ -301,7 +302,7 @@ def test_bad_input_is_one_sentence(combine: Combine, here: Path) -> None:
 def test_evidence_that_no_agent_writes_is_refused_or_judged(combine: Combine) -> None:
     source, destination = met(STORIES["a name"])
     for changes in ({"ports": ("nonsense",)}, {"ports": ("tcp:1-99999",)}):
-        put_pair(source, replace(destination, **changes))  # type: ignore[arg-type]
+        put_pair(source, replace(destination, **changes))
         refused(combine("A", "B"), "cannot be judged")
     contact = replace(source.contact, path="\x1b[31m", rtt=float("nan"))
     put_pair(replace(source, contact=contact), destination)

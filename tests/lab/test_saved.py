@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -159,3 +160,86 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_the_run(stage: Stage)
     (result,) = agents.finish([process])
     assert result.code == USAGE
     assert "cannot be written to" in result.stderr
+
+
+def pasting(stage: Stage, *options: str, as_user: bool = False) -> list[str]:
+    """Run both agents with --paste; what each put on standard error, the destination's first."""
+    ends = [
+        start(stage, "--paste", *options, as_user=as_user)
+        for start in (agents.destination, agents.source)
+    ]
+    results = agents.finish(ends)
+    for result in results:
+        assert not result.flaws, (result.flaws, result.stderr)
+    return [result.stderr for result in results]
+
+
+@pytest.mark.parametrize("as_user", [False, True], ids=["root", "user"])
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_what_is_pasted_gives_the_same_verdict(
+    stage: Stage, situation: str, *, as_user: bool
+) -> None:
+    for fault in SITUATIONS[situation]:
+        fault(stage)
+    ends = [
+        start(stage, "--paste", as_user=as_user) for start in (agents.destination, agents.source)
+    ]
+    one, other = agents.finish(ends)
+    assert not one.flaws + other.flaws, (one.stderr, other.stderr)
+    host = third(stage.lab)
+    # As it comes out of a chat: one text with both, quoted.
+    chat = f"{one.stderr}\r\nand mine:\r\n{other.stderr}"
+    host.write("/run/chat", "".join(f"> {line}\r\n" for line in chat.splitlines()))
+    done = combine(host, "/run/chat", "--json")
+    found = document(done)
+    assert one.document is not None
+    for key in ("status", "reachable", "blockers", "warnings", "candidates"):
+        assert found[key] == one.document[key]
+    assert found["verified"] is True
+    assert done.code == one.code
+    for address in (stage.source_address, stage.destination_address):
+        assert address not in done.stdout
+    refused = combine(host, "/run/chat", code=False)
+    assert refused.code == USAGE
+    assert "encrypted" in refused.stderr
+
+
+def test_pasted_with_addresses(stage: Stage) -> None:
+    one, other = pasting(stage, "--paste-addresses")
+    host = third(stage.lab)
+    host.write("/run/chat", one + other)
+    done = combine(host, "/run/chat")
+    assert done.code == agents.EXIT_STATUS["blocked"], done.stderr
+    assert stage.destination_address in done.stdout
+
+
+def test_sides_that_lost_each_other_save_what_they_have(stage: Stage) -> None:
+    for fault in SITUATIONS["drop"]:
+        fault(stage)
+    destination = agents.destination(stage, "--save", evidence("destination"))
+    source = agents.source(stage, "--save", evidence("source"))
+    deadline = time.monotonic() + agents.GIVE_UP
+    while not faults.hits(stage, "destination"):
+        assert source.poll() is None, source.stderr
+        assert time.monotonic() < deadline
+    # Their own conversation is cut in the middle of the run, both ways.
+    port = agents.CONTROL_PORT
+    faults.rules("destination", "input", f"tcp dport {port} drop", f"tcp sport {port} drop")(stage)
+    for result in agents.finish([source, destination]):
+        assert result.document is not None
+        assert result.document["contact"]["lost"] is True, result.stderr
+        assert "Evidence saved" in result.stderr
+    done = combine(carried(stage), "/run/A", "/run/B", "--json")
+    found = document(done)
+    assert found["verified"] is True
+    assert found["verdict_id"] is not None
+    # By what they had written down when it was cut: perhaps not one round was over.
+    assert found["status"] in ("blocked", "undetermined")
+
+
+def test_a_side_that_met_nobody_says_that_it_saved_nothing(stage: Stage) -> None:
+    process = agents.source(stage, "--save", evidence("source"), "--wait", "0.2")
+    (result,) = agents.finish([process])
+    assert result.code == agents.EXIT_STATUS["no-contact"]
+    assert "no evidence to be saved" in result.stderr
+    assert not result.flaws
