@@ -20,7 +20,7 @@ from bothends import __main__, command, saving
 from bothends.options import Options
 from bothends.run import Outcome
 from bothends.saving import Kept, paste_lines, save_evidence
-from bothends_protocol import sealed
+from bothends_protocol import paste, sealed
 from bothends_protocol.evidence import Evidence
 from bothends_protocol.judge import judge
 from bothends_protocol.pairing import SOURCE
@@ -400,3 +400,13 @@ def test_what_cannot_be_kept_is_one_sentence(
     said = capsys.readouterr().err
     assert said.startswith("bothends: The evidence cannot be saved: ")
     assert said.count("\n") == 1
+
+
+def test_what_is_too_long_for_a_chat_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paste, "MAX_PARTS", 3)
+    command._keep(Options(role=SOURCE, paste=True), outcome(kept(met(DROP)[0])))
+    printed = capsys.readouterr()
+    assert "too long to be pasted, use --save" in printed.err
+    assert printed.out == ""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bothends_protocol.code import Code
+from bothends_protocol.errors import MisuseError
 from bothends_protocol.evidence import Evidence, read_evidence
 from bothends_protocol.pairing import Keys
 from bothends_protocol.sealed import SALT_SIZE, seal, share_of
@@ -53,7 +54,7 @@ def paste_lines(kept: Kept, *, addresses: bool = False) -> list[str]:
     """Return what was kept as lines to paste, shortened and encrypted.
 
     Without `addresses` all addresses and names are masked. Raises `OSError` where there is too
-    little memory to make the key.
+    much to be pasted, or too little memory to make the key.
     """
     from bothends_protocol.columns import to_columns  # noqa: PLC0415  for --paste only
     from bothends_protocol.masked import Mask, mask_key  # noqa: PLC0415
@@ -73,5 +74,7 @@ def paste_lines(kept: Kept, *, addresses: bool = False) -> list[str]:
             share=b"" if kept.keys is None else share_of(kept.keys, evidence.role),
             masked=not addresses,
         )
+    except MisuseError as error:
+        raise OSError(0, "it is too long to be pasted, use --save") from error
     except MemoryError as error:
         raise OSError(0, "there is too little memory to make its key") from error

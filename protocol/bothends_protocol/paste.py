@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from .code import Code
 from .columns import from_columns
-from .errors import ProtocolError, TamperedError
+from .errors import MisuseError, ProtocolError, TamperedError
 from .evidence import EVIDENCE_FORMAT
 from .framing import PROTOCOL_VERSION
 from .pairing import ROLES
@@ -100,7 +100,8 @@ def write_paste(
 ) -> list[str]:
     """Return the lines to paste of evidence of `role`, which `columns` holds.
 
-    `salt` are `SALT_SIZE` random bytes drawn for this paste, `share` as in `sealed`.
+    `salt` are `SALT_SIZE` random bytes drawn for this paste, `share` as in `sealed`. Raises
+    `MisuseError` where it would be more than `MAX_PARTS`.
     """
     content = _Content(
         protocol=PROTOCOL_VERSION,
@@ -115,6 +116,8 @@ def write_paste(
     sealed = salt + _cipher(code, salt).encrypt(_NONCE, packed, _label(role))
     text = base64.b64encode(sealed).decode("ascii").rstrip("=")
     parts = [text[at : at + PART_LETTERS] for at in range(0, len(text), PART_LETTERS)]
+    if len(parts) > MAX_PARTS:
+        raise MisuseError("too long to be pasted")
     tag = _tag(sealed)
     return [
         f"{_MARK} {PASTE_FORMAT} {role} {tag} {number}/{len(parts)} "
