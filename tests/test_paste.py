@@ -206,11 +206,17 @@ def test_a_role_cannot_be_changed(whole: list[str]) -> None:
 
 def test_content_that_no_agent_writes_is_refused() -> None:
     source, _ = met(STORY)
-    strange = write_paste(
-        to_columns(source), "source", code=CODE, salt=bytes(SALT_SIZE), masked=False
-    )
-    with pytest.raises(ProtocolError, match="no agent writes"):
-        open_block(block_of(strange), CODE)
+    for side, share in ((source, b""), (source, b"short"), (unmet(STORY)[0], SHARE)):
+        strange = write_paste(
+            to_columns(side),
+            "source",
+            code=CODE,
+            salt=bytes(SALT_SIZE),
+            share=share,
+            masked=False,
+        )
+        with pytest.raises(ProtocolError, match="no agent writes"):
+            open_block(block_of(strange), CODE)
     nonsense = write_paste(b"nonsense", "source", code=CODE, salt=bytes(SALT_SIZE), masked=False)
     with pytest.raises(ProtocolError):
         open_block(block_of(nonsense), CODE)

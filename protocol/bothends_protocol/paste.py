@@ -20,7 +20,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Annotated
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -32,7 +31,7 @@ from .errors import MisuseError, ProtocolError, TamperedError
 from .evidence import EVIDENCE_FORMAT
 from .framing import PROTOCOL_VERSION
 from .pairing import ROLES
-from .sealed import SALT_SIZE, Saved, check_versions, inflate, stretch
+from .sealed import SALT_SIZE, SHARE_SIZE, Saved, check_versions, inflate, stretch
 from .wire import pack, unpack
 
 __all__ = ["Block", "has_paste", "open_block", "read_paste", "write_paste"]
@@ -80,7 +79,7 @@ class _Content(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     protocol: int
     format: str
     masked: bool
-    share: Annotated[bytes, msgspec.Meta(max_length=32)]
+    share: bytes
     columns: bytes
 
 
@@ -287,7 +286,7 @@ def open_block(block: Block, code: Code) -> Saved:
     content = unpack(plain, _Content)
     evidence = from_columns(content.columns)
     check_versions(content.protocol, evidence.format)
-    if evidence.role != block.role or bool(evidence.session) != bool(content.share):
+    if evidence.role != block.role or len(content.share) != (SHARE_SIZE if evidence.session else 0):
         raise ProtocolError("holds a paste that no agent writes")
     return Saved(evidence, share=content.share, masked=content.masked)
 

@@ -37,6 +37,7 @@ __all__ = [
     "FILE_FORMAT",
     "MAX_FILE",
     "SALT_SIZE",
+    "SHARE_SIZE",
     "Saved",
     "check_versions",
     "inflate",
@@ -56,6 +57,9 @@ SALT_SIZE = 16
 SCRYPT_COST = 17
 """Binary logarithm of scrypt's N (RFC 7914), with r = 8 and p = 1: 128 MiB and a third of a
 second for each guess. OWASP's first choice for passwords; small computers still have the room."""
+
+SHARE_SIZE = 32
+"""Bytes of the part of the session's key that each file carries."""
 
 _KIND = b"bothends-evidence-file "
 _LINE = _KIND + str(FILE_FORMAT).encode() + b"\n"
@@ -166,7 +170,7 @@ def seal(
 
 def share_of(keys: Keys, role: str) -> bytes:
     """Return what the evidence of `role` carries of the session's part of the key."""
-    return keys.derive(f"evidence share of {role}", _DIGEST)
+    return keys.derive(f"evidence share of {role}", SHARE_SIZE)
 
 
 def _xor(one: bytes, other: bytes) -> bytes:
@@ -284,7 +288,7 @@ def _check_body(body: Body, evidence: Evidence, digest: bytes) -> None:
         raise ProtocolError("is sealed in a way that this program does not know")
     if body.digest(evidence.role) != digest:
         raise TamperedError("was altered: it holds another evidence than it names")
-    if len(body.share) != (_DIGEST if evidence.session else 0):
+    if len(body.share) != (SHARE_SIZE if evidence.session else 0):
         raise TamperedError("was altered: its part of the session's key is missing")
 
 
