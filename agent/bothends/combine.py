@@ -47,7 +47,10 @@ UNVERIFIED = (
 
 NEEDS_CODE = "is encrypted: give the pairing code of the run with --code-file."
 PASTED = "Pasted evidence is shortened, so this verdict has another number than on the two screens."
-MASKED = "Addresses and names in it are masked: they stand for others."
+MASKED = (
+    "Addresses and names are masked: they stand for others. Put the real ones into a command that "
+    "holds one, before it is used."
+)
 
 
 @dataclass(frozen=True)
