@@ -29,8 +29,11 @@ KEYS = (
     "destination",
     "contact",
     "seconds",
+    "verified",
+    "notes",
 )
-"""Keys of the contract in its order; `directions` with --both-ways only."""
+"""Keys of the contract in its order; `directions` with --both-ways only, the last two of
+`combine` only."""
 
 
 @cache

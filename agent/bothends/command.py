@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from bothends_protocol.code import Code, parse_code
-from bothends_protocol.errors import InputError
+from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.ports import parse_ports
@@ -23,6 +23,7 @@ from . import hints, render
 from .cli import UsageError
 from .options import Endpoint, Options
 from .run import Outcome, Run
+from .saving import paste_lines, save_evidence
 
 __all__ = ["agent", "usage_document"]
 
@@ -61,13 +62,16 @@ async def _run(options: Options) -> int:
     try:
         outcome = await run.run()
     except asyncio.CancelledError:
-        _show(options, run.interrupted())
+        outcome = run.interrupted()
+        _show(options, outcome)
+        _keep(options, outcome)
         return INTERRUPTED
     finally:
         typed.close()
         if later is not None:
             later.cancel()
     _show(options, outcome)
+    _keep(options, outcome)
     return EXIT_STATUS[outcome.verdict.status]
 
 
@@ -109,6 +113,31 @@ def _show(options: Options, outcome: Outcome) -> None:
             write_page(options.report, _document(outcome))
         except OSError as error:
             _say(f"The report {options.report} cannot be written: {error.strerror}.")
+
+
+def _keep(options: Options, outcome: Outcome) -> None:
+    """Save and print the evidence, as far as that was asked for and there is any."""
+    wanted = options.save is not None or options.paste
+    if wanted and outcome.kept is None:
+        _say("bothends: There is no evidence to be saved: the run ended before there was any.")
+    if not wanted or outcome.kept is None:
+        return
+    try:
+        if options.save is not None:
+            save_evidence(options.save, outcome.kept)
+            _say(f"Evidence saved: {options.save}. Keep the pairing code: combine asks for it.")
+        if options.paste:
+            _paste(options, paste_lines(outcome.kept, addresses=options.paste_addresses))
+    except OSError as error:
+        _say(f"bothends: The evidence cannot be saved: {error.strerror}.")
+    except ProtocolError as error:
+        _say(f"bothends: The evidence cannot be saved: {error}.")
+
+
+def _paste(options: Options, lines: list[str]) -> None:
+    seen = "Addresses are shown" if options.paste_addresses else "Addresses and names are masked"
+    _say(f"Paste all {len(lines)} lines where they are needed. {seen} to those who have the code.")
+    print(*lines, sep="\n", file=sys.stderr if options.json else sys.stdout, flush=True)
 
 
 def _document(outcome: Outcome) -> dict[str, object]:
@@ -185,6 +214,9 @@ def _options(args: argparse.Namespace) -> Options:
         timeout=_seconds(args.timeout, "--timeout"),
         json=args.json,
         report=_report(args.report),
+        save=_save(args.save),
+        paste=args.paste or args.paste_addresses,
+        paste_addresses=args.paste_addresses,
         both_ways=args.both_ways,
         verbose=args.verbose,
     )
@@ -330,4 +362,17 @@ def _report(name: str | None) -> Path | None:
     path = Path(name)
     if not path.parent.is_dir():
         raise UsageError(f"The folder of the report {name!r} does not exist.")
+    return path
+
+
+def _save(name: str | None) -> Path | None:
+    if name is None:
+        return None
+    path = Path(name)
+    if not path.parent.is_dir():
+        raise UsageError(f"The folder of the evidence file {name!r} does not exist.")
+    if path.is_dir():
+        raise UsageError(f"The evidence file {name!r} is a folder.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"The folder of the evidence file {name!r} cannot be written to.")
     return path

@@ -62,6 +62,7 @@ from .overheard import Overheard
 from .own_rules import OwnRules
 from .prober import Prober
 from .recorder import Recorder
+from .saving import Kept
 from .streams import DIRECT, RENDEZVOUS
 from .tasks import Tasks
 from .witness.packets import PacketWitness, may_see_packets
@@ -97,6 +98,8 @@ class Outcome:
     notes: tuple[str, ...] = ()
     alone: Alone | None = None
     """Without contact: what this side knows alone."""
+    kept: Kept | None = None
+    """What there is to save; None where the run was over before there was anything."""
 
 
 class _Deadline:
@@ -569,7 +572,9 @@ class Run:
     async def _conclude(self, end: Conclude, channel: Channel) -> Outcome:
         # The other side needs this side's `Agreed` to print the same verdict.
         await channel.finish()
+        other = end.destination if self.options.role == SOURCE else end.source
         return Outcome(
+            kept=self._kept(b"", other),
             verdict=end.verdict,
             source=end.source.facts,
             destination=end.destination.facts,
@@ -585,6 +590,7 @@ class Run:
     def _lost(self, reason: str) -> Outcome:
         evidence = self._freeze() if self._session is not None else None
         return Outcome(
+            kept=self._kept(b"" if evidence is None else pack(evidence)),
             verdict=lost_verdict(
                 evidence, f"The two sides could not agree on a verdict: {reason}."
             ),
@@ -593,6 +599,14 @@ class Run:
             contact=self._contact_facts(lost=True),
             seconds=self._seconds(),
         )
+
+    def _kept(self, evidence: bytes, other: Evidence | None = None) -> Kept | None:
+        """What is to be saved: what was frozen before both came to agree, else `evidence`."""
+        session, link, contact = self._session, self._link, self._contact
+        if session is None or link is None or contact is None:
+            return None
+        data = session.frozen or evidence
+        return Kept(data, contact.code, link.keys, session.peer_digest, other) if data else None
 
     def _no_contact(self, reason: str) -> Outcome:
         return Outcome(
