@@ -21,6 +21,8 @@ import struct
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+from bothends_protocol.timeline import What
+
 from .interfaces import interface_addresses
 from .tasks import Tasks
 from .witness.netlink import NetlinkError, ask, attributes_of
@@ -91,9 +93,9 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         data = data[size + (-size % 4) :]
 
 
-def announced(netlink: int, data: bytes) -> set[str]:
+def announced(netlink: int, data: bytes) -> set[What]:
     """Return what a datagram of the kernel is about, in the words of `timeline.CHANGES`."""
-    about: set[str] = set()
+    about: set[What] = set()
     for kind, body in messages(data):
         if netlink == _NETLINK_NETFILTER:
             if kind >> 8 == _NFNL_SUBSYS_NFTABLES and kind & 0xFF != _NFT_MSG_NEWGEN:
@@ -115,7 +117,7 @@ def _is_set_by_hand(body: bytes) -> bool:
     return kind in _ROUTE_KINDS and protocol not in _BY_ITSELF and not flags & _RTM_F_CLONED
 
 
-def told_of_ports(before: Listening, now: Listening) -> Iterator[tuple[str, int]]:
+def told_of_ports(before: Listening, now: Listening) -> Iterator[tuple[What, int]]:
     """Yield what became of the listening sockets, as word of `timeline.CHANGES` and port."""
     for port in sorted({port for _, port, _ in before ^ now}):
         old = {(address, inode) for address, at, inode in before if at == port}
@@ -133,7 +135,7 @@ class Changes:
 
     def __init__(
         self,
-        tell: Callable[[str, int], None],
+        tell: Callable[[What, int], None],
         *,
         ports: Collection[int],
         own: Callable[[], Collection[int]],
@@ -182,7 +184,7 @@ class Changes:
     # Announcements -----------------------------------------------------------------------
 
     def _hear(self, netlink: int, sock: socket.socket) -> None:
-        about: set[str] = set()
+        about: set[What] = set()
         for _ in range(MAX_READS):
             try:
                 about |= announced(netlink, sock.recv(_CHUNK))
@@ -190,12 +192,12 @@ class Changes:
                 break
             except OSError:
                 # ENOBUFS: more was announced than the socket held.
-                about |= {"firewall"} if netlink == _NETLINK_NETFILTER else _ABOUT_ROUTES
+                about |= _ABOUT_RULES if netlink == _NETLINK_NETFILTER else _ABOUT_ROUTES
         for what in sorted(about):
             if self._is_so(what):
                 self._tell(what, 0)
 
-    def _is_so(self, what: str) -> bool:
+    def _is_so(self, what: What) -> bool:
         """Whether what was announced is another state than the one known."""
         if what == "interface":
             links, self._links = self._links, _links()
@@ -227,7 +229,8 @@ class Changes:
             await asyncio.sleep(RULES_SECONDS)
 
 
-_ABOUT_ROUTES = frozenset({"interface", "address", "route"})
+_ABOUT_ROUTES: frozenset[What] = frozenset({"interface", "address", "route"})
+_ABOUT_RULES: frozenset[What] = frozenset({"firewall"})
 
 
 def digest_of(saves: Iterable[str]) -> bytes:

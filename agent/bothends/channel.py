@@ -55,6 +55,10 @@ class Channel:
         self.smallest_rtt: float | None = None
         self.breaks = 0
         """How often the link broke."""
+        self.patience = LOST_SECONDS
+        """Silence, in seconds, after which the other side is lost."""
+        self.latest: Link | None = None
+        """The link in use, or the last one where there is none at the moment."""
         self._contact = contact
         self._role = role
         self._again = again
@@ -147,7 +151,7 @@ class Channel:
 
     async def _use(self, link: Link, first: bytes | None) -> None:
         """Exchange messages on `link` until it breaks."""
-        self._link = link
+        self._link = self.latest = link
         self._silent = False
         self._heard = self._now()
         self._conversation.attach()
@@ -197,13 +201,13 @@ class Channel:
     async def _next_link(self) -> tuple[Link, bytes | None]:
         """Take the conversation up again by any way; raise `PeerLostError` where none works."""
         self._contact.redial(self._again)
-        left = LOST_SECONDS - (self._now() - self._heard)
+        left = self.patience - (self._now() - self._heard)
         try:
             async with asyncio.timeout(max(left, 0.5)):
                 link, first = await nominated(self._contact, self._role)
         except TimeoutError:
             raise PeerLostError(
-                f"nothing was heard from the other side for {LOST_SECONDS:.0f} seconds"
+                f"nothing was heard from the other side for {self.patience:.0f} seconds"
             ) from None
         self._contact.settle_again(link)
         return link, first

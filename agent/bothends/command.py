@@ -17,12 +17,15 @@ from bothends_protocol.errors import InputError
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.ports import parse_ports
+from bothends_protocol.timeline import Timeline
 from bothends_protocol.verdict import EXIT_STATUS, Verdict
 
 from . import render
 from .cli import UsageError
 from .options import CONTROL_PORT, Endpoint, Options
-from .run import Outcome, Run
+from .outcome import Outcome
+from .run import Run
+from .screen import LiveScreen, list_lines
 
 __all__ = ["agent", "usage_document"]
 
@@ -42,18 +45,31 @@ def agent(args: argparse.Namespace) -> int:
 
 
 async def _run(options: Options) -> int:
-    task = asyncio.current_task()
-    if task is not None:
-        with contextlib.suppress(NotImplementedError, AttributeError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    run = Run(options, say=_say, show_code=lambda code, facts: _show_code(options, code, facts))
+    screen = _screen(options)
+    run = Run(
+        options,
+        say=_say,
+        show_code=lambda code, facts: _show_code(options, code, facts),
+        screen=screen,
+    )
+    loop = asyncio.get_running_loop()
+    # Where there are no such handlers, Ctrl-C cancels the run, which is as good but for --watch.
+    with contextlib.suppress(NotImplementedError, AttributeError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, run.interrupt)
     try:
         outcome = await run.run()
     except asyncio.CancelledError:
-        _show(options, run.interrupted())
-        return INTERRUPTED
+        outcome = run.interrupted()
+    screen.close()
     _show(options, outcome)
-    return EXIT_STATUS[outcome.verdict.status]
+    return INTERRUPTED if outcome.interrupted else EXIT_STATUS[outcome.verdict.status]
+
+
+def _screen(options: Options) -> LiveScreen:
+    if options.json:
+        return LiveScreen(sys.stderr, None)
+    return LiveScreen(sys.stdout, lambda outcome: _print(options, outcome))
 
 
 def usage_document(sentence: str) -> str:
@@ -72,16 +88,13 @@ def _show(options: Options, outcome: Outcome) -> None:
     try:
         if options.json:
             print(render.dumps(_document(outcome)), flush=True)
+        elif outcome.timeline is None:
+            _print(options, outcome)
         else:
-            render.print_text(
-                outcome.verdict,
-                role=options.role,
-                source=outcome.source,
-                destination=outcome.destination,
-                contact=outcome.contact,
-                verbose=options.verbose > 0,
-            )
-            sys.stdout.flush()
+            # The verdicts were shown as they came, but for the word that the other side is lost.
+            if outcome.contact.get("lost"):
+                _print(options, outcome)
+            _print_list(outcome.timeline)
     except OSError as error:
         # Whoever read the output has gone, or the disk is full; the exit status still tells.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,6 +109,23 @@ def _show(options: Options, outcome: Outcome) -> None:
             _say(f"The report {options.report} cannot be written: {error.strerror}.")
 
 
+def _print(options: Options, outcome: Outcome) -> None:
+    render.print_text(
+        outcome.verdict,
+        role=options.role,
+        source=outcome.source,
+        destination=outcome.destination,
+        contact=outcome.contact,
+        verbose=options.verbose > 0,
+    )
+    sys.stdout.flush()
+
+
+def _print_list(timeline: Timeline) -> None:
+    lines = [f"  {line}" for entry in timeline.entries for line in list_lines(entry)]
+    print("", "What changed when:", *lines, sep="\n", flush=True)
+
+
 def _document(outcome: Outcome) -> dict[str, object]:
     return render.document(
         outcome.verdict,
@@ -103,6 +133,7 @@ def _document(outcome: Outcome) -> dict[str, object]:
         destination=outcome.destination,
         contact=outcome.contact,
         seconds=outcome.seconds,
+        timeline=outcome.timeline,
     )
 
 
@@ -155,6 +186,7 @@ def _options(args: argparse.Namespace) -> Options:
         json=args.json,
         report=_report(args.report),
         both_ways=args.both_ways,
+        watch=args.watch,
         verbose=args.verbose,
     )
 

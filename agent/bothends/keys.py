@@ -68,5 +68,7 @@ class Keys:
 
         fd, self._fd = self._fd, -1
         asyncio.get_running_loop().remove_reader(fd)
-        with contextlib.suppress(termios.error):
+        with contextlib.suppress(termios.error, OSError):
+            if os.tcgetpgrp(fd) != os.getpgrp():
+                return  # in the background by now: the shell has its own settings
             termios.tcsetattr(fd, termios.TCSADRAIN, self._before)

@@ -45,4 +45,5 @@ class Options:
     json: bool = False
     report: Path | None = None
     both_ways: bool = False
+    watch: bool = False
     verbose: int = 0

@@ -30,11 +30,12 @@ import msgspec
 from bothends_protocol.codes import plain
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.firewalls import WANTS_ROOT
+from bothends_protocol.timeline import Timeline
 from bothends_protocol.verdict import VERDICT_FORMAT, Blocker, Check, Fix, Verdict
 
 from .picture import ASCII, UNICODE, Line, Span, Symbols, draw
 
-__all__ = ["STYLES", "clean", "document", "dumps", "print_text", "text"]
+__all__ = ["STYLES", "clean", "document", "dumps", "head", "print_text", "text"]
 
 STYLES = {
     "good": "bold green",
@@ -97,6 +98,11 @@ def _harmless(char: str) -> str:
     return "\ufffd" if unicodedata.category(char).startswith("C") else char
 
 
+def head(status: str) -> str:
+    """Return the word for a status that stands at the head of a verdict."""
+    return _HEADS.get(status, (status.upper(), ""))[0]
+
+
 # For programs --------------------------------------------------------------------------------
 
 
@@ -107,17 +113,19 @@ def document(
     destination: HostFacts | None = None,
     contact: Mapping[str, object] | None = None,
     seconds: Mapping[str, float] | None = None,
+    timeline: Timeline | None = None,
 ) -> dict[str, object]:
     """Return the document of `--json` (docs/verdict.schema.json), keys in the contract's order."""
     body: dict[str, object] = {"format": VERDICT_FORMAT, **msgspec.to_builtins(verdict)}
     if verdict.directions is None:
         del body["directions"]
-    return body | {
+    rest: dict[str, object] = {
         "source": msgspec.to_builtins(source),
         "destination": msgspec.to_builtins(destination),
         "contact": {"path": "offline", "lost": False, **(contact or {})},
         "seconds": dict(seconds or {}),
     }
+    return body | rest | ({"watch": timeline.plain()} if timeline is not None else {})
 
 
 def dumps(document: Mapping[str, object]) -> str:

@@ -107,20 +107,19 @@ class Pending:
     """Those heard of since a test began."""
 
     def add(self, change: Change, now: float) -> None:
-        """Note `change`, heard of at `now`; the same one again, or one too many, is passed over."""
+        """Note `change`, heard of at `now`; one too many is passed over."""
         key = change.what, change.on, change.port
-        known = len(self.waiting) + len(self.late)
-        if known < MAX_CHANGES and key not in self.waiting:
+        if len(self.waiting) + len(self.late) < MAX_CHANGES:
             self.late.setdefault(key, now)
 
     def begin(self) -> None:
         """Begin a test: what is known by now is for it to show."""
-        self.waiting |= self.late
+        self.waiting = self.late | self.waiting
         self.late = {}
 
     def take(self, now: float, *, differs: bool) -> tuple[Change, ...]:
         """Return what is to be listed with the test that ended, and forget it."""
-        taken = self.waiting | (self.late if differs else {})
+        taken = (self.late | self.waiting) if differs else self.waiting
         self.waiting = {}
         if differs:
             self.late = {}
