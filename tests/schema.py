@@ -29,8 +29,9 @@ KEYS = (
     "destination",
     "contact",
     "seconds",
+    "watch",
 )
-"""Keys of the contract in its order; `directions` with --both-ways only."""
+"""Keys of the contract in its order; `directions` with --both-ways, `watch` with --watch only."""
 
 
 @cache
