@@ -6,6 +6,7 @@ in one line. With `--json` everything goes to standard error, in lines.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TextIO
@@ -44,7 +45,8 @@ class LiveScreen:
             self._write("".join(f"{line}\n" for line in lines))
             return
         self._write("".join(f"{line}\n" for line in lines[:-1]) + "\n")
-        self._full(outcome)
+        with contextlib.suppress(OSError, ValueError):
+            self._full(outcome)
         self._write("\n")
 
     def tested(self, timeline: Timeline) -> None:
