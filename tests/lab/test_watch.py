@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import time
 from typing import Any
 
@@ -203,6 +204,27 @@ def test_rules_of_the_older_iptables(stage: Stage) -> None:
     loop.shown("OPEN")
     found = documents(loop.end(), interrupted="source")
     assert story(found["source"]) == [("blocked", FIREWALL), ("open",)]
+
+
+TAKE = """
+import os, signal, socket, sys
+with socket.socket() as sock:  # without SO_REUSEADDR
+    sock.bind(("0.0.0.0", int(sys.argv[1])))
+    sock.listen()
+    os.write(3, b"ready")
+    while True:
+        sock.accept()[0].close()
+"""
+
+
+def test_our_own_listeners_leave_nothing_in_the_way_of_the_service(stage: Stage) -> None:
+    loop = Loop(stage)
+    loop.shown(r"BLOCKED: .*service\.not-running")
+    faults.source_drop(port=9)(stage)  # has it tested again
+    loop.shown("still BLOCKED")
+    stage.destination.popen_ready([sys.executable, "-c", TAKE, "4242"])
+    loop.shown("A program began to listen on TCP 4242 on the destination")
+    documents(loop.end(), interrupted="source")
 
 
 # -- nothing changes
