@@ -252,6 +252,26 @@ def _hurried(run: Run) -> Callable[[Any], None]:
 
 
 @pytest.mark.usefixtures("hasty")
+async def test_a_contact_that_breaks_is_taken_up_again_and_said() -> None:
+    both = pair()
+
+    def cut() -> None:
+        channel = both.runs[SOURCE]._channel
+        assert channel is not None
+        assert channel._link is not None
+        channel._link.abort()
+
+    both.screens[SOURCE].after = {3: cut, 8: both.runs[SOURCE].interrupt}
+    with service(both.port):
+        outcomes = await both.run()
+    first, second = lists(outcomes)
+    assert first == second
+    for role, screen in both.screens.items():
+        assert watch.BROKEN in screen.hints
+        assert outcomes[role].verdict.status == "open"
+
+
+@pytest.mark.usefixtures("hasty")
 async def test_a_side_that_is_gone_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "PATIENCE_SECONDS", 0.2)
     both = pair()
@@ -327,6 +347,7 @@ class Sent:
     """Stands in for the channel."""
 
     patience = 4.0
+    broken: Callable[[], None]
 
     def __init__(self) -> None:
         self.messages: list[Message] = []

@@ -57,6 +57,8 @@ class Channel:
         """How often the link broke."""
         self.patience = LOST_SECONDS
         """Silence, in seconds, after which the other side is lost."""
+        self.broken: Callable[[], None] = lambda: None
+        """Called when a link broke and another is looked for."""
         self.latest: Link | None = None
         """The link in use, or the last one where there is none at the moment."""
         self._contact = contact
@@ -140,6 +142,7 @@ class Channel:
                 if self._ending or (self._finishing and not self._silent):
                     return
                 self.breaks += 1
+                self.broken()
                 link, first = await self._next_link()
         except PeerLostError as error:
             self._deliver(error)

@@ -60,6 +60,7 @@ END_SECONDS = 2.0
 """How long the other side may take to answer when the loop is ended here."""
 
 UNFINISHED = "This test came to no verdict in the time allowed."
+BROKEN = "The contact with the other side broke; it is taken up again as soon as one can be had."
 HINT = "Any key tests at once, q or Ctrl-C ends both sides."
 HINT_NO_KEYS = "Ctrl-C ends both sides."
 
@@ -220,10 +221,10 @@ class Watch:
         """
         self.on = True
         self._channel.patience = PATIENCE_SECONDS
+        self._channel.broken = lambda: self._hint(BROKEN)
         self._list(first, ())
         hint = HINT if self._keys.start() else HINT_NO_KEYS
-        if self._screen is not None:
-            self._screen.hint(f"Testing goes on. {hint}")
+        self._hint(f"Testing goes on. {hint}")
         try:
             if self._leads:
                 await self._lead(test, next_event)
@@ -330,6 +331,10 @@ class Watch:
         if self.last is None:
             raise ProtocolError("no test before")
         return replace(self.last, verdict=lost_verdict(None, UNFINISHED))
+
+    def _hint(self, text: str) -> None:
+        if self._screen is not None:
+            self._screen.hint(text)
 
     def _list(self, outcome: Outcome, changed: tuple[Change, ...]) -> None:
         self.last = outcome

@@ -307,3 +307,49 @@ def test_the_screen_of_a_person(stage: Stage) -> None:
     assert [result.code for result in results] == [INTERRUPTED, OPEN]
     for result in results:
         assert re.search(r"What changed when:\n  .*BLOCKED: .*\n.*\n.*OPEN\n", result.stdout)
+
+
+AT_A_TERMINAL = """
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.executable, [sys.executable, "-m", "bothends", *sys.argv[1:]])
+page = b""
+def read_until(words):
+    global page
+    while words not in page:
+        data = os.read(terminal, 65536)
+        os.write(1, data)
+        page += data
+read_until(b"Any key tests at once")
+os.write(terminal, b"x")
+read_until(b"A key was pressed on the source.")
+os.write(terminal, b"q")
+read_until(b"What changed when:")
+try:
+    while data := os.read(terminal, 65536):
+        os.write(1, data)
+except OSError:  # the other end is closed
+    pass
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_keys_at_a_terminal(stage: Stage) -> None:
+    Service()(stage)
+    destination = agents.destination(stage, peer=False)
+    stage.source.write("/run/code", agents.CODE, mode=0o600)
+    words = ["source", "--watch", "--no-mdns", "--code-file", "/run/code"]
+    source = stage.source.popen(
+        [sys.executable, "-c", AT_A_TERMINAL, *words, "--peer", stage.destination_address],
+        piped=True,
+    )
+    assert source.wait() == OPEN, source.stdout
+    (result,) = agents.finish([destination])
+    assert not result.flaws, (result.flaws, result.stderr)
+    assert result.code == OPEN
+    assert result.document is not None
+    first, second = result.document["watch"]
+    assert reasons(first) == set()
+    assert reasons(second) == {("key", "source")}
+    assert "still OPEN" in source.stdout
