@@ -168,6 +168,11 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     add("--wait", metavar="SECONDS", default="600", help="for the other side (600)")
     add("--timeout", metavar="SECONDS", default="60", help="from pairing to verdict (60)")
     add("--both-ways", action="store_true", help="test the other direction too")
+    add(
+        "--watch",
+        action="store_true",
+        help="keep testing, on both sides, and list what changed when",
+    )
     add("--json", action="store_true", help="print the verdict as one JSON document")
     add("--report", metavar="FILE.html", help="write the verdict as a page, too")
     add("--save", metavar="FILE", help="keep this side's evidence, for bothends combine")

@@ -54,4 +54,5 @@ class Options:
     paste_addresses: bool = False
     """Whether the pasted evidence shows addresses and names as they are."""
     both_ways: bool = False
+    watch: bool = False
     verbose: int = 0

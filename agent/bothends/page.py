@@ -109,6 +109,7 @@ def page(document: Mapping[str, object]) -> str:
         contact=document.get("contact") or {},
         seconds=_seconds(document.get("seconds")),
         shown=primary,
+        watch=document.get("watch") or (),
         others=[check for check in verdict.checks if check not in primary],
         uncovered=[code for code in verdict.blockers if code not in inside],
         alone=_alone(document.get("alone")),

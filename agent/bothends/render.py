@@ -31,11 +31,12 @@ from bothends_protocol.codes import plain
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.firewalls import WANTS_ROOT
 from bothends_protocol.onesided import Alone
+from bothends_protocol.timeline import Timeline
 from bothends_protocol.verdict import VERDICT_FORMAT, Blocker, Check, Fix, Verdict
 
 from .picture import ASCII, UNICODE, Line, Span, Symbols, draw
 
-__all__ = ["STYLES", "clean", "document", "dumps", "print_text", "text"]
+__all__ = ["STYLES", "clean", "document", "dumps", "head", "print_text", "text"]
 
 STYLES = {
     "good": "bold green",
@@ -99,6 +100,11 @@ def _harmless(char: str) -> str:
     return "\ufffd" if unicodedata.category(char).startswith("C") else char
 
 
+def head(status: str) -> str:
+    """Return the word for a status that stands at the head of a verdict."""
+    return _HEADS.get(status, (status.upper(), ""))[0]
+
+
 # For programs --------------------------------------------------------------------------------
 
 
@@ -110,6 +116,7 @@ def document(
     contact: Mapping[str, object] | None = None,
     seconds: Mapping[str, float] | None = None,
     alone: Alone | None = None,
+    timeline: Timeline | None = None,
 ) -> dict[str, object]:
     """Return the document of `--json` (docs/verdict.schema.json), keys in the contract's order.
 
@@ -124,6 +131,8 @@ def document(
         "contact": {"path": "offline", "lost": False, **(contact or {})},
         "seconds": dict(seconds or {}),
     }
+    if timeline is not None:
+        body["watch"] = timeline.plain()
     return body if alone is None else {**body, "alone": msgspec.to_builtins(alone)}
 
 
