@@ -17,7 +17,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -804,9 +804,46 @@ def test_a_handshake_that_stays_half_open_is_open_once_that_is_no_accident() -> 
     # TCP_DEFER_ACCEPT: the kernel waits for data before it completes the connection.
     few = without_packets(Story(fates=(OPEN,) * (HALF_OPEN - 1), half_open=True))
     verdict = judge(*few.evidence())
-    assert (verdict.status, verdict.candidates) == ("undetermined", ("service.hung",))
+    assert (verdict.status, verdict.candidates) == (
+        "undetermined",
+        ("service.hung", "service.closes"),
+    )
     many = without_packets(Story(fates=(OPEN,) * HALF_OPEN, half_open=True))
     assert judge(*many.evidence()).status == "open"
+
+
+def closing(*states: str, said: Sequence[str]) -> tuple[Evidence, Evidence]:
+    """Connections that the program takes, with what the source heard and the rows in its table."""
+    story = without_packets(Story(fates=(OPEN,) * len(states), listening=("0.0.0.0",)))
+    source, destination = story.evidence()
+    attempts = [
+        msgspec.structs.replace(attempt, spoke=spoke)
+        for attempt, spoke in zip(source.attempts, said, strict=True)
+    ]
+    rows = [
+        msgspec.structs.replace(row, state=state)
+        for row, state in zip(destination.connections, states, strict=True)
+    ]
+    return (
+        msgspec.structs.replace(source, attempts=tuple(attempts)),
+        msgspec.structs.replace(destination, connections=tuple(rows)),
+    )
+
+
+def test_a_program_that_closes_is_found_though_the_word_of_it_was_lost() -> None:
+    told = closing("FIN_WAIT2", "FIN_WAIT1", said=("closed", "nothing"))
+    assert judge(*told).blockers == ("service.closes",)
+    lost = closing("FIN_WAIT1", "FIN_WAIT1", said=("nothing", "nothing"))
+    assert judge(*lost).blockers == ("service.closes",)
+
+
+def test_what_a_program_does_after_the_source_has_ended_the_connection_tells_nothing() -> None:
+    # Its handshake was incomplete until the end that the source sent completed it, in a later
+    # round: then the program closed its side too, as any would.
+    source, destination = closing("FIN_WAIT2", "SYN_RECV", said=("closed", "nothing"))
+    late = msgspec.structs.replace(destination.connections[1], state="LAST_ACK", round=2)
+    destination = msgspec.structs.replace(destination, connections=(*destination.connections, late))
+    assert judge(source, destination).blockers == ("service.closes",)
 
 
 def at_home(

@@ -83,6 +83,7 @@ class Observer:
         self._sampler = Sampler(recorder.clock)
         self._self_test = SelfTest(recorder.self_connects.append)
         self._mark = 0
+        self._round = 0
 
     def arm(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
         """Note who listens, listen where nobody does; return where this agent listens."""
@@ -90,6 +91,7 @@ class Observer:
             self._sampler.start(card=self._addresses.get(bare(plan.probes[0].address), ""))
             return ()
         self._sampler.start(once=True)
+        self._round = plan.number
         ports = {probe.port for probe in plan.probes}
         self._note_listeners(ports)
         self._drain()
@@ -309,7 +311,7 @@ class Observer:
             for row in self._recorder.listeners
             if row.transport == probe.transport
             and row.port == probe.port
-            and _covers(row.address, probe.address)
+            and (_covers(row.address, probe.address) or _takes_both(row, probe.address))
         ]
 
     def _rows(self, probe: Probe) -> list[Connection]:
@@ -331,7 +333,9 @@ class Observer:
         if not own and not self._holders(probe):
             return None
         taken = [i for i in self._recorder.acceptances if _is_at(probe, i.address, i.port)]
-        return len(taken) + sum(row.state != "SYN_RECV" for row in self._rows(probe))
+        # What became of those of earlier rounds came after the source had ended them.
+        rows = (row for row in self._rows(probe) if row.round == self._round)
+        return len(taken) + sum(row.state != "SYN_RECV" for row in rows)
 
     def _seen(self, probe: Probe) -> SeenPort:
         delivered, established = self._delivered(probe), self._established(probe)
@@ -361,6 +365,12 @@ class Observer:
 
 def _is_at(probe: Probe, address: str, port: int) -> bool:
     return port == probe.port and bare(address) == bare(probe.address)
+
+
+def _takes_both(row: Listener, address: str) -> bool:
+    """Whether this is a socket of IPv6 that takes what comes by IPv4, as most services have it."""
+    wide = is_wildcard(row.address) and family(row.address) == 6
+    return wide and family(bare(address)) == 4 and row.v6only is False
 
 
 def _covers(listening: str, address: str) -> bool:

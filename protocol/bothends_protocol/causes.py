@@ -474,8 +474,19 @@ HUNG_SECONDS = 1.4
 
 def _closes(j: Journey) -> bool:
     reached = j.proven or (j.trails if j.counted_through else ())
-    said = {t.attempt.spoke for t in reached if not _lost_its_end(j, t)}
+    said = {_said(j, t) for t in reached if not _lost_its_end(j, t)}
     return not j.own and said == {"closed"}
+
+
+_ENDED = frozenset({"FIN_WAIT1", "FIN_WAIT2", "CLOSING"})
+"""States of a connection that its program has closed, and the other end not yet."""
+
+
+def _said(j: Journey, trail: Trail) -> str:
+    """What the program did first, also where the word of it was lost on the way."""
+    states = {row.state for row in j.rows(trail, later=False)}
+    silent = trail.attempt.spoke == "nothing"
+    return "closed" if silent and states & _ENDED else trail.attempt.spoke
 
 
 def _lost_its_end(j: Journey, trail: Trail) -> bool:
@@ -484,7 +495,7 @@ def _lost_its_end(j: Journey, trail: Trail) -> bool:
     Either the destination no longer knows of it, and the source was not told (a reset was lost,
     which nobody sends again), or the handshake did not come to its end.
     """
-    stands = any(row.state != "SYN_RECV" for row in j.rows(trail))
+    stands = any(row.state != "SYN_RECV" for row in j.rows(trail, later=False))
     return trail.attempt.spoke == "nothing" and j.sockets and not stands
 
 

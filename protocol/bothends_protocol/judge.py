@@ -194,7 +194,7 @@ def _half_open(j: Journey) -> _Finding:
         path_clear=True,
         reachable="unknown",
         causes=(),
-        candidates=("service.hung",),
+        candidates=("service.hung", "service.closes"),
         next_step="Test again: packets of the connection's beginning were lost on the way.",
         notes=narrate(j),
     )

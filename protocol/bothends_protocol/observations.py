@@ -236,7 +236,7 @@ class Journey:
         return bool(self.proven) and all(
             trail.attempt.spoke == "nothing"
             and not trail.own
-            and {row.state for row in self.rows(trail)} == {"SYN_RECV"}
+            and {row.state for row in self.rows(trail, later=False)} == {"SYN_RECV"}
             for trail in self.proven
         )
 
@@ -320,17 +320,18 @@ class Journey:
                 return stage
         return Stage.CONNECTED
 
-    def rows(self, trail: Trail) -> tuple[Connection, ...]:
+    def rows(self, trail: Trail, *, later: bool = True) -> tuple[Connection, ...]:
         """Return the destination's rows about the connection of `trail`.
 
-        Those of later rounds too: a handshake whose last packet was lost is completed by what
-        the source sends next, the end of the connection.
+        With `later` those of later rounds too: a handshake whose last packet was lost is
+        completed by what the source sends next, the end of the connection. What the program does
+        then is its answer to that end.
         """
         a = trail.attempt
         return tuple(
             row
             for row in self.connections
-            if row.round >= a.round
+            if (row.round == a.round or (later and row.round > a.round))
             and row.remote_port == a.local_port
             and bare(row.remote_address) == bare(a.local_address)
         )
