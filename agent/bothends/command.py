@@ -30,6 +30,9 @@ INTERRUPTED = 130
 MAX_PORTS = 4096
 """Ports of one request: what both sides can hold as single results. Sweeps come later."""
 
+MAX_ALONE_PORTS = 16
+"""Ports that a source tries again and again while it waits."""
+
 MAX_SECONDS = 7 * 24 * 3600.0
 MAX_CODE_FILE = 4096
 MAX_DIGITS = 9
@@ -155,6 +158,7 @@ def _options(args: argparse.Namespace) -> Options:
         json=args.json,
         report=_report(args.report),
         both_ways=args.both_ways,
+        offline_ports=_offline_ports(args.ports) if role == SOURCE else (),
         verbose=args.verbose,
     )
 
@@ -169,6 +173,13 @@ def _ports(text: str) -> tuple[str, ...]:
     if sum(len(part) for part in wanted) > MAX_PORTS:
         raise UsageError(f"This version tests at most {MAX_PORTS} ports in one run.")
     return tuple(f"{part.transport}:{part}" for part in wanted)
+
+
+def _offline_ports(text: str) -> tuple[str, ...]:
+    ports = _ports(text)
+    if sum(len(part) for item in ports for part in parse_ports(item)) > MAX_ALONE_PORTS:
+        raise UsageError(f"--ports names at most {MAX_ALONE_PORTS} ports.")
+    return ports
 
 
 def _code(args: argparse.Namespace, role: str) -> Code | None:
