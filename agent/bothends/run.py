@@ -56,6 +56,7 @@ from .options import Options
 from .own_rules import OwnRules
 from .prober import Prober
 from .recorder import Recorder
+from .standalone import Standalone, Surroundings
 from .tasks import Tasks
 from .witness.packets import PacketWitness, may_see_packets
 
@@ -82,6 +83,8 @@ class Outcome:
     contact: dict[str, object] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    own: Evidence | None = None
+    """Without contact: what this side recorded by itself, where that was asked for."""
 
 
 class _Deadline:
@@ -122,6 +125,7 @@ class Run:
         self._prober: Prober | None = None
         self._observer: Observer | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._standalone: Standalone | None = None
 
     async def run(self) -> Outcome:
         """Return the outcome; whatever happens, leave nothing open."""
@@ -129,7 +133,9 @@ class Run:
             contact = self._contact = self._make_contact()
             failure = await self._meet(contact)
             if failure is not None:
-                return self._no_contact(failure)
+                outcome = self._no_contact(failure)
+                outcome.own = await self._freeze_alone(contact)
+                return outcome
             return await self._converse(contact)
         finally:
             await self._close()
@@ -166,6 +172,10 @@ class Run:
         if self.options.role == DESTINATION:
             self._show_code(contact.code, self._facts)
         await self._resolve_typed(contact)
+        if self.options.save is not None or self.options.paste:
+            around = Surroundings(self._facts, self._typed, self._targets)
+            self._standalone = Standalone(self.options, around)
+            self._standalone.start()
         if self.options.mdns:
             self._discover(contact)
         chosen = asyncio.ensure_future(nominated(contact, self.options.role))
@@ -173,6 +183,7 @@ class Run:
             ends: list[asyncio.Future[Any]] = [chosen, contact.failed]
             await asyncio.wait(ends, timeout=self.options.wait, return_when=asyncio.FIRST_COMPLETED)
             if chosen.done():
+                await self._stop_alone()
                 self._pair(contact, *chosen.result())
                 return None
             if contact.failed.done():
@@ -182,6 +193,19 @@ class Run:
             if not chosen.done():
                 chosen.cancel()
                 await asyncio.gather(chosen, return_exceptions=True)
+
+    async def _stop_alone(self) -> None:
+        """Close what a side does by itself: the two have met."""
+        standalone, self._standalone = self._standalone, None
+        if standalone is not None:
+            await standalone.stop()
+
+    async def _freeze_alone(self, contact: Contact) -> Evidence | None:
+        if self._standalone is None:
+            return None
+        return await self._standalone.freeze(
+            f"{place}: {what}" for place, what in sorted(contact.refusals.items())
+        )
 
     async def _resolve_typed(self, contact: Contact) -> None:
         for text in self.options.targets:
@@ -511,6 +535,7 @@ class Run:
         """Close everything in the order in which it depends on each other."""
         if self._deadline is not None:
             self._deadline.cancel()
+        await self._stop_alone()
         # What is still under way must not start anything whose owner has been closed.
         self._tasks.cancel()
         if self._prober is not None:

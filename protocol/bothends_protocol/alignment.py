@@ -19,15 +19,14 @@ from __future__ import annotations
 import bisect
 import math
 import statistics
-import sys
-from array import array
+import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from .addresses import bare, family
-from .evidence import Burst, Counted, Evidence
+from .evidence import Burst, Counted, Evidence, Sighting
 
 __all__ = [
     "BURSTS",
@@ -179,11 +178,11 @@ class _Event:
     """The source's own port."""
     remote: str
     """The source's address as the destination saw it."""
-    strong: bool
-    """Known by its sequence number."""
     late: float
     """The destination saw it up to so many seconds after it happened."""
-    same: bool
+    strong: bool = False
+    """Known by its sequence number."""
+    same: bool = True
     """Whether the address is the one that the source used."""
 
 
@@ -193,9 +192,7 @@ _NEAR_WALL = 60.0
 """Seconds from the wall clocks within which one event by itself is believed."""
 
 
-def _by_packets(
-    source: Evidence, destination: Evidence, wall: float | None
-) -> Alignment | None:
+def _by_packets(source: Evidence, destination: Evidence, wall: float | None) -> Alignment | None:
     events = [e for e in _events(source, destination) if is_finite(e.here, e.there)]
     best = _cluster(events)
     if not best or not _believable(best, wall):
@@ -241,49 +238,52 @@ def _cluster(events: Sequence[_Event]) -> list[_Event]:
 
 
 def _events(source: Evidence, destination: Evidence) -> Iterator[_Event]:
-    by_number: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for seen in source.sightings[-MAX_EVENTS:]:
-        if seen.way == "out" and seen.flags == "S" and seen.icmp is None:
-            by_number[seen.seq, seen.destination_port].append(seen.at)
-    tried: dict[tuple[int, int], list[tuple[float, str]]] = defaultdict(list)
+    tried: _Tried = defaultdict(list)
     for attempt in source.attempts[-MAX_EVENTS:]:
-        if attempt.local_port and len(tried[attempt.local_port, attempt.port]) < _REUSED:
-            place = attempt.started, bare(attempt.local_address)
-            tried[attempt.local_port, attempt.port].append(place)
-    for seen in destination.sightings[-MAX_EVENTS:]:
-        if seen.way != "in" or seen.flags != "S" or seen.icmp is not None:
-            continue
-        for at in by_number.get((seen.seq, seen.destination_port), ())[:_REUSED]:
-            yield _Event(at, seen.at, seen.source_port, bare(seen.source), True, 0.0, True)
-        yield from _same_port(
-            tried, seen.at, seen.source, seen.source_port, seen.destination_port, 0.0
-        )
+        place = tried[attempt.local_port, attempt.port]
+        if attempt.local_port and len(place) < _REUSED:
+            place.append((attempt.started, bare(attempt.local_address)))
+    requests = [
+        seen
+        for seen in destination.sightings[-MAX_EVENTS:]
+        if seen.way == "in" and seen.flags == "S" and seen.icmp is None
+    ]
+    yield from _same_number(source, requests)
+    for seen in requests:
+        ports = seen.source_port, seen.destination_port
+        yield from _same_port(tried, seen.at, seen.source, ports, 0.0)
     for taken in destination.acceptances[-MAX_EVENTS:]:
-        yield from _same_port(
-            tried, taken.at, taken.remote_address, taken.remote_port, taken.port, 0.0
-        )
+        ports = taken.remote_port, taken.port
+        yield from _same_port(tried, taken.at, taken.remote_address, ports, 0.0)
     for row in destination.connections[-MAX_EVENTS:]:
         if row.at is not None:
-            yield from _same_port(
-                tried, row.at, row.remote_address, row.remote_port, row.local_port, LOOK_SECONDS
-            )
+            ports = row.remote_port, row.local_port
+            yield from _same_port(tried, row.at, row.remote_address, ports, LOOK_SECONDS)
 
+
+def _same_number(source: Evidence, requests: Iterable[Sighting]) -> Iterator[_Event]:
+    sent: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for seen in source.sightings[-MAX_EVENTS:]:
+        if seen.way == "out" and seen.flags == "S" and seen.icmp is None:
+            sent[seen.seq, seen.destination_port].append(seen.at)
+    for seen in requests:
+        for at in sent.get((seen.seq, seen.destination_port), ())[:_REUSED]:
+            yield _Event(at, seen.at, seen.source_port, bare(seen.source), 0.0, strong=True)
+
+
+_Tried = dict[tuple[int, int], list[tuple[float, str]]]
+"""When the source tried, and from which address: by its own port and the other's."""
 
 _REUSED = 8
 """Connections from one port that are compared: a system goes through thousands of ports first."""
 
 
-def _same_port(  # noqa: PLR0917  a packet's own numbers
-    tried: dict[tuple[int, int], list[tuple[float, str]]],
-    at: float,
-    remote: str,
-    remote_port: int,
-    port: int,
-    late: float,
+def _same_port(
+    tried: _Tried, at: float, remote: str, ports: tuple[int, int], late: float
 ) -> Iterator[_Event]:
-    for started, local in tried.get((remote_port, port), ()):
-        address = bare(remote)
-        yield _Event(started, at, remote_port, address, False, late, address == local)
+    address = bare(remote)
+    for started, local in tried.get(ports, ()):
+        yield _Event(started, at, ports[0], address, late, same=address == local)
 
 
 def _anchors(pairs: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
@@ -308,7 +308,9 @@ def _by_bursts(source: Evidence, destination: Evidence, wall: float | None) -> A
     bursts = [
         (burst.started, patterns[burst.round], family(bare(burst.address)))
         for burst in source.bursts
-        if burst.started is not None and is_finite(burst.started) and burst.round in patterns
+        if burst.started is not None
+        and is_finite(burst.started)
+        and burst.round in patterns
         and _is_whole(burst, patterns[burst.round])
     ]
     version = max((v for _, _, v in bursts), default=0)
@@ -347,9 +349,7 @@ def _overlap(source: Evidence, destination: Evidence, offset: float) -> float:
     return max(0.0, ends - begins)
 
 
-def _region(
-    source: Evidence, destination: Evidence, wall: float | None
-) -> tuple[float, float]:
+def _region(source: Evidence, destination: Evidence, wall: float | None) -> tuple[float, float]:
     """The part of the source's recording whose bursts are searched for, on its clock."""
     end = 0.0 if source.offline is None else source.offline.lasted
     if wall is not None and destination.offline is not None:
@@ -426,9 +426,7 @@ class _Found:
     offset: float
 
 
-def _search(
-    part: _Part, begins: float, windows: list[int], wall: float | None
-) -> _Found | None:
+def _search(part: _Part, begins: float, windows: list[int], wall: float | None) -> _Found | None:
     """Where the bursts of `part` are in the windows, if they stand out at one lag."""
     first = min(at for at, _ in part)
     full, all_ = _impulses(part, first)
@@ -472,21 +470,15 @@ def _correlate(windows: Sequence[int], impulses: Sequence[int]) -> list[int]:
     substitution): Python multiplies long numbers in much less than the square of their length.
     No sum reaches 32 bits: `_PART_BURSTS` bursts of windows that count `_MOST`, squared, do not.
     """
-    rows = (array("I", windows), array("I", reversed(impulses)))
-    one, other = (int.from_bytes(row.tobytes(), sys.byteorder) for row in rows)
+    one, other = (
+        int.from_bytes(struct.pack(f"<{len(row)}I", *row), "little")
+        for row in (windows, [*reversed(impulses)])
+    )
     count = len(windows) + len(impulses) - 1
-    found = array("I")
-    if sys.byteorder == "little":
-        found.frombytes((one * other).to_bytes(count * found.itemsize, "little"))
-        return list(found)
-    # The first of the row is the highest digit.
-    found.frombytes((one * other).to_bytes(count * found.itemsize, "big"))
-    return list(found)
+    return list(struct.unpack(f"<{count}I", (one * other).to_bytes(count * 4, "little")))
 
 
-def _follow(
-    found: _Found, parts: Sequence[_Part], begins: float, windows: list[int]
-) -> Alignment:
+def _follow(found: _Found, parts: Sequence[_Part], begins: float, windows: list[int]) -> Alignment:
     """Look for the other parts near where they must be; clocks drift."""
     anchors = []
     for part in parts:

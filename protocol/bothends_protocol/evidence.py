@@ -422,7 +422,8 @@ class Listening(_Record, frozen=True):
 
 class Offline(_Record, frozen=True):
     """What is kept beside by a side that never met the other, so that both can be put side by
-    side later."""
+    side later.
+    """
 
     wall: float | None
     """The wall clock (seconds since 1970, UTC) when the run's own clock was zero; None where the

@@ -21,11 +21,10 @@ from itertools import pairwise
 
 from msgspec.structs import replace
 
-from .addresses import bare, family
+from .addresses import bare
 from .alignment import (
     BURSTS,
     CLOCKS,
-    DRIFT,
     GAP_SECONDS,
     PACKETS,
     WINDOW_SECONDS,
@@ -33,7 +32,6 @@ from .alignment import (
     Alignment,
     align,
     is_finite,
-    wall_offset,
 )
 from .bursts import WINDOW_SECONDS as JUDGED_WINDOW
 from .counted import MAX_JUDGED
@@ -178,9 +176,7 @@ def _keys(source: Evidence, destination: Evidence) -> tuple[list[_Key], str]:
     )
     wanted = [part for text in destination.ports for part in parse_ports(text)]
     keys = [
-        key
-        for key in tried
-        if any(part.transport == key[0] and key[2] in part for part in wanted)
+        key for key in tried if any(part.transport == key[0] and key[2] in part for part in wanted)
     ][:MAX_KEYS]
     if len(keys) == len(tried) and keys:
         return keys, ""
@@ -408,9 +404,7 @@ def _slice(counted: Counted, mark: float, error: float, number: int) -> Samples 
     )
 
 
-def _moving(
-    counted: Counted, begins: float, ends: float
-) -> tuple[list[float], int, int] | None:
+def _moving(counted: Counted, begins: float, ends: float) -> tuple[list[float], int, int] | None:
     """The times of the readings about a span, and which of the steps lie between them."""
     steps, at = counted.steps, counted.began
     if any(moved and len(moved) != len(steps) for moved in counted.values.values()):
@@ -698,4 +692,3 @@ def _service_candidates(source: Evidence, destination: Evidence) -> tuple[str, .
 
 def _name(source: Evidence, destination: Evidence) -> str:
     return hashlib.sha256(pack(source) + pack(destination)).hexdigest()[:32]
-
