@@ -10,7 +10,9 @@ the destination's in `lone_destination`.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -115,6 +117,7 @@ class Standalone:
         offline = Offline(
             wall=wall if abs(wall - self._wall) < CLOCK_SET else None,
             lasted=ended,
+            kept_right=_kept_right(),
             sightings_since=self._sightings_since,
         )
         offline = self._side.freeze(offline)
@@ -146,3 +149,19 @@ class Standalone:
             await self._tasks.finish()
         finally:
             await self._side.close()
+
+
+_TIMEX_SIZE = 512
+_TIME_ERROR = 5  # linux/timex.h: the clock is not synchronised
+
+
+def _kept_right() -> bool | None:
+    """Return whether the kernel is told that its wall clock is right (adjtimex(2)); Linux."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        # All zero: nothing is set, only asked. struct timex has 208 bytes.
+        state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_SIZE))
+    except (OSError, AttributeError):
+        return None
+    return None if state < 0 else bool(state != _TIME_ERROR)

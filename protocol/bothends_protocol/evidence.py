@@ -421,15 +421,15 @@ class Listening(_Record, frozen=True):
 
 
 class Offline(_Record, frozen=True):
-    """What is kept beside by a side that never met the other, so that both can be put side by
-    side later.
-    """
+    """What a side that never met the other keeps beside its records."""
 
     wall: float | None
     """The wall clock (seconds since 1970, UTC) when the run's own clock was zero; None where the
     wall clock was set meanwhile, or the computer slept."""
     lasted: float
     """When the recording ended, on the run's own clock."""
+    kept_right: bool | None = None
+    """Whether the system says that its wall clock is kept right (by NTP, say)."""
     sightings_since: float = 0.0
     """Older sightings were dropped, to keep within bounds."""
     connections_since: float = 0.0

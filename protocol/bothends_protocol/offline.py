@@ -48,7 +48,7 @@ from .evidence import (
     Sighting,
     Witness,
 )
-from .judge import judge, lost_verdict
+from .judge import combine, judge, lost_verdict
 from .pairing import DESTINATION, SOURCE
 from .plan import BURST, CONNECT, MAX_PROBES
 from .ports import parse_ports
@@ -585,10 +585,23 @@ def _ends(
 
 def _judged(source: Evidence, destination: Evidence, pair: _Pair, notes: tuple[str, ...]) -> Joint:
     verdict = judge(pair.source, pair.destination)
-    if pair.how.how == CLOCKS:
-        verdict = _hedged(verdict, judge(pair.source, _blind(pair.destination)))
     notes = (*notes, _BY[pair.how.how])
+    if pair.how.how == CLOCKS:
+        wrong = [side.role for side in (source, destination) if not _kept_right(side)]
+        if wrong:
+            notes = (*notes, _UNKEPT.format(" and ".join(f"the {role}'s" for role in wrong)))
+        verdict = _hedged(verdict, pair, trusted=not wrong)
     return Joint(replace(verdict, verdict_id=_name(source, destination)), notes)
+
+
+_UNKEPT = (
+    "By its own system {} clock is not kept right, so nobody is blamed. Set the clocks (NTP), or "
+    "run both as root where that was not so, and start both again."
+)
+
+
+def _kept_right(side: Evidence) -> bool:
+    return side.offline is not None and side.offline.kept_right is not False
 
 
 def _blind(destination: Evidence) -> Evidence:
@@ -603,27 +616,46 @@ def _blind(destination: Evidence) -> Evidence:
     )
 
 
-def _hedged(verdict: Verdict, alone: Verdict) -> Verdict:
-    """The verdict with nothing proven but what is without the other side's silence, too."""
+def _hedged(verdict: Verdict, pair: _Pair, *, trusted: bool) -> Verdict:
+    """The verdict, and nothing proven in it but what is so without the other side's silence.
+
+    Where the clocks are not to be trusted either, that is no more than a candidate.
+    """
+    alone = judge(pair.source, _blind(pair.destination))
     sure = {
-        (check.transport, check.address, check.ports, blocker.code)
+        (check.transport, check.address, blocker.code)
         for check in alone.checks
         for blocker in check.blockers
         if blocker.confidence == "proven"
     }
+    explained = lost_verdict(pair.source, "").candidates
 
-    def lowered(check: Check, blocker: Blocker) -> Blocker:
-        if (check.transport, check.address, check.ports, blocker.code) in sure:
-            return blocker
-        return replace(blocker, confidence="likely", because=(*blocker.because, _BY[CLOCKS]))
+    def known(check: Check, blocker: Blocker) -> bool:
+        return (check.transport, check.address, blocker.code) in sure
 
-    return replace(
-        verdict,
-        checks=tuple(
-            replace(check, blockers=tuple(lowered(check, b) for b in check.blockers))
-            for check in verdict.checks
-        ),
-    )
+    def lowered(check: Check) -> Check:
+        if check.blockers and all(known(check, blocker) for blocker in check.blockers):
+            return check
+        if trusted:
+            return replace(
+                check,
+                blockers=tuple(
+                    b
+                    if known(check, b)
+                    else replace(b, confidence="likely", because=(*b.because, _BY[CLOCKS]))
+                    for b in check.blockers
+                ),
+            )
+        return replace(
+            check,
+            status="undetermined",
+            blockers=(),
+            candidates=tuple(dict.fromkeys((*check.candidates, *explained))),
+            next_step=check.next_step or _AGAIN,
+            segments=tuple(replace(part, status="unknown", because=()) for part in check.segments),
+        )
+
+    return combine([lowered(check) for check in verdict.checks])
 
 
 def _apart(source: Evidence, destination: Evidence, notes: tuple[str, ...]) -> Joint:
@@ -643,10 +675,14 @@ def _apart(source: Evidence, destination: Evidence, notes: tuple[str, ...]) -> J
     verdict = replace(
         verdict,
         verdict_id=_name(source, destination),
-        candidates=candidates or of_service,
+        candidates=(*_unnamed(source), *(candidates or of_service)),
         checks=checks,
     )
     return Joint(verdict, notes)
+
+
+def _unnamed(source: Evidence) -> tuple[str, ...]:
+    return ("source.name",) if any(not target.addresses for target in source.targets) else ()
 
 
 def _service_candidates(source: Evidence, destination: Evidence) -> tuple[str, ...]:
