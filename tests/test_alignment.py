@@ -44,7 +44,7 @@ def test_one_product_is_all_the_sums(windows: list[int], impulses: list[int]) ->
     ids=["rows", "packets", "counters"],
 )
 def test_clocks_that_are_hours_apart_and_drift(
-    fate: Fate, sees: bool, how: str, within: float, drift: float
+    *, fate: Fate, sees: bool, how: str, within: float, drift: float
 ) -> None:
     rng = random.Random(f"{how}{drift}")
     world = World(

@@ -1,48 +1,49 @@
-"""A program: one agent with --save, its evidence on standard output in base64.
+"""A program: one agent that saves what it sees, and what came of it as JSON.
 
-    python alone.py ROLE WAIT CONTROL-PORT PEER [--service NAME]
+    python alone.py ROLE WAIT PEER
 
-Other names of the command line do not matter here; writing the file itself is another test's.
+Writing the file itself is for other tests. The evidence is in base64, None where the two met.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import resource
 import sys
 from pathlib import Path
 
-from bothends.options import Endpoint, Options
+from bothends.options import CONTROL_PORT, Endpoint, Options
 from bothends.run import Run
 from bothends_protocol.code import parse_code
 from bothends_protocol.wire import pack
 
+__all__: list[str] = []
+
 
 async def main() -> int:
-    role, wait, control, peer = sys.argv[1:5]
+    role, wait, peer = sys.argv[1:4]
     options = Options(
         role=role,
         ports=("tcp:4242",) if role == "destination" else (),
         code=parse_code("7-abandon-ability-able"),
         code_fixed=True,
-        peers=(Endpoint(peer, int(control)),),
-        control_port=int(control),
+        peers=(Endpoint(peer, CONTROL_PORT),),
         mdns=False,
         wait=float(wait),
         save=Path("unused"),
     )
-    run = Run(
-        options,
-        say=lambda text: print(text, file=sys.stderr),
-        show_code=lambda *_: None,
-    )
+    run = Run(options, say=lambda text: print(text, file=sys.stderr), show_code=lambda *_: None)
     outcome = await run.run()
-    print(outcome.verdict.status, outcome.verdict.summary, file=sys.stderr)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print(f"cpu {used.ru_utime + used.ru_stime:.3f}", file=sys.stderr)
-    if outcome.own is not None:
-        print(base64.b64encode(pack(outcome.own)).decode())
+    document = {
+        "status": outcome.verdict.status,
+        "blockers": outcome.verdict.blockers,
+        "evidence": outcome.own and base64.b64encode(pack(outcome.own)).decode(),
+        "cpu": used.ru_utime + used.ru_stime,
+    }
+    print(json.dumps(document))
     return 0
 
 
