@@ -239,7 +239,7 @@ class _Recording:
                 )
                 for number, at, sends in self.bursts
             ),
-            samples=tuple(self._samples(number, at, sends) for number, at, sends in self.bursts),
+            samples=tuple(self._samples(number, sends) for number, _, sends in self.bursts),
             routes=(Route(destination=THERE, source=HERE, interface="eth0"),),
             offline=Offline(
                 wall=EPOCH + begins + world.source_wall if world.walls else None,
@@ -247,7 +247,7 @@ class _Recording:
             ),
         )
 
-    def _samples(self, number: int, at: float, sends: Sequence[float]) -> Samples:
+    def _samples(self, number: int, sends: Sequence[float]) -> Samples:
         times = [place * SAMPLE_SECONDS - 0.3 for place in range(105)]
         other = sorted(self.rng.uniform(-0.3, 2) for _ in range(round(self.world.alive * 2.3)))
         values = {}

@@ -14,7 +14,7 @@ from collections import deque
 from msgspec.structs import replace
 
 from bothends_protocol.addresses import bare
-from bothends_protocol.alignment import LOOK_SECONDS
+from bothends_protocol.alignment import HOLD_SECONDS, LOOK_SECONDS
 from bothends_protocol.evidence import (
     Acceptance,
     Connection,
@@ -24,7 +24,6 @@ from bothends_protocol.evidence import (
     Probe,
     RoundPlan,
 )
-from bothends_protocol.offline import HOLD_SECONDS
 from bothends_protocol.pairing import SOURCE
 from bothends_protocol.plan import CONNECT
 

@@ -16,11 +16,16 @@ from itertools import count
 
 from msgspec.structs import replace
 
-from bothends_protocol.alignment import PER_WINDOW, SAMPLE_SECONDS, WINDOW_SECONDS, WINDOWS
+from bothends_protocol.alignment import (
+    HOLD_SECONDS,
+    PER_WINDOW,
+    SAMPLE_SECONDS,
+    WINDOW_SECONDS,
+    WINDOWS,
+)
 from bothends_protocol.bursts import make_pattern
 from bothends_protocol.evidence import Burst, Offline, Probe, RoundPlan, Samples
 from bothends_protocol.messages import Tried
-from bothends_protocol.offline import HOLD_SECONDS
 from bothends_protocol.pairing import SOURCE
 from bothends_protocol.plan import ATTEMPTS, BURST, CONNECT
 

@@ -32,6 +32,7 @@ __all__ = [
     "BURSTS",
     "CLOCKS",
     "GAP_SECONDS",
+    "HOLD_SECONDS",
     "LOOK_SECONDS",
     "PACKETS",
     "PER_WINDOW",
@@ -56,6 +57,10 @@ SAMPLE_SECONDS = 0.02
 
 LOOK_SECONDS = 0.5
 """Between two looks at the socket table by a side that stands alone."""
+
+HOLD_SECONDS = 1.2
+"""How long a source that stands alone keeps its connections open: longer than a destination that
+stands alone takes from one look at its socket table to the next."""
 
 PACKETS, BURSTS, CLOCKS = "packets", "bursts", "clocks"
 
