@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bothends_protocol.alignment import MAX_SPAN
 from bothends_protocol.errors import ProtocolError
 from bothends_protocol.evidence import Counted, Evidence, Listening, read_evidence
-from bothends_protocol.offline import Joint, joint
+from bothends_protocol.offline import MAX_STEPS, Joint, joint
 from bothends_protocol.wire import pack
 from evidence_builder import Story
 from recording_builder import DROPPED, KEPT, LOST, OPEN, PORT, Fate, World
@@ -224,19 +224,38 @@ def _counted(evidence: Evidence, counted: Counted) -> Evidence:
 
 def test_sizes_that_no_side_writes_cost_no_time() -> None:
     source, destination = World(LOST).evidence()
-    steps = (2**40,) * 50_000
-    huge = Counted(
-        began=-1e8, steps=steps, values={"Tcp.InSegs": (2**63,) * 50_000, "dev.rx": (1,)}
-    )
+    assert destination.offline is not None
+    steps = (2**40,) * MAX_STEPS
+    huge = Counted(began=-1e8, steps=steps, values={"Tcp.InSegs": (2**63,) * MAX_STEPS})
     assert joint(source, _counted(destination, huge)).verdict.status == "undetermined"
-    long = Counted(
-        began=0.0,
-        steps=(20,) * 100_000,
-        values=dict.fromkeys(("Tcp.InSegs", "Ip.InReceives", "dev.rx"), (7, 0) * 50000),
+    last = replace(destination, offline=replace(destination.offline, lasted=MAX_SPAN))
+    names = ("Tcp.InSegs", "Ip.InReceives", "dev.rx")
+    busy = Counted(
+        began=0.0, steps=(20,) * MAX_STEPS, values=dict.fromkeys(names, (7, 0) * (MAX_STEPS // 2))
+    )
+    assert joint(source, _counted(last, busy)).verdict.blockers in ((), (NETWORK,))
+    for more in (
+        Counted(began=0.0, steps=(20,) * (MAX_STEPS + 1)),
+        Counted(began=0.0, values={f"n{number}": () for number in range(100)}),
+    ):
+        with pytest.raises(ProtocolError):
+            joint(source, _counted(last, more))
+
+
+def test_more_records_than_a_side_keeps_are_not_looked_at() -> None:
+    source, destination = World(LOST).evidence()
+    probe = source.rounds[0].probes[0]
+    many = tuple(replace(probe, port=port) for port in range(1, 40_000))
+    crowd = replace(
+        source,
+        rounds=tuple(replace(plan, probes=(*plan.probes, *many)) for plan in source.rounds[-40:]),
+        attempts=source.attempts[-1:] * 50_000,
     )
     assert destination.offline is not None
-    last = replace(destination, offline=replace(destination.offline, lasted=MAX_SPAN))
-    assert joint(source, _counted(last, long)).verdict is not None
+    wide = replace(
+        destination, ports=("tcp:1-65535",), listeners=destination.offline.listening[0].listeners
+    )
+    assert joint(crowd, wide).verdict.checks
 
 
 PLACES = [
@@ -253,7 +272,7 @@ PLACES = [
 BAD = [math.nan, math.inf, -math.inf, 1e300, -1e300, 1e12, -5.0, 0.0]
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=80)
 @given(rng=st.randoms(use_true_random=False), of_source=st.booleans())
 def test_numbers_that_are_none_raise_nothing_but_our_own(
     rng: random.Random, *, of_source: bool

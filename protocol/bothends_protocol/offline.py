@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 
 from .alignment import BURSTS, CLOCKS, PACKETS, Alignment, align, is_finite
 from .counted import MAX_JUDGED
@@ -25,15 +25,22 @@ from .judge import combine, judge, lost_verdict
 from .pairing import DESTINATION, SOURCE
 from .plan import CONNECT, MAX_PROBES
 from .ports import parse_ports
-from .side_by_side import MAX_ROUNDS, Key, Pair, contact_alone
+from .side_by_side import MAX_ROUNDS, Key, Pair, contact_alone, with_probes
 from .verdict import Blocker, Check, Verdict
 from .wire import pack
 
 __all__ = ["Joint", "joint"]
 
 
-MAX_KEYS = 64
-"""Ports at addresses that are judged."""
+MAX_KEYS = 32
+"""Ports at addresses that are judged: as many as a source tries."""
+
+MAX_RECORDS = 8000
+"""Records of one kind in a file that are looked at, the newest ones: as many as a side keeps."""
+
+MAX_STEPS = 60_000
+MAX_COUNTERS = 64
+"""Readings of the counters in a file, and counters in them: more than a side keeps."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,12 @@ def joint(source: Evidence, destination: Evidence) -> Joint:
             raise ProtocolError("the evidence belongs to two different runs")
         return Joint(judge(source, destination), ())
     _check(source, destination)
+    name = _name(source, destination)
+    found = _joint(_bounded(source), _bounded(destination))
+    return Joint(replace(found.verdict, verdict_id=name), found.notes)
+
+
+def _joint(source: Evidence, destination: Evidence) -> Joint:
     if source.offline is None or destination.offline is None:
         return _apart(source, destination, (_MET,))
     keys, note = _keys(source, destination)
@@ -100,6 +113,9 @@ def _check(source: Evidence, destination: Evidence) -> None:
         raise ProtocolError("an evidence with ports that are none") from error
     for one in (source, destination):
         kept = one.offline
+        counted = None if kept is None else kept.counted
+        if counted and max(len(counted.steps) - MAX_STEPS, len(counted.values) - MAX_COUNTERS) > 0:
+            raise ProtocolError("an evidence with more readings than a side keeps")
         if kept is not None and not (
             is_finite(kept.lasted, kept.sightings_since, kept.connections_since)
             and is_finite(*(() if kept.wall is None else (kept.wall / 1000,)))
@@ -107,11 +123,27 @@ def _check(source: Evidence, destination: Evidence) -> None:
             raise ProtocolError("an evidence with times that are none")
 
 
+def _bounded(side: Evidence) -> Evidence:
+    """The evidence with no more records than a side keeps, so that no judge has to try for long."""
+    values = {field.name: getattr(side, field.name) for field in fields(side)}
+    cut = {name: value[-MAX_RECORDS:] for name, value in values.items() if isinstance(value, tuple)}
+    facts = replace(
+        side.facts,
+        addresses=side.facts.addresses[:MAX_ADDRESSES],
+        hardware=side.facts.hardware[:MAX_ADDRESSES],
+    )
+    return replace(side, **(cut | {"facts": facts, "targets": side.targets[:MAX_KEYS]}))
+
+
+MAX_ADDRESSES = 1000
+"""Addresses of a host that are looked at."""
+
+
 def _keys(source: Evidence, destination: Evidence) -> tuple[list[Key], str]:
     """What the source tried and the destination watched; and a note where that differs."""
     tried = dict.fromkeys(
         (p.transport, p.address, p.port)
-        for plan in source.rounds
+        for plan in source.rounds[-2 * MAX_ROUNDS :]
         if plan.kind == CONNECT
         for p in plan.probes[:MAX_PROBES]
     )
@@ -170,7 +202,7 @@ def _judged(source: Evidence, destination: Evidence, pair: Pair, notes: tuple[st
         if wrong:
             notes = (*notes, _UNKEPT.format(" and ".join(f"the {role}'s" for role in wrong)))
         verdict = _hedged(verdict, pair, trusted=not wrong)
-    return Joint(replace(verdict, verdict_id=_name(source, destination)), notes)
+    return Joint(verdict, notes)
 
 
 _UNKEPT = (
@@ -253,7 +285,6 @@ def _apart(source: Evidence, destination: Evidence, notes: tuple[str, ...]) -> J
     candidates = tuple(dict.fromkeys(c for check in checks for c in check.candidates))
     verdict = replace(
         verdict,
-        verdict_id=_name(source, destination),
         candidates=(*_unnamed(source), *(candidates or of_service)),
         checks=checks,
     )
@@ -285,12 +316,13 @@ def _service_candidates(source: Evidence, destination: Evidence) -> tuple[str, .
         samples=(),
         offline=None,
     )
-    numbers = {plan.number for plan in source.rounds[-MAX_ROUNDS:]}
+    rounds = with_probes(source.rounds[-2 * MAX_ROUNDS :], keys)
+    numbers = {plan.number for plan in rounds}
     here = replace(
         source,
         session=b"",
         both_ways=False,
-        rounds=source.rounds[-MAX_ROUNDS:],
+        rounds=rounds,
         attempts=tuple(
             a
             for a in source.attempts[-1000:]

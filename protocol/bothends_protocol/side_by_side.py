@@ -8,10 +8,11 @@ kept is cut to them. Nothing is judged.
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from msgspec.structs import replace
 
@@ -26,6 +27,7 @@ from .evidence import (
     Counted,
     Evidence,
     Listening,
+    Probe,
     RoundPlan,
     Samples,
     Sighting,
@@ -34,7 +36,7 @@ from .evidence import (
 from .pairing import SOURCE
 from .plan import BURST, CONNECT
 
-__all__ = ["MAX_ROUNDS", "Key", "Pair", "contact_alone"]
+__all__ = ["MAX_ROUNDS", "Key", "Pair", "contact_alone", "with_probes"]
 
 MAX_ROUNDS = 8
 """Rounds of connects that are judged, the newest ones: three attempts in each make 24, more than
@@ -59,6 +61,9 @@ least, and halves of a window cannot be told from them."""
 
 _AROUND = 0.4
 """Seconds around a burst of which readings are cut out, beside what the clocks may be wrong by."""
+
+_MOST = 2**40
+"""Packets in one step, of which no computer counts so many: added up they stay below 64 bits."""
 
 _PROMPT_SECONDS = 0.3
 
@@ -158,7 +163,6 @@ class _Span:
 
 def _rounds(source: Evidence, span: _Span, keys: Sequence[Key]) -> list[RoundPlan]:
     """The newest rounds of connects that lie in both recordings."""
-    wanted = set(keys)
     times: dict[int, list[float]] = {}
     for attempt in source.attempts:
         times.setdefault(attempt.round, []).append(attempt.started)
@@ -167,10 +171,24 @@ def _rounds(source: Evidence, span: _Span, keys: Sequence[Key]) -> list[RoundPla
         began = times.get(plan.number, [])
         if plan.kind != CONNECT or not began or not is_finite(*began):
             continue
-        probes = [p for p in plan.probes if (p.transport, p.address, p.port) in wanted]
-        if probes and span.begins <= min(began) and max(began) <= span.ends:
-            fitting.append(replace(plan, probes=tuple(probes), prober=SOURCE))
-    return fitting[-MAX_ROUNDS:]
+        if span.begins <= min(began) and max(began) <= span.ends:
+            fitting.append(replace(plan, prober=SOURCE))
+    return list(with_probes(fitting[-MAX_ROUNDS:], keys))
+
+
+def with_probes(plans: Iterable[RoundPlan], keys: Sequence[Key]) -> tuple[RoundPlan, ...]:
+    """Return the rounds with no other probes than `keys`, and none without any."""
+    wanted = set(keys)
+    cut = [
+        replace(
+            plan,
+            probes=tuple(
+                dict.fromkeys(p for p in plan.probes if (p.transport, p.address, p.port) in wanted)
+            ),
+        )
+        for plan in plans
+    ]
+    return tuple(plan for plan in cut if plan.probes)
 
 
 def contact_alone(kept: ContactFacts, *, local: str = "", remote: str = "") -> ContactFacts:
@@ -205,8 +223,19 @@ def _bursts(
             continue
         made[key] += 1
         here = samples.get(burst.round)
-        cut.append((plan, _faster(burst), None if here is None else _fast(here), there))
+        cut.append(
+            (
+                replace(plan, probes=_only(plan, key)),
+                _faster(burst),
+                None if here is None else _fast(here),
+                there,
+            )
+        )
     return cut[::-1]
+
+
+def _only(plan: RoundPlan, key: Key) -> tuple[Probe, ...]:
+    return tuple(p for p in plan.probes if (p.transport, p.address, p.port) == key)[:1]
 
 
 def _usable(burst: Burst) -> bool:
@@ -255,24 +284,30 @@ def _slice(counted: Counted, mark: float, error: float, number: int) -> Samples 
 
 def _moving(counted: Counted, begins: float, ends: float) -> tuple[list[float], int, int] | None:
     """The times of the readings about a span, and which of the steps lie between them."""
-    steps, at = counted.steps, counted.began
-    if any(moved and len(moved) != len(steps) for moved in counted.values.values()):
+    times = _times(counted) if is_finite(counted.began, begins, ends) else []
+    if not times or times[0] > begins or times[-1] < ends:
         return None
-    times = [at]
-    for step in steps:
-        if not 0 <= step < 1e12:
-            return None
-        at += step / 1000
-        times.append(at)
-    if times[0] > begins or times[-1] < ends:
+    first = bisect.bisect_right(times, begins) - 1
+    last = bisect.bisect_left(times, ends)
+    rows = [moved[first:last] for moved in counted.values.values() if moved]
+    if any(abs(more) > _MOST for row in rows for more in row):
         return None
-    first = max(place for place, at in enumerate(times) if at <= begins)
-    last = min(place for place, at in enumerate(times) if at >= ends)
-    for place in range(first, last):
-        still = all(not moved or not moved[place] for moved in counted.values.values())
-        if not still and times[place + 1] - times[place] >= GAP_SECONDS:
-            return None
-    return times[first : last + 1], first, last
+    late = (
+        place
+        for place in range(first, last)
+        if times[place + 1] - times[place] >= GAP_SECONDS
+        and any(row[place - first] for row in rows)
+    )
+    return None if next(late, None) is not None else (times[first : last + 1], first, last)
+
+
+def _times(counted: Counted) -> list[float]:
+    """When the readings were taken; empty where they are none."""
+    steps = counted.steps
+    odd = any(moved and len(moved) != len(steps) for moved in counted.values.values())
+    if odd or not all(0 <= step < _MOST for step in steps):
+        return []
+    return list(accumulate((step / 1000 for step in steps), initial=counted.began))
 
 
 def _at(grid: Sequence[float], times: Sequence[float], readings: Sequence[int]) -> Iterable[int]:
