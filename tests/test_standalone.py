@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 def here() -> HostFacts:
-    """This host, as if loopback were its one card."""
+    """What there is to say of the machine, as if loopback were its one card."""
     only = (Address(interface="lo", address="127.0.0.1", prefix=8),)
     return replace(host_facts(privileged=False), addresses=only)
 
@@ -90,8 +90,7 @@ async def test_a_service_that_answers_gets_connects_and_no_bursts() -> None:
     with socket.create_server(("127.0.0.1", 0)) as service:
         source = LoneSource(recorder, ("127.0.0.1",), [service.getsockname()[1]], 60.0)
         task = asyncio.create_task(source.run())
-        while not recorder.attempts:
-            await asyncio.sleep(0.05)
+        await until(lambda: bool(recorder.attempts))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await source.close()

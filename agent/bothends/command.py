@@ -21,7 +21,7 @@ from bothends_protocol.verdict import EXIT_STATUS, Verdict
 
 from . import render
 from .cli import UsageError
-from .options import CONTROL_PORT, Endpoint, Options
+from .options import CONTROL_PORT, SERVICE_PORT, Endpoint, Options
 from .run import Outcome, Run
 
 __all__ = ["agent", "usage_document"]
@@ -158,7 +158,7 @@ def _options(args: argparse.Namespace) -> Options:
         json=args.json,
         report=_report(args.report),
         both_ways=args.both_ways,
-        offline_ports=_offline_ports(args.ports) if role == SOURCE else (),
+        offline_ports=_offline_ports(args.ports if role == SOURCE else str(SERVICE_PORT)),
         verbose=args.verbose,
     )
 
