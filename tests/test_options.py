@@ -75,7 +75,7 @@ def test_everything_at_once() -> None:
 
 def test_what_a_source_tries_by_itself_is_the_usual_port_or_what_it_is_told() -> None:
     assert options(*SOURCE).offline_ports == ("tcp:4242",)
-    assert options(*SOURCE, "--ports", "80,5000-5002").offline_ports == ("tcp:80", "tcp:5000-5002")
+    assert options(*SOURCE, "--ports", "80,5000-5002").offline_ports == ("tcp:80,5000-5002",)
 
 
 @pytest.mark.parametrize("content", [CODE, f"{CODE}\n", f"  {CODE.upper()}  \n"])
