@@ -171,6 +171,54 @@ def test_a_service_that_began_to_listen_meanwhile_is_judged_as_it_is() -> None:
     assert "service.not-running" not in codes
 
 
+@pytest.mark.parametrize("sees", [False, True])
+def test_what_was_mended_while_they_ran_is_judged_as_it_is_now(*, sees: bool) -> None:
+    before = World(DROPPED, source=(0.0, 60.0), source_sees=sees, destination_sees=sees)
+    after = World(OPEN, source=(60.0, 120.0), seed=2, source_sees=sees, destination_sees=sees)
+    (one, early), (other, late) = before.evidence(), after.evidence()
+    later = 60.0
+    shifted = len(one.rounds)
+    assert one.offline is not None
+    late_offline = replace(one.offline, lasted=120.0)
+    source = replace(
+        one,
+        rounds=(
+            *one.rounds,
+            *(replace(plan, number=plan.number + shifted) for plan in other.rounds),
+        ),
+        attempts=(
+            *one.attempts,
+            *(
+                replace(a, round=a.round + shifted, started=a.started + later)
+                for a in other.attempts
+            ),
+        ),
+        sightings=(*one.sightings, *(replace(s, at=s.at + later) for s in other.sightings)),
+        offline=late_offline,
+    )
+    destination = replace(
+        late,
+        sightings=(*early.sightings, *late.sightings),
+        connections=(*early.connections, *late.connections),
+    )
+    found = joint(source, destination)
+    assert found.verdict.status == "open"
+    assert found.verdict.warnings == ()
+
+
+def test_sightings_that_were_dropped_for_want_of_room_are_no_absence() -> None:
+    source, destination = World(
+        source=(0.0, 120.0), source_sees=True, destination_sees=True
+    ).evidence()
+    assert source.offline is not None
+    late = replace(
+        source,
+        sightings=tuple(s for s in source.sightings if s.at > 100),
+        offline=replace(source.offline, sightings_since=100.0),
+    )
+    assert named(joint(late, destination)) == [(DROP, "proven")]
+
+
 def test_both_orders_come_to_the_same() -> None:
     source, destination = World().evidence()
     assert joint(source, destination) == joint(destination, source)

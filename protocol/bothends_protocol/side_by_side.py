@@ -21,6 +21,7 @@ from .alignment import GAP_SECONDS, WINDOW_SECONDS, WINDOWS, Alignment, is_finit
 from .bursts import WINDOW_SECONDS as JUDGED_WINDOW
 from .counted import MAX_JUDGED
 from .evidence import (
+    Attempt,
     Burst,
     Connection,
     ContactFacts,
@@ -41,6 +42,9 @@ __all__ = ["MAX_ROUNDS", "Key", "Pair", "contact_alone", "with_probes"]
 MAX_ROUNDS = 8
 """Rounds of connects that are judged, the newest ones: three attempts in each make 24, more than
 loss can explain (`plan.CERTAIN`), and what has changed since the beginning is not mixed in."""
+
+MAX_TRIES = 8
+"""Attempts at one port in one round that are judged: more than a source makes."""
 
 MAX_NEAR = 4000
 """Sightings of each side about the judged rounds that are looked at."""
@@ -88,26 +92,26 @@ class Pair:
     ) -> Pair | None:
         """Return the pair, None where no round of connects lies in both recordings."""
         span = _Span.of(source, destination, how)
-        listening = span.listening
-        rounds = _rounds(source, span, keys)
-        if listening is not None:
-            # What was before somebody began to listen, or ceased to, is another story.
-            rounds = [plan for plan in rounds if span.holds(plan, source)] or rounds[-1:]
+        wanted = set(keys)
+        tries: dict[int, list[Attempt]] = {}
+        made = Counter[tuple[int, Key]]()
+        for attempt in source.attempts:
+            key = (attempt.transport, attempt.address, attempt.port)
+            made[attempt.round, key] += 1
+            if key in wanted and made[attempt.round, key] <= MAX_TRIES:
+                tries.setdefault(attempt.round, []).append(attempt)
+        rounds = _rounds(source, span, tries, keys)
         if not rounds:
             return None
-        numbers = {plan.number for plan in rounds}
-        attempts = [
-            a
-            for a in source.attempts
-            if a.round in numbers and (a.transport, a.address, a.port) in set(keys)
-        ]
-        if not attempts:
-            return None
-        begins = min(a.started for a in attempts if is_finite(a.started))
+        listening = _listening(destination, tries[rounds[-1].number][0].started, how)
+        rounds = _settled([p for p in rounds if _under(listening, tries[p.number], how)], tries)
+        attempts = [attempt for plan in rounds for attempt in tries[plan.number]]
+        begins = min(a.started for a in attempts)
+        ends = max(a.started for a in attempts) + _LATE
         bursts = _bursts(source, destination, span, begins, keys)
         plans = (*rounds, *(plan for plan, _, _, _ in bursts))
         last = attempts[-1]
-        near = [s for s in source.sightings if is_finite(s.at) and begins - 1 <= s.at][-MAX_NEAR:]
+        near = [s for s in source.sightings if is_finite(s.at) and begins - 1 <= s.at <= ends]
         opener = replace(
             source,
             session=b"",
@@ -115,12 +119,16 @@ class Pair:
             contact=contact_alone(source.contact, local=last.local_address),
             rounds=plans,
             attempts=tuple(attempts),
-            sightings=tuple(near),
+            sightings=tuple(near[-MAX_NEAR:]),
+            witnesses=tuple(
+                _shaken(one) if one.name == "packets" and len(near) > MAX_NEAR else one
+                for one in source.witnesses
+            ),
             bursts=tuple(burst for _, burst, _, _ in bursts),
             samples=tuple(here for _, _, here, _ in bursts if here is not None),
             offline=None,
         )
-        taker = _taker(destination, opener, span, plans, bursts)
+        taker = _taker(destination, opener, span, listening, bursts)
         return cls(opener, taker, how)
 
 
@@ -132,14 +140,12 @@ class _Span:
     begins: float
     ends: float
     """What was begun between the two was seen to its end by all witnesses of the destination."""
-    listening: Listening | None
-    """Who listened at the end of it."""
 
     @classmethod
     def of(cls, source: Evidence, destination: Evidence, how: Alignment) -> _Span:
         here, there = source.offline, destination.offline
         if here is None or there is None:
-            return cls(how, 0.0, 0.0, None)
+            return cls(how, 0.0, 0.0)
         since = max(there.sightings_since, there.connections_since, 0.0)
         counted = there.counted
         if counted is not None and is_finite(counted.began):
@@ -147,28 +153,47 @@ class _Span:
         # The offset is asked for where it matters: at the ends of the recordings.
         first = since - how.offset(since - how.offset(0.0))
         last = there.lasted - how.offset(there.lasted - how.offset(here.lasted))
-        begins = max(0.0, first + how.error(first)) + _EARLY
+        begins = max(0.0, here.sightings_since, first + how.error(first)) + _EARLY
         ends = min(here.lasted, last - how.error(last)) - _LATE
-        at_end = ends + how.offset(ends)
-        rows = [row for row in there.listening if is_finite(row.at) and row.at <= at_end]
-        return cls(how, begins, ends, rows[-1] if rows else None)
-
-    def holds(self, plan: RoundPlan, source: Evidence) -> bool:
-        """Whether who listened at the end did so when `plan` began, too."""
-        began = next((a.started for a in source.attempts if a.round == plan.number), None)
-        if began is None or self.listening is None:
-            return False
-        return began + self.how.offset(began) > self.listening.at
+        return cls(how, begins, ends)
 
 
-def _rounds(source: Evidence, span: _Span, keys: Sequence[Key]) -> list[RoundPlan]:
+def _listening(destination: Evidence, at: float, how: Alignment) -> Listening | None:
+    """Who listened at the destination when the source's clock showed `at`."""
+    kept = () if destination.offline is None else destination.offline.listening
+    rows = [row for row in kept if is_finite(row.at) and row.at <= at + how.offset(at)]
+    return rows[-1] if rows else None
+
+
+def _under(listening: Listening | None, tries: Sequence[Attempt], how: Alignment) -> bool:
+    """Whether those listened when the attempts began: what was before is another story."""
+    at = min(attempt.started for attempt in tries)
+    return listening is None or listening.at <= at + how.offset(at)
+
+
+_SETTLED = 3
+"""Rounds in a row with one outcome, which none before them had: something was changed."""
+
+
+def _settled(rounds: list[RoundPlan], tries: dict[int, list[Attempt]]) -> list[RoundPlan]:
+    """The rounds since a change, where there was one; else all of them."""
+    kinds = [
+        frozenset((a.address, a.port) for a in tries[plan.number] if a.outcome == "connected")
+        for plan in rounds
+    ]
+    streak = next((n for n, kind in enumerate(reversed(kinds)) if kind != kinds[-1]), len(kinds))
+    if streak >= _SETTLED and kinds[-1] not in kinds[:-streak]:
+        return rounds[-streak:]
+    return rounds
+
+
+def _rounds(
+    source: Evidence, span: _Span, tries: dict[int, list[Attempt]], keys: Sequence[Key]
+) -> list[RoundPlan]:
     """The newest rounds of connects that lie in both recordings."""
-    times: dict[int, list[float]] = {}
-    for attempt in source.attempts:
-        times.setdefault(attempt.round, []).append(attempt.started)
     fitting = []
-    for plan in source.rounds:
-        began = times.get(plan.number, [])
+    for plan in {plan.number: plan for plan in source.rounds}.values():
+        began = [attempt.started for attempt in tries.get(plan.number, ())]
         if plan.kind != CONNECT or not began or not is_finite(*began):
             continue
         if span.begins <= min(began) and max(began) <= span.ends:
@@ -336,7 +361,7 @@ def _taker(
     destination: Evidence,
     opener: Evidence,
     span: _Span,
-    plans: Sequence[RoundPlan],
+    listening: Listening | None,
     bursts: Sequence[_Cut],
 ) -> Evidence:
     """The destination's evidence as if it had known the rounds."""
@@ -355,20 +380,19 @@ def _taker(
         else one
         for one in destination.witnesses
     ]
-    listening = span.listening
     mine = {bare(item.address) for item in opener.facts.addresses} | {bare(opener.contact.local)}
     remote = span.how.remote if span.how.remote not in mine else ""
     taken = [a for a in destination.acceptances if is_finite(a.at) and begins <= a.at <= ends]
     samples = [there for _, _, _, there in bursts if there is not None]
     counted = None if kept is None else kept.counted
     if counted is not None:
-        samples += _ends(counted, opener, plans, span)
+        samples += _ends(counted, opener, span)
     return replace(
         destination,
         session=b"",
         both_ways=False,
         contact=contact_alone(destination.contact, remote=remote or opener.contact.local),
-        rounds=tuple(plans),
+        rounds=opener.rounds,
         sightings=tuple(near[-MAX_NEAR:]),
         witnesses=tuple(witnesses),
         acceptances=tuple(taken[-MAX_NEAR:]),
@@ -436,12 +460,10 @@ def _given(
     return rows, strangers
 
 
-def _ends(
-    counted: Counted, opener: Evidence, plans: Sequence[RoundPlan], span: _Span
-) -> list[Samples]:
+def _ends(counted: Counted, opener: Evidence, span: _Span) -> list[Samples]:
     """For each round of connects what the counters showed before it and after it."""
     found = []
-    for plan in plans:
+    for plan in opener.rounds:
         times = [a.started for a in opener.attempts if a.round == plan.number]
         if not times or plan.kind != CONNECT:
             continue

@@ -70,6 +70,13 @@ ROWS = (
     Row(name="open", expected=open_()),
     Row(name="destination-drop", faults=(faults.destination_drop(),), expected=blocked(DROP)),
     Row(
+        name="destination-drop-ipv6",
+        network=network.lan6,
+        services=(Service(bind=("::",)),),
+        faults=(faults.destination_drop(),),
+        expected=blocked(DROP),
+    ),
+    Row(
         name="destination-reject",
         faults=(faults.destination_reject(RESET),),
         expected=blocked(REJECT),
