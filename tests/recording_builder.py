@@ -35,7 +35,19 @@ from bothends_protocol.evidence import (
     Witness,
 )
 
-__all__ = ["COUNTERS", "DROPPED", "HERE", "KEPT", "LOST", "OPEN", "PORT", "THERE", "Fate", "World"]
+__all__ = [
+    "COUNTERS",
+    "DROPPED",
+    "HERE",
+    "KEPT",
+    "LOST",
+    "OPEN",
+    "PORT",
+    "THERE",
+    "Fate",
+    "World",
+    "random_world",
+]
 
 HERE, THERE, PORT = "192.168.7.10", "192.168.7.20", 4242
 EPOCH = 1_700_000_000.0
@@ -123,6 +135,32 @@ class World:
     def evidence(self) -> tuple[Evidence, Evidence]:
         """Return what the two hold, the source's first."""
         return _Recording(self).both()
+
+
+def random_world(seed: int) -> World:
+    """A story of any kind: short overlaps or none, wrong clocks, other people's traffic.
+
+    A clock that the system calls right is so within two seconds; others may be hours off.
+    """
+    rng = random.Random(seed)
+    began = rng.choice([0.0, rng.uniform(-100, 100), rng.uniform(100, 300)])
+    kept_right = rng.random() < 0.5
+    small = rng.uniform(-2, 2)
+    wall = small if kept_right else rng.choice([small, 100 * small, 5000 * small])
+    return World(
+        rng.choice([OPEN, DROPPED, LOST, KEPT]),
+        seed=seed,
+        source=(0.0, rng.uniform(40, 250)),
+        destination=(began, began + rng.uniform(40, 250)),
+        destination_wall=wall,
+        kept_right=kept_right,
+        source_sees=rng.random() < 0.4,
+        destination_sees=rng.random() < 0.4,
+        control_seen=rng.random() < 0.3,
+        spurts=rng.choice([0.0, 0.0, 2.0, 10.0, 20.0]),
+        alive=rng.choice([0.0, 2.0, 20.0, 200.0]),
+        drift=rng.uniform(-1e-4, 1e-4),
+    )
 
 
 @dataclass(frozen=True)

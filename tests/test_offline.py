@@ -17,7 +17,7 @@ from bothends_protocol.evidence import Counted, Evidence, Listening, read_eviden
 from bothends_protocol.offline import MAX_STEPS, Joint, joint
 from bothends_protocol.wire import pack
 from evidence_builder import Story
-from recording_builder import DROPPED, KEPT, LOST, OPEN, PORT, Fate, World
+from recording_builder import DROPPED, KEPT, LOST, OPEN, PORT, Fate, World, random_world
 
 HOURS = 5 * 3600 + 11.0
 DROP, NETWORK, SOURCE = "destination.firewall-drop", "network.drop", "source.firewall-drop"
@@ -156,6 +156,20 @@ def test_a_busy_host_is_judged_right_or_not_at_all(seed: int, fate: Fate) -> Non
     assert {code for code, _ in named(found)} <= {truth}
     if found.verdict.status == "undetermined" and truth:
         assert truth in found.verdict.candidates
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_pair_of_runs_is_judged_wrong(seed: int) -> None:
+    world = random_world(seed)
+    found = judged(world)
+    truth = {DROPPED: DROP, LOST: NETWORK, KEPT: SOURCE}.get(world.fate)
+    verdict = found.verdict
+    if verdict.status == "undetermined":
+        assert truth is None or truth in verdict.candidates
+    else:
+        assert (verdict.status, verdict.blockers) == (
+            ("blocked", (truth,)) if truth else ("open", ())
+        )
 
 
 def test_a_service_that_began_to_listen_meanwhile_is_judged_as_it_is() -> None:

@@ -15,12 +15,14 @@ from bothends import lone_destination, lone_source
 from bothends.facts import host_facts
 from bothends.lone_destination import LoneDestination
 from bothends.lone_source import LoneSource, pause
-from bothends.options import Options
+from bothends.options import Endpoint, Options
 from bothends.recorder import Recorder
+from bothends.run import Run
 from bothends.standalone import Standalone, Surroundings
 from bothends.witness import standing
 from bothends.witness.standing import StandingSampler
 from bothends_protocol.alignment import PER_WINDOW, WINDOWS
+from bothends_protocol.code import parse_code
 from bothends_protocol.evidence import (
     Address,
     Connection,
@@ -282,6 +284,58 @@ async def test_what_is_frozen_is_evidence_and_nothing_stays_open(role: str) -> N
     with socket.create_server(("127.0.0.1", port)):
         pass
     await alone.stop()
+
+
+@pytest.mark.parametrize("how", ["interrupted", "nobody came"])
+@pytest.mark.parametrize("role", ["source", "destination"])
+async def test_a_run_keeps_what_it_saw_only_where_nobody_came(role: str, how: str) -> None:
+    ports = (f"tcp:{free_port()}",)
+    options = Options(
+        role=role,
+        code=parse_code("7-abandon-ability-able"),
+        code_fixed=True,
+        ports=ports if role == "destination" else (),
+        offline_ports=ports,
+        control_port=free_port(),
+        peers=(Endpoint("127.0.0.1", free_port()),),
+        mdns=False,
+        wait=0.3 if how == "nobody came" else 60.0,
+        save=Path("unused"),
+    )
+    run = Run(options, say=lambda _: None, show_code=lambda *_: None)
+    task = asyncio.create_task(run.run())
+    if how == "interrupted":
+        await until(lambda: run._standalone is not None)
+        alone = run._standalone
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert run._standalone is None
+    else:
+        await until(lambda: run._standalone is not None)
+        alone = run._standalone
+        outcome = await task
+        assert outcome.verdict.status == "no-contact"
+        assert outcome.own is not None
+        assert outcome.own.offline is not None
+        assert outcome.own.offline.lasted >= 0.3
+        assert outcome.own.contact.refused
+    assert alone is not None
+    assert all(task.done() for task in alone._tasks._running)
+
+
+async def test_without_save_nothing_is_recorded() -> None:
+    options = Options(
+        role="source",
+        code=parse_code("7-abandon-ability-able"),
+        code_fixed=True,
+        control_port=free_port(),
+        mdns=False,
+        wait=0.05,
+    )
+    run = Run(options, say=lambda _: None, show_code=lambda *_: None)
+    outcome = await run.run()
+    assert (outcome.own, run._standalone) == (None, None)
 
 
 def test_only_typed_addresses_are_tried_and_targets_before_peers() -> None:
