@@ -85,8 +85,8 @@ PART_SECONDS = 150.0
 """The search goes over so many parts of the source's bursts, newest first. In each the two clocks
 drift by less than a window."""
 
-MAX_EVENTS = 4000
-"""Packets or rows of each side that are compared, newest first."""
+MAX_EVENTS = 8000
+"""Packets or rows of each side that are compared, newest first: all that a side keeps."""
 
 MAX_ANCHORS = 40
 """Places at which the offset of the two clocks is kept; between them it is interpolated."""
