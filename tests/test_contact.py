@@ -126,7 +126,7 @@ async def test_after_the_nomination_every_other_way_closes() -> None:
         dial(destination, source)
         second = await source.links.get()
         assert first.keys is not None
-        source.settle(first, first.keys)
+        source.settle(first)
         with pytest.raises(LinkClosedError):
             await second.receive()
         assert source.session
@@ -484,8 +484,8 @@ async def settled(start: Start) -> tuple[Contact, Contact, Link, Link]:
     here, there = await paired(source, destination)
     assert here.keys is not None
     assert there.keys is not None
-    source.settle(here, here.keys)
-    destination.settle(there, there.keys)
+    source.settle(here)
+    destination.settle(there)
     return source, destination, here, there
 
 
@@ -496,7 +496,7 @@ async def test_a_broken_session_is_taken_up_again() -> None:
         here.abort()
         with pytest.raises(LinkClosedError):
             await there.receive()
-        source.redial([(LOCAL, destination.control_port)])
+        source.redial()
         again, other = await paired(source, destination)
         source.settle_again(again)
         destination.settle_again(other)

@@ -316,10 +316,11 @@ async def test_a_run_keeps_what_it_saw_only_where_nobody_came(role: str, how: st
         alone = run._standalone
         outcome = await task
         assert outcome.verdict.status == "no-contact"
-        assert outcome.own is not None
-        assert outcome.own.offline is not None
-        assert outcome.own.offline.lasted >= 0.3
-        assert outcome.own.contact.refused
+        assert outcome.kept is not None
+        own = read_evidence(outcome.kept.evidence)
+        assert own.offline is not None
+        assert own.offline.lasted >= 0.3
+        assert own.contact.refused
     assert alone is not None
     assert all(task.done() for task in alone._tasks._running)
 
@@ -335,7 +336,7 @@ async def test_without_save_nothing_is_recorded() -> None:
     )
     run = Run(options, say=lambda _: None, show_code=lambda *_: None)
     outcome = await run.run()
-    assert (outcome.own, run._standalone) == (None, None)
+    assert (outcome.kept, run._standalone) == (None, None)
 
 
 def test_only_typed_addresses_are_tried_and_targets_before_peers() -> None:

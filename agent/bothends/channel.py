@@ -2,15 +2,16 @@
 
 Messages are numbered (`bothends_protocol.conversation`), so a link that breaks
 is replaced by the next one and nothing is lost or repeated. A heartbeat tells a
-dead peer from a quiet one. Only when nothing was heard for `LOST_SECONDS`, on
-any way, is the other side called lost.
+dead peer from a quiet one. A link that stalls is kept while the others are tried
+again, and the first of them that serves takes over. Only when nothing was heard
+for `LOST_SECONDS`, on any way, is the other side called lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bothends_protocol.conversation import Conversation
@@ -20,6 +21,7 @@ from bothends_protocol.pairing import SOURCE
 
 from .contact import Contact
 from .link import Link, LinkClosedError
+from .streams import DIRECT, PUNCHED, RENDEZVOUS
 from .tasks import Tasks
 
 __all__ = ["LOST_SECONDS", "Channel", "PeerLostError"]
@@ -27,8 +29,12 @@ __all__ = ["LOST_SECONDS", "Channel", "PeerLostError"]
 HEARTBEAT_SECONDS = 0.5
 """Between echo requests; they also carry the acknowledgements of a quiet side."""
 
+STALLED_SECONDS = 0.9
+"""Silence after which other ways are tried beside the link: nearly two heartbeats. Where packets
+are lost the kernel's TCP waits ever longer, and UDP does not (`flow`)."""
+
 BROKEN_SECONDS = 2.0
-"""Silence after which a link is given up for another: four heartbeats."""
+"""Silence after which a link is given up: four heartbeats."""
 
 LOST_SECONDS = 4.0
 """Silence, on all ways, after which the other side is lost. Under the 5 s that a user may
@@ -49,15 +55,21 @@ class Channel:
         self,
         contact: Contact,
         role: str,
-        again: tuple[tuple[str, int], ...],
         deliver: Callable[[Message | PeerLostError], None],
     ) -> None:
         self.smallest_rtt: float | None = None
         self.breaks = 0
-        """How often the link broke."""
+        """How often the link broke, or another took over."""
+        self.link: Link | None = None
+        """The one that serves, or served last."""
+        self.moved = asyncio.Event()
+        """Set when another link takes over."""
+        self.patience = LOST_SECONDS
+        """Silence, in seconds, after which the other side is lost."""
+        self.broken: Callable[[], None] = lambda: None
+        """Called when a link broke and another is looked for."""
         self._contact = contact
         self._role = role
-        self._again = again
         self._deliver = deliver
         self._conversation = Conversation()
         self._link: Link | None = None
@@ -127,16 +139,16 @@ class Channel:
             for envelope in self._conversation.outgoing():
                 self._link.send(envelope)
 
-    async def _serve(self, link: Link | None, first: bytes | None) -> None:
+    async def _serve(self, link: Link, first: bytes | None) -> None:
         try:
-            while link is not None:
-                await self._use(link, first)
-                first = None
-                # One that the other side closed when all was said is the end.
-                if self._ending or (self._finishing and not self._silent):
+            while True:
+                following = await self._serve_one(link, first)
+                if following is None:
                     return
                 self.breaks += 1
-                link, first = await self._next_link()
+                link, first = following
+                self.link = link
+                self.moved.set()
         except PeerLostError as error:
             self._deliver(error)
         except (ProtocolError, MisuseError) as error:
@@ -145,9 +157,43 @@ class Channel:
             self._served.set()
             self._changed.set()
 
+    async def _serve_one(self, link: Link, first: bytes | None) -> tuple[Link, bytes | None] | None:
+        """Use `link` until it ends or another takes over; return that, or None at the end."""
+        use = asyncio.ensure_future(self._use(link, first))
+        patience = _FIRST if link.way == RENDEZVOUS else _AGAIN
+        following = asyncio.ensure_future(nominated(self._contact, self._role, patience))
+        try:
+            ways: list[asyncio.Future[Any]] = [use, following]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                use.result()
+                # One that the other side closed when all was said is the end.
+                over = self._finishing and self._conversation.settled and not self._silent
+                if self._ending or over:
+                    return None
+                await self._await_next(following)
+            found = following.result()
+            self._contact.settle_again(found[0])
+            return found
+        finally:
+            for task in (use, following):
+                task.cancel()
+            await asyncio.gather(use, following, return_exceptions=True)
+
+    async def _await_next(self, following: asyncio.Future[tuple[Link, bytes | None]]) -> None:
+        """Take the conversation up again by any way; raise `PeerLostError` where none works."""
+        self.broken()
+        self._contact.redial()
+        left = self.patience - (self._now() - self._heard)
+        await asyncio.wait([following], timeout=max(left, 0.5))
+        if not following.done():
+            raise PeerLostError(
+                f"nothing was heard from the other side for {self.patience:.0f} seconds"
+            )
+
     async def _use(self, link: Link, first: bytes | None) -> None:
         """Exchange messages on `link` until it breaks."""
-        self._link = link
+        self._link = self.link = link
         self._silent = False
         self._heard = self._now()
         self._conversation.attach()
@@ -166,7 +212,7 @@ class Channel:
             self._link = None
             self._conversation.detach()
             self._changed.set()
-            link.close()
+            self._contact.drop(link)
 
     def _take(self, data: bytes) -> None:
         message = self._conversation.receive(data)
@@ -187,36 +233,34 @@ class Channel:
             link = self._link
             if link is None:
                 continue
-            if self._now() - self._heard > BROKEN_SECONDS:
+            silence = self._now() - self._heard
+            if silence > BROKEN_SECONDS:
                 self._silent = True
                 link.abort()
                 continue
+            if silence > STALLED_SECONDS:
+                self._contact.redial()
             self._conversation.ping(self._now())
             self._flush()
 
-    async def _next_link(self) -> tuple[Link, bytes | None]:
-        """Take the conversation up again by any way; raise `PeerLostError` where none works."""
-        self._contact.redial(self._again)
-        left = LOST_SECONDS - (self._now() - self._heard)
-        try:
-            async with asyncio.timeout(max(left, 0.5)):
-                link, first = await nominated(self._contact, self._role)
-        except TimeoutError:
-            raise PeerLostError(
-                f"nothing was heard from the other side for {LOST_SECONDS:.0f} seconds"
-            ) from None
-        self._contact.settle_again(link)
-        return link, first
+
+_FIRST = {DIRECT: 0.0, PUNCHED: 0.1, RENDEZVOUS: 0.4}
+_AGAIN = {PUNCHED: 0.0, DIRECT: 0.1, RENDEZVOUS: 0.4}
+"""Seconds that a way which has authenticated waits for a better one: at first TCP is the plainest,
+but where a link broke or stalled UDP carries on better."""
 
 
-async def nominated(contact: Contact, role: str) -> tuple[Link, bytes | None]:
+async def nominated(
+    contact: Contact, role: str, patience: Mapping[str, float] = _FIRST
+) -> tuple[Link, bytes | None]:
     """Return the link that the two will use, and what was already read from it.
 
-    The source takes the first that authenticates. The destination holds all of
-    them and takes the one on which the source speaks.
+    The source takes the first that authenticates, if none comes within its `patience` that
+    needs less of it. The destination holds all of them and takes the one on which the source
+    speaks.
     """
     if role == SOURCE:
-        return await contact.links.get(), None
+        return await _best(contact, patience), None
     listening: dict[asyncio.Task[bytes], Link] = {}
     offered = asyncio.ensure_future(contact.links.get())
     try:
@@ -237,3 +281,14 @@ async def nominated(contact: Contact, role: str) -> tuple[Link, bytes | None]:
         for unused in rest:
             unused.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+
+
+async def _best(contact: Contact, patience: Mapping[str, float]) -> Link:
+    loop = asyncio.get_running_loop()
+    best = await contact.links.get()
+    began = loop.time()
+    with contextlib.suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout_at(began + patience[best.way]):
+                best = min(best, await contact.links.get(), key=lambda one: patience[one.way])
+    return best

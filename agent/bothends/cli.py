@@ -52,6 +52,14 @@ def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
             from .demo import demo  # noqa: PLC0415
 
             return demo
+        if args.command == "rendezvous":
+            from .rendezvous_server import rendezvous  # noqa: PLC0415
+
+            return rendezvous
+        if args.command == "combine":
+            from .combine import combine  # noqa: PLC0415
+
+            return combine
         from .command import agent  # noqa: PLC0415
 
         return agent
@@ -86,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_destination(commands)
     _add_source(commands)
+    _add_rendezvous(commands)
+    _add_combine(commands)
     _add_demo(commands)
     return parser
 
@@ -149,10 +159,11 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     add("--code", metavar="CODE", help="use this pairing code (better: --code-file)")
     add("--code-file", metavar="FILE", help="read the pairing code from FILE (- for stdin)")
     add(
-        "--no-rendezvous",
-        action="store_true",
-        help="use no meeting point (there is none in this version)",
+        "--rendezvous",
+        metavar="URL",
+        help="a meeting point that both reach: ws:// or wss:// (none is built in)",
     )
+    add("--no-rendezvous", action="store_true", help="use no meeting point")
     add(
         "--control-port",
         metavar="N",
@@ -163,9 +174,49 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     add("--wait", metavar="SECONDS", default="600", help="for the other side (600)")
     add("--timeout", metavar="SECONDS", default="60", help="from pairing to verdict (60)")
     add("--both-ways", action="store_true", help="test the other direction too")
+    add(
+        "--watch",
+        action="store_true",
+        help="keep testing, on both sides, and list what changed when",
+    )
     add("--json", action="store_true", help="print the verdict as one JSON document")
     add("--report", metavar="FILE.html", help="write the verdict as a page, too")
+    add("--save", metavar="FILE", help="keep this side's evidence, for bothends combine")
+    add("--paste", action="store_true", help="print it as text for a chat, encrypted and masked")
+    add("--paste-addresses", action="store_true", help="the same with addresses and names shown")
     add("-v", "--verbose", action="count", default=0, help="say more on standard error")
+
+
+def _add_rendezvous(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "rendezvous",
+        allow_abbrev=False,
+        help="a meeting point for agents that cannot reach each other",
+        description="Run on a computer that both others can reach. It passes on what the two "
+        "agents say, and cannot read it. Prints what to add on both computers.",
+    )
+    command.add_argument(
+        "--listen", metavar="HOST:PORT", required=True, help="where to wait for the agents"
+    )
+    command.add_argument("--certificate", metavar="FILE", help="serve wss:// with it (PEM)")
+    command.add_argument("--key", metavar="FILE", help="the key of the certificate (PEM)")
+
+
+def _add_combine(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "combine",
+        allow_abbrev=False,
+        help="a joint verdict from the evidence that both sides saved",
+        description="Judge the evidence that both sides saved with --save or printed with "
+        "--paste, on any computer and without any network.",
+    )
+    add = command.add_argument
+    add("files", nargs="+", metavar="FILE", help="saved or pasted evidence (- for standard input)")
+    add("--code", metavar="CODE", help="the pairing code of the run (better: --code-file)")
+    add("--code-file", metavar="FILE", help="read the pairing code from FILE (- for stdin)")
+    add("--json", action="store_true", help="print the verdict as one JSON document")
+    add("--report", metavar="FILE.html", help="write the verdict as a page, too")
+    add("-v", "--verbose", action="count", default=0, help="say more of both computers")
 
 
 def _add_demo(commands: _Commands) -> None:

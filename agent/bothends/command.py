@@ -13,16 +13,20 @@ import sys
 from pathlib import Path
 
 from bothends_protocol.code import Code, parse_code
-from bothends_protocol.errors import InputError
+from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.ports import parse_ports
+from bothends_protocol.timeline import Timeline
 from bothends_protocol.verdict import EXIT_STATUS, Verdict
 
-from . import render
+from . import hints, render
 from .cli import UsageError
-from .options import CONTROL_PORT, SERVICE_PORT, Endpoint, Options
-from .run import Outcome, Run
+from .options import SERVICE_PORT, Endpoint, Options
+from .outcome import Outcome
+from .run import Run
+from .saving import paste_lines, save_evidence
+from .screen import LiveScreen, list_lines
 
 __all__ = ["agent", "usage_document"]
 
@@ -45,18 +49,41 @@ def agent(args: argparse.Namespace) -> int:
 
 
 async def _run(options: Options) -> int:
-    task = asyncio.current_task()
-    if task is not None:
-        with contextlib.suppress(NotImplementedError, AttributeError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    run = Run(options, say=_say, show_code=lambda code, facts: _show_code(options, code, facts))
+    typed = hints.TypedLines(lambda text: _take_address(options, run, text), lambda: not run.paired)
+    screen = _screen(options)
+    run = Run(
+        options,
+        say=_say,
+        show_code=lambda code, facts: _show_code(options, code, facts, typing=typing),
+        screen=screen,
+    )
+    loop = asyncio.get_running_loop()
+    # Where there are no such handlers, Ctrl-C cancels the run, which is as good but for --watch.
+    with contextlib.suppress(NotImplementedError, AttributeError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, run.interrupt)
+    typing = typed.start()
+    later: asyncio.TimerHandle | None = None
+    if options.role == SOURCE:
+        later = loop.call_later(hints.HINT_SECONDS, lambda: _hint(options, run, typing=typing))
     try:
         outcome = await run.run()
     except asyncio.CancelledError:
-        _show(options, run.interrupted())
-        return INTERRUPTED
+        outcome = run.interrupted()
+    finally:
+        typed.close()
+        if later is not None:
+            later.cancel()
+        screen.close()
     _show(options, outcome)
-    return EXIT_STATUS[outcome.verdict.status]
+    _keep(options, outcome)
+    return INTERRUPTED if outcome.interrupted else EXIT_STATUS[outcome.verdict.status]
+
+
+def _screen(options: Options) -> LiveScreen:
+    if options.json:
+        return LiveScreen(sys.stderr, None)
+    return LiveScreen(sys.stdout, lambda outcome: _print(options, outcome))
 
 
 def usage_document(sentence: str) -> str:
@@ -70,21 +97,13 @@ def _show(options: Options, outcome: Outcome) -> None:
     if verdict.verdict_id is None:
         # Not a joint verdict but a failure: told where failures are told, too.
         _say(f"bothends: {verdict.summary}")
-    if verdict.status == "no-contact" and not options.json:
-        return
+    if outcome.alone is not None:
+        render.print_alone(outcome.alone, sys.stderr)
     try:
         if options.json:
             print(render.dumps(_document(outcome)), flush=True)
-        else:
-            render.print_text(
-                outcome.verdict,
-                role=options.role,
-                source=outcome.source,
-                destination=outcome.destination,
-                contact=outcome.contact,
-                verbose=options.verbose > 0,
-            )
-            sys.stdout.flush()
+        elif verdict.status != "no-contact":
+            _print_end(options, outcome)
     except OSError as error:
         # Whoever read the output has gone, or the disk is full; the exit status still tells.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -99,6 +118,56 @@ def _show(options: Options, outcome: Outcome) -> None:
             _say(f"The report {options.report} cannot be written: {error.strerror}.")
 
 
+def _print_end(options: Options, outcome: Outcome) -> None:
+    # With --watch the verdicts were shown as they came, but for the word that the other is lost.
+    if outcome.timeline is None or outcome.contact.get("lost"):
+        _print(options, outcome)
+    if outcome.timeline is not None:
+        _print_list(outcome.timeline)
+
+
+def _keep(options: Options, outcome: Outcome) -> None:
+    """Save and print the evidence, as far as that was asked for and there is any."""
+    wanted = options.save is not None or options.paste
+    if wanted and outcome.kept is None:
+        _say("bothends: There is no evidence to be saved: the run ended before there was any.")
+    if not wanted or outcome.kept is None:
+        return
+    try:
+        if options.save is not None:
+            save_evidence(options.save, outcome.kept)
+            _say(f"Evidence saved: {options.save}. Keep the pairing code: combine asks for it.")
+        if options.paste:
+            _paste(options, paste_lines(outcome.kept, addresses=options.paste_addresses))
+    except OSError as error:
+        _say(f"bothends: The evidence cannot be saved: {error.strerror}.")
+    except ProtocolError as error:
+        _say(f"bothends: The evidence cannot be saved: {error}.")
+
+
+def _paste(options: Options, lines: list[str]) -> None:
+    seen = "Addresses are shown" if options.paste_addresses else "Addresses and names are masked"
+    _say(f"Paste all {len(lines)} lines where they are needed. {seen} to those who have the code.")
+    print(*lines, sep="\n", file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
+def _print(options: Options, outcome: Outcome) -> None:
+    render.print_text(
+        outcome.verdict,
+        role=options.role,
+        source=outcome.source,
+        destination=outcome.destination,
+        contact=outcome.contact,
+        verbose=options.verbose > 0,
+    )
+    sys.stdout.flush()
+
+
+def _print_list(timeline: Timeline) -> None:
+    lines = [f"  {line}" for entry in timeline.entries for line in list_lines(entry)]
+    print("", "What changed when:", *lines, sep="\n", flush=True)
+
+
 def _document(outcome: Outcome) -> dict[str, object]:
     return render.document(
         outcome.verdict,
@@ -106,6 +175,8 @@ def _document(outcome: Outcome) -> dict[str, object]:
         destination=outcome.destination,
         contact=outcome.contact,
         seconds=outcome.seconds,
+        alone=outcome.alone,
+        timeline=outcome.timeline,
     )
 
 
@@ -113,27 +184,40 @@ def _say(text: str) -> None:
     print(render.clean(text), file=sys.stderr, flush=True)
 
 
-def _show_code(options: Options, code: Code, facts: HostFacts) -> None:
-    out = sys.stderr if options.json else sys.stdout
-    if options.code_fixed:
-        print(f"Waiting for the source, code number {code.number}.", file=out, flush=True)
+def _show_code(options: Options, code: Code, facts: HostFacts, *, typing: bool) -> None:
+    lines = hints.destination_lines(
+        options,
+        code,
+        hints.shown_addresses(facts),
+        typing=typing,
+        rendezvous=options.rendezvous,
+    )
+    print("\n".join(lines), file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
+def _hint(options: Options, run: Run, *, typing: bool) -> None:
+    """Tell the source's user what else can be done; not where the two have met already."""
+    if not run.paired:
+        addresses = hints.shown_addresses(run.facts)
+        for line in hints.source_lines(
+            options, addresses, typing=typing, rendezvous=options.rendezvous
+        ):
+            _say(line)
+
+
+def _take_address(options: Options, run: Run, text: str) -> None:
+    """Dial what was typed while waiting; what cannot be dialled is said, and waiting goes on."""
+    if hints.is_like_a_code(text):
+        # Neither repeated here nor looked up as a name: the words are a secret.
+        _say("That is a pairing code and no address: type it on the other computer.")
         return
-    lines = [
-        f"Pairing code:  {code}",
-        "",
-        "On the other computer, type:",
-        f"    bothends source {code}{_peer_hint(options, facts)}",
-        "",
-        "Waiting for it. Ctrl-C ends this.",
-    ]
-    print("\n".join(lines), file=out, flush=True)
-
-
-def _peer_hint(options: Options, facts: HostFacts) -> str:
-    """The addresses to dial: mDNS hears nothing on a host that lets nothing in."""
-    port = "" if options.control_port == CONTROL_PORT else f":{options.control_port}"
-    addresses = [item.address for item in facts.addresses if "." in item.address][:2]
-    return "".join(f" --peer {address}{port}" for address in addresses)
+    try:
+        endpoint = _endpoint(text, options.control_port)
+    except UsageError:
+        _say("That is no address: type ADDRESS, ADDRESS:PORT or NAME, and press Enter.")
+        return
+    _say(f"Trying {text} too.")
+    run.also(endpoint)
 
 
 # Checking what was typed ---------------------------------------------------------------------
@@ -148,19 +232,38 @@ def _options(args: argparse.Namespace) -> Options:
         ports=_ports(args.ports) if role == DESTINATION else (),
         code=code,
         code_fixed=code is not None,
+        code_shared=args.code is not None or args.code_file is not None,
         peers=tuple(_endpoint(text, control_port) for text in args.peer),
         targets=tuple(_target(text) for text in getattr(args, "target", ())),
         service=getattr(args, "service", None),
         control_port=control_port,
+        rendezvous=_rendezvous(args),
         mdns=not args.no_mdns,
         wait=_seconds(args.wait, "--wait"),
         timeout=_seconds(args.timeout, "--timeout"),
         json=args.json,
         report=_report(args.report),
+        save=_save(args.save),
+        paste=args.paste or args.paste_addresses,
+        paste_addresses=args.paste_addresses,
         both_ways=args.both_ways,
         offline_ports=_offline_ports(args.ports if role == SOURCE else str(SERVICE_PORT)),
+        watch=args.watch,
         verbose=args.verbose,
     )
+
+
+def _rendezvous(args: argparse.Namespace) -> str | None:
+    if args.rendezvous is None:
+        return None
+    if args.no_rendezvous:
+        raise UsageError("Give either --rendezvous or --no-rendezvous.")
+    from .rendezvous import parse_url  # noqa: PLC0415  only where one is named
+
+    try:
+        return parse_url(args.rendezvous)
+    except InputError as error:
+        raise UsageError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
 
 
 def _ports(text: str) -> tuple[str, ...]:
@@ -297,4 +400,17 @@ def _report(name: str | None) -> Path | None:
     path = Path(name)
     if not path.parent.is_dir():
         raise UsageError(f"The folder of the report {name!r} does not exist.")
+    return path
+
+
+def _save(name: str | None) -> Path | None:
+    if name is None:
+        return None
+    path = Path(name)
+    if not path.parent.is_dir():
+        raise UsageError(f"The folder of the evidence file {name!r} does not exist.")
+    if path.is_dir():
+        raise UsageError(f"The evidence file {name!r} is a folder.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"The folder of the evidence file {name!r} cannot be written to.")
     return path

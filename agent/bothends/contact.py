@@ -1,12 +1,13 @@
 """Finding the other agent: every way at once, the source nominates, the rest close.
 
-Both sides listen on the control port and both dial every address they know of
-the other, since one direction is often blocked. Each connection that comes
-about runs the handshake; those that authenticate are offered. The source takes
-the first and speaks on it, which tells the destination which one it is.
+Both sides listen on the control port, both dial every address they know of the
+other and both knock there by UDP (`punch`), since one direction is often
+blocked, and sometimes each. Each stream that comes about runs the handshake;
+those that authenticate are offered. The source takes one and speaks on it, which
+tells the destination which one it is (`nominated`).
 
-After that, the same listener and the same addresses serve to take the
-conversation up again when its link breaks (`resume`): then the handshake proves
+After that, the same listeners and the same addresses serve to take the
+conversation up again when its link breaks (`redial`): then the handshake proves
 the session's own key and no longer the code.
 """
 
@@ -21,10 +22,11 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bothends_protocol.code import Code
 from bothends_protocol.errors import (
+    MisuseError,
     NotBothendsError,
     OtherVersionError,
     ProtocolError,
@@ -34,8 +36,12 @@ from bothends_protocol.errors import (
 from bothends_protocol.pairing import INSTANCE_SIZE, SOURCE, Handshake, Hello, Keys
 
 from .link import Link, LinkClosedError
-from .streams import TcpStream, tune
+from .punch import PunchedStream, Puncher
+from .streams import DIRECT, PUNCHED, RENDEZVOUS, Stream, TcpStream, tune
 from .tasks import Tasks
+
+if TYPE_CHECKING:
+    from .rendezvous import Rendezvous
 
 __all__ = ["MAX_TRIES", "Contact", "ContactFailedError", "Refusal", "describe"]
 
@@ -45,6 +51,9 @@ MAX_TRIES = 3
 MAX_UNCONFIRMED = 16
 """Links on which a source showed its confirmation and got none: each may have been a guess
 by a stranger in the destination's role. Generous, since a connection may also just break."""
+
+MAX_BEGUN = 16
+"""Links that authenticated before one was nominated: as many as an honest peer has ways."""
 
 MAX_STRANGERS = 32
 """Inbound connections at one time that have not authenticated: enough for every way of an
@@ -56,6 +65,8 @@ MAX_PER_STRANGER = 8
 MAX_DIALLED = 32
 """Addresses dialled at most, however many mDNS offers."""
 
+MEETING_POINT = "the meeting point"
+CLOSED = "closed the connection before the two had paired"
 SILENT = "accepted the connection and then said nothing"
 
 _FIRST_RETRY = 0.025
@@ -84,12 +95,17 @@ class Refusal:
     what: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Session:
-    """What a link must prove once the two are paired."""
+    """What a link must prove to take a session up again."""
 
     name: bytes
     key: bytes
+    root: Keys
+
+    @classmethod
+    def of(cls, root: Keys) -> _Session:
+        return cls(root.derive("session name", 16), root.derive("session resumption"), root)
 
 
 @dataclass
@@ -124,19 +140,36 @@ class Contact:
         self._unconfirmed = 0
         self._failed_instances: set[bytes] = set()
         self._session: _Session | None = None
+        self._begun: dict[bytes, _Session] = {}
+        """Sessions of all links that authenticated: until the source has spoken, it may be any of
+        them that it nominated, and its link may have broken right then."""
         self._open: set[Link] = set()
         self._proven: dict[str, None] = {}
+        self._known: dict[tuple[str, int], None] = {}
         self._wake = asyncio.Event()
+        self._puncher = Puncher(self.role, self.code.number, self._punched)
+        self._rendezvous: Rendezvous | None = None
 
     @property
     def proven(self) -> tuple[str, ...]:
-        """Addresses dialled from here at which the other agent authenticated."""
+        """Addresses at which the other agent authenticated, as seen from here."""
         return tuple(self._proven)
+
+    @property
+    def dialled(self) -> tuple[tuple[str, int], ...]:
+        """Addresses and ports at which the other agent was looked for, the first ones first."""
+        return tuple(self._dialled)
 
     # Listening ---------------------------------------------------------------------------
 
     async def listen(self) -> str | None:
-        """Listen on the control port; return why not, where it cannot be had."""
+        """Listen on the control port; return why not, where it cannot be had.
+
+        UDP is one way more: without it the others remain.
+        """
+        deaf = await self._puncher.open(self.control_port)
+        if deaf is not None:
+            self.refusals[f"UDP port {self.control_port} of this computer"] = deaf.lower()
         problem = None
         for family, host in ((socket.AF_INET, ""), (socket.AF_INET6, "::")):
             try:
@@ -154,8 +187,7 @@ class Contact:
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = Link(TcpStream(reader, writer), dialled=False)
-        crowded = self._strangers.total() >= MAX_STRANGERS
-        if crowded or self._strangers[link.remote] >= MAX_PER_STRANGER:
+        if self._crowded(link.remote):
             link.abort()
             return
         tune(writer.get_extra_info("socket"))
@@ -165,6 +197,11 @@ class Contact:
         finally:
             self._strangers[link.remote] -= 1
 
+    def _crowded(self, address: str) -> bool:
+        """Whether strangers, or those at `address`, have all the places they may have."""
+        total = self._strangers.total()
+        return total >= MAX_STRANGERS or self._strangers[address] >= MAX_PER_STRANGER
+
     # Dialling ----------------------------------------------------------------------------
 
     def dial(self, address: str, port: int, *, delay: float = 0.0) -> None:
@@ -172,7 +209,9 @@ class Contact:
         if (address, port) in self._dialled or len(self._dialled) >= MAX_DIALLED:
             return
         self._dialled[address, port] = ""
+        self._known[address, port] = None
         self._tasks.start(self._keep_dialling(address, port, delay))
+        self._puncher.knock(address, port)
 
     async def _keep_dialling(self, address: str, port: int, delay: float) -> None:
         await asyncio.sleep(delay)
@@ -199,6 +238,54 @@ class Contact:
         self.refusals[place] = SILENT
         return await self._pair(link, place)
 
+    # Knocking ----------------------------------------------------------------------------
+
+    def _punched(self, stream: PunchedStream, began: bool) -> None:  # noqa: FBT001  a callback
+        chosen = self._puncher.chose(stream.place)
+        if not chosen and self._crowded(stream.remote):
+            stream.abort()
+            return
+        self._tasks.start(self._pair_punched(stream, began=began, chosen=chosen))
+
+    async def _pair_punched(self, stream: PunchedStream, *, began: bool, chosen: bool) -> None:
+        link = Link(stream, dialled=began, chosen=chosen)
+        self._strangers[link.remote] += not chosen
+        try:
+            settled = await self._pair(link, f"{_place(*stream.place)} (UDP)")
+        finally:
+            self._strangers[link.remote] -= not chosen
+        if began and not settled:
+            await self._pause(_LAST_RETRY)
+            self._puncher.knocker.forget(stream.place)
+
+    # At a meeting point ------------------------------------------------------------------
+
+    def meet_at(self, url: str, side: str | None = None) -> None:
+        """Be at the meeting point `url` from now on; `side` is the one that drew the number."""
+        from .rendezvous import Rendezvous  # noqa: PLC0415  only where one was named
+
+        self._rendezvous = Rendezvous(
+            url, self.code.number, self.role, self._met, self._troubled, side
+        )
+        self._rendezvous.start()
+        self._rendezvous.dial()
+
+    def _troubled(self, sentence: str) -> None:
+        self.refusals[MEETING_POINT] = sentence
+        if self._session is None:
+            self.say(f"{sentence}.")
+
+    def _met(self, stream: Stream, began: bool) -> None:  # noqa: FBT001  a callback
+        self._tasks.start(self._pair_met(stream, began=began))
+
+    async def _pair_met(self, stream: Stream, *, began: bool) -> None:
+        self.refusals.pop(MEETING_POINT, None)
+        link = Link(stream, dialled=began, chosen=True)
+        settled = await self._pair(link, MEETING_POINT)
+        if began and not settled and self._rendezvous is not None:
+            await self._pause(_LAST_RETRY)
+            self._rendezvous.dial()
+
     # The handshake -----------------------------------------------------------------------
 
     async def _pair(self, link: Link, place: str) -> bool:
@@ -207,29 +294,38 @@ class Contact:
         try:
             await link.authenticate(lambda: self._handshake(dialled=link.dialled))
         except ProtocolError as error:
-            self._abandon(link)
+            self.drop(link)
             return self._objected(link, place, error)
         except (LinkClosedError, TimeoutError) as error:
-            self._abandon(link)
-            self.refusals[place] = (
-                SILENT
-                if isinstance(error, TimeoutError)
-                else "closed the connection before the two had paired"
-            )
+            self.drop(link)
+            self.refusals[place] = SILENT if isinstance(error, TimeoutError) else CLOSED
             self._count_unconfirmed(link)
             return False
         except asyncio.CancelledError:
             # Another way was faster: this one met nothing.
             self.refusals.pop(place, None)
-            self._abandon(link)
+            self.drop(link)
             raise
         self.refusals.pop(place, None)
-        if link.dialled:
+        self._begin_session(link)
+        if link.way != RENDEZVOUS and (link.dialled or link.way == PUNCHED):
             self._proven[link.remote] = None
         self.links.put_nowait(link)
         return True
 
-    def _abandon(self, link: Link) -> None:
+    def _begin_session(self, link: Link) -> None:
+        hello = link.handshake.peer if link.handshake else None
+        if hello is None or link.keys is None:
+            raise MisuseError("the handshake did not end")
+        session = self._begun.get(hello.session) or _Session.of(link.keys)
+        link.root = session.root
+        if self._session is None:
+            self._begun[session.name] = session
+            while len(self._begun) > MAX_BEGUN:
+                self._begun.pop(next(iter(self._begun)))
+
+    def drop(self, link: Link) -> None:
+        """`link` serves no more."""
         self._open.discard(link)
         link.close()
 
@@ -243,6 +339,7 @@ class Contact:
             entropy=secrets.token_bytes,
             session=session.name if session else b"",
             resumption=session.key if session else b"",
+            sessions={name: begun.key for name, begun in self._begun.items()},
             refuse=lambda hello: self._refuse(hello, code),
             guessed=self._guessed,
         )
@@ -300,6 +397,9 @@ class Contact:
         else:
             self.say(f"{MAX_TRIES} wrong codes were tried: the old code is retired.")
             self.code = self.fresh_code()
+            self._puncher.knocker.number = self.code.number
+            if self._rendezvous is not None:
+                self._rendezvous.renumber(self.code.number)
             self._tries = 0
 
     def _refused(self, link: Link, place: str, reason: str) -> bool:
@@ -308,7 +408,7 @@ class Contact:
         Only what answers at an address that was dialled from here can say so: a stranger who
         dials in can send any frame.
         """
-        if self._session is not None or not link.dialled:
+        if self._session is not None or not link.chosen:
             return False
         sentences = {
             "wrong-code": f"The computer at {place} waits with another code: check the words.",
@@ -336,7 +436,7 @@ class Contact:
 
     def _hopeless(self, sentence: str, link: Link) -> None:
         """What was met here will not change; other ways get a little longer."""
-        if not link.dialled:
+        if not link.chosen:
             return
         self._tasks.start(self._fail_later(sentence))
 
@@ -350,37 +450,65 @@ class Contact:
 
     # Nomination and resumption -----------------------------------------------------------
 
-    def settle(self, link: Link, keys: Keys) -> None:
-        """The two are paired on `link`: close every other way, expect resumption only."""
-        self._session = _Session(keys.derive("session name", 16), keys.derive("session resumption"))
-        self.closed_to_new = True
-        self._wake.set()
-        self._tasks.cancel()
-        for other in self._open - {link}:
-            other.abort()
-        self._open = {link}
+    def settle(self, link: Link) -> Keys:
+        """The two are paired on `link`: close every other way, expect resumption only.
 
-    @property
-    def session(self) -> bytes:
-        """The name of the session, known to both sides; empty before they are paired."""
-        return self._session.name if self._session else b""
-
-    def redial(self, addresses: Iterable[tuple[str, int]]) -> None:
-        """Try to take the session up again at `addresses`, beside listening for the other."""
-        self.closed_to_new = False
-        self._wake.clear()
-        self._dialled.clear()
-        for address, port in addresses:
-            self.dial(address, port)
+        Returns the keys of the session.
+        """
+        if link.root is None:
+            raise MisuseError("an unauthenticated link was offered")
+        self._session = _Session.of(link.root)
+        self._begun = {self._session.name: self._session}
+        # The other side closes what it does not need a moment before this side knows.
+        self.refusals = {at: what for at, what in self.refusals.items() if what != CLOSED}
+        self.settle_again(link)
+        return link.root
 
     def settle_again(self, link: Link) -> None:
         """The session goes on, on `link`."""
         self.closed_to_new = True
         self._wake.set()
         self._tasks.cancel()
+        self._puncher.rest()
+        while not self.links.empty():
+            self.links.get_nowait()
         for other in self._open - {link}:
             other.abort()
         self._open = {link}
+        if link.way != RENDEZVOUS:
+            # Where the other side dialled from is no place to dial.
+            own = link.way == DIRECT and not link.dialled
+            self._known[link.remote, self.control_port if own else link.remote_port] = None
+
+    @property
+    def session(self) -> bytes:
+        """The name of the session, known to both sides; empty before they are paired."""
+        return self._session.name if self._session else b""
+
+    def redial(self) -> None:
+        """Try to take the session up again by every way that is known, beside listening."""
+        if self.closed_to_new:
+            self._redial_known()
+            if self._rendezvous is not None:
+                self._rendezvous.dial()
+
+    def _redial_known(self) -> None:
+        self.closed_to_new = False
+        self._wake.clear()
+        self._dialled.clear()
+        self._puncher.again()
+        for address, port in list(self._known):
+            self.dial(address, port)
+
+    def reach(self, addresses: Iterable[str], port: int) -> None:
+        """Try the session's other agent at `addresses`, which it named, beside the link there is.
+
+        Nothing but the contact's own handshake is sent there.
+        """
+        if self.closed_to_new:
+            self._redial_known()
+        for address in list(addresses)[:MAX_DIALLED]:
+            self.dial(address, port)
 
     def _stop_listening(self) -> None:
         for server in self._servers:
@@ -395,6 +523,9 @@ class Contact:
         for link in self._open:
             link.close()
         self._open.clear()
+        await self._puncher.close()
+        if self._rendezvous is not None:
+            await self._rendezvous.close()
         await self._tasks.finish()
 
 

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from bothends_protocol.addresses import family
 from bothends_protocol.pairing import other_role
 
+from .overheard import MDNS_PORT, Sender
 from .tasks import Tasks
 
 if TYPE_CHECKING:
     from zeroconf import ServiceStateChange, Zeroconf
-    from zeroconf.asyncio import AsyncZeroconf
+    from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 __all__ = ["SERVICE_TYPE", "Discovery"]
 
@@ -64,6 +65,8 @@ class Discovery:
         self._tasks = Tasks()
         self._zeroconf: AsyncZeroconf | None = None
         self._closing = False
+        self._info: AsyncServiceInfo | None = None
+        self._announced = 0.0
 
     def start(self, delay: float) -> None:
         """Begin after `delay` seconds, which leave the machine to a peer typed by the user."""
@@ -79,6 +82,44 @@ class Discovery:
         error = context.get("exception")
         if not type(error).__module__.startswith("zeroconf"):
             loop.default_exception_handler(context)
+
+    def overheard(self, data: bytes, sender: Sender) -> None:
+        """Take in a datagram to the mDNS port that was read at the card (`overheard`).
+
+        As if the socket had received it, which it does not behind a firewall that lets nothing
+        in: answers go to zeroconf's own parser and records (`Zeroconf.record_manager`, to which
+        zeroconf refers those who handle messages themselves), from where the browser learns of
+        them. After a question about us the announcement goes out again: to announce is all that
+        can be heard by others, since the one who asks may be behind such a firewall as well.
+        Takes any bytes.
+        """
+        if self._zeroconf is None or self._closing:
+            return
+        # Loaded by now. Kept there for those who parse messages themselves, though not listed.
+        from zeroconf import DNSIncoming  # type: ignore[attr-defined]  # noqa: PLC0415
+
+        try:
+            message = DNSIncoming(data, (sender[0], sender[1]), _zone(sender))
+            if not message.valid:
+                return
+            if message.is_query():
+                self._asked()
+            elif sender[1] == MDNS_PORT:  # RFC 6762, 6: answers come from this port only
+                self._zeroconf.zeroconf.record_manager.async_updates_from_response(message)
+        except Exception:  # noqa: BLE001  zeroconf raises what its parts raise; it is any bytes
+            return
+
+    def _asked(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._info is not None and now - self._announced >= ANNOUNCE_SECONDS:
+            self._announced = now
+            self._tasks.start(self._announce_again(self._info))
+
+    async def _announce_again(self, info: AsyncServiceInfo) -> None:
+        if self._zeroconf is not None and not self._closing:
+            # The network may be gone for a moment; the next question is answered then.
+            with contextlib.suppress(OSError, RuntimeError):
+                await self._zeroconf.async_update_service(info)
 
     def renumber(self, number: int) -> None:
         """Announce another code number from now on."""
@@ -125,8 +166,10 @@ class Discovery:
         )
         # The name is random, so the three probes for a conflict would only cost time.
         await self._zeroconf.async_register_service(info, cooperating_responders=True)
+        self._info = info
         for _ in range(ANNOUNCEMENTS):
             await asyncio.sleep(ANNOUNCE_SECONDS)
+            self._announced = asyncio.get_running_loop().time()
             await self._zeroconf.async_update_service(info)
 
     def _changed(
@@ -165,7 +208,11 @@ class Discovery:
         if self._zeroconf is not None:
             with contextlib.suppress(OSError, TimeoutError, RuntimeError):
                 await self._zeroconf.async_close()
-            self._zeroconf = None
+            self._zeroconf = self._info = None
+
+
+def _zone(sender: Sender) -> int | None:
+    return sender[3] if len(sender) == 4 else None
 
 
 def _kind(address: str) -> str:

@@ -15,7 +15,7 @@ from bothends_protocol.evidence import Address
 
 from .witness.netlink import ask, attributes_of
 
-__all__ = ["hardware_addresses", "interface_addresses", "xdp_interfaces"]
+__all__ = ["hardware_addresses", "idle_interfaces", "interface_addresses", "xdp_interfaces"]
 
 _RTM_NEWLINK, _RTM_GETLINK = 16, 18
 _RTM_NEWADDR, _RTM_GETADDR = 20, 22
@@ -23,7 +23,7 @@ _DUMP = 0x300
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_XDP = 1, 3, 43
 _IFLA_XDP_ATTACHED = 2
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_IFF_UP = 0x1
+_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
 _IFA_F_DADFAILED = 0x08
 """Another machine has the address, so the kernel does not use it (linux/if_addr.h)."""
 
@@ -77,6 +77,26 @@ def xdp_interfaces() -> tuple[str, ...]:
         if attached and attached[0]:
             name = values.get(_IFLA_IFNAME, b"").rstrip(b"\0")
             found.append(name.decode("utf-8", "backslashreplace"))
+    return tuple(found)
+
+
+def idle_interfaces() -> tuple[tuple[str, str], ...]:
+    """Return the interfaces that carry nothing, with `off` or `no link`; Linux only.
+
+    Raises `OSError` or `NetlinkError` where they cannot be read.
+    """
+    if sys.platform != "linux":
+        return ()
+    found = []
+    for kind, body in ask(_RTM_GETLINK, _DUMP, struct.pack("=BxHiII", 0, 0, 0, 0, 0)):
+        if kind != _RTM_NEWLINK:
+            continue
+        _, _, _, flags, _ = struct.unpack_from("=BxHiII", body)
+        raw = attributes_of(body[16:]).get(_IFLA_IFNAME, b"").rstrip(b"\0")
+        if flags & _IFF_LOOPBACK or (flags & _IFF_UP and flags & _IFF_RUNNING):
+            continue
+        name = raw.decode("utf-8", "backslashreplace")
+        found.append((name, "no link" if flags & _IFF_UP else "off"))
     return tuple(found)
 
 

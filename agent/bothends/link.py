@@ -36,15 +36,19 @@ class LinkClosedError(Exception):
 class Link:
     """One connection to the other agent.
 
-    `remote` and `local` are addresses as text, zone kept where there is one.
+    `remote` and `local` are addresses as text, zone kept where there is one. `dialled` is whether
+    this side began, `chosen` whether it was this side that picked where the other may be.
     """
 
-    def __init__(self, stream: Stream, *, dialled: bool) -> None:
+    def __init__(self, stream: Stream, *, dialled: bool, chosen: bool | None = None) -> None:
         self.dialled = dialled
+        self.chosen = dialled if chosen is None else chosen
         self.way = stream.way
         self.remote, self.remote_port = stream.remote, stream.remote_port
         self.local = stream.local
         self.keys: Keys | None = None
+        self.root: Keys | None = None
+        """The keys of the first pairing, from which those of the session come."""
         self.handshake: Handshake | None = None
         self._stream = stream
         self._frames = FrameReader()

@@ -38,19 +38,27 @@ class Options:
     """None: the destination draws one, the source asks."""
     code_fixed: bool = False
     """Whether the code was given with --code or --code-file, so that no other replaces it."""
+    code_shared: bool = False
+    """Whether it was given so that both sides can start with it, and not typed over from the
+    destination's screen."""
     peers: tuple[Endpoint, ...] = ()
     targets: tuple[str, ...] = ()
     service: str | None = None
     control_port: int = CONTROL_PORT
+    rendezvous: str | None = None
+    """URL of a meeting point."""
     mdns: bool = True
     wait: float = WAIT_SECONDS
     timeout: float = RUN_SECONDS
     json: bool = False
     report: Path | None = None
-    both_ways: bool = False
     save: Path | None = None
     paste: bool = False
+    paste_addresses: bool = False
+    """Whether the pasted evidence shows addresses and names as they are."""
+    both_ways: bool = False
     offline_ports: tuple[str, ...] = (f"tcp:{SERVICE_PORT}",)
     """Source: what it tries by itself while it waits, for a verdict on saved evidence; the
     destination names its ports only where the two meet."""
+    watch: bool = False
     verbose: int = 0

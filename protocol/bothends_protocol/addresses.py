@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 
-__all__ = ["bare", "family", "is_loopback", "is_wildcard", "normal"]
+__all__ = ["bare", "family", "is_loopback", "is_near", "is_wildcard", "normal"]
 
 
 def normal(address: str) -> str:
@@ -45,3 +46,19 @@ def is_loopback(address: str) -> bool:
 def is_wildcard(address: str) -> bool:
     """Return whether a socket bound to `address` takes any address of its family."""
     return bare(address) in ("0.0.0.0", "::")  # noqa: S104  compared, not bound
+
+
+def is_near(address: str, own: Iterable[tuple[str, int]]) -> bool:
+    """Return whether `address` is a private one, or in a network of `own` (address and prefix).
+
+    That is where a computer may be that another one vouches for; loopback, link-local and
+    multicast addresses mean something else on each host.
+    """
+    try:
+        value = ipaddress.ip_address(normal(address))
+        networks = [ipaddress.ip_network(f"{bare(a)}/{length}", strict=False) for a, length in own]
+    except ValueError:
+        return False
+    if value.is_loopback or value.is_link_local or value.is_multicast or value.is_unspecified:
+        return False
+    return value.is_private or any(value in network for network in networks)

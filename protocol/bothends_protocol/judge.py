@@ -114,10 +114,14 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
     )
     groups: dict[object, tuple[_Finding, list[Journey]]] = {}
     here, there = by_port(prober), by_port(observer)
-    for key in _keys(prober, observer):
-        journey = observe(here.get(key[2], prober), there.get(key[2], observer), key)
-        finding = _find(journey)
-        group = (journey.transport, journey.address, finding, _shape(journey))
+    journeys = [
+        observe(here.get(key[2], prober), there.get(key[2], observer), key)
+        for key in _keys(prober, observer)
+    ]
+    losing = any(_loses(journey) for journey in journeys)
+    for journey in journeys:
+        finding = _find(journey, losing=losing)
+        group = (journey.transport, journey.address, finding, _shape(journey, finding))
         groups.setdefault(group, (finding, []))[1].append(journey)
     return [
         _check(alike, finding, prober, observer, primary=alike[0].address in primary)
@@ -125,13 +129,21 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
     ]
 
 
-def _shape(journey: Journey) -> object:
+def _shape(journey: Journey, finding: _Finding) -> object:
     """What else two ports must share to be one check: their segments and their holders."""
     names = tuple(row.program for row in journey.holders), journey.own
-    return tuple(_segment_states(journey, _find(journey)).items()), names
+    return tuple(_segment_states(journey, finding).items()), names
 
 
-def _find(j: Journey) -> _Finding:
+def _loses(j: Journey) -> bool:
+    """Whether requests alike met different fates, as they do where packets are lost."""
+    arrived = {trail.arrived for trail in j.trails}
+    silent = any(trail.symptom is Symptom.SILENT for trail in j.failed)
+    return arrived >= {True, False} or (silent and len(j.failed) < len(j.trails))
+
+
+def _find(j: Journey, *, losing: bool) -> _Finding:
+    """Return what is made of one journey; `losing` is whether the way loses packets by chance."""
     services = _service_causes(j)
     if not j.trails:
         return _Finding(
@@ -145,7 +157,7 @@ def _find(j: Journey) -> _Finding:
         return _clear(j, services)
     if any(trail.connected for trail in j.trails):
         return _elsewhere(j)
-    return _stopped(j, services)
+    return _stopped(j, services, losing=losing)
 
 
 def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
@@ -254,7 +266,7 @@ def _elsewhere(j: Journey) -> _Finding:
     )
 
 
-def _stopped(j: Journey, services: tuple[_Named, ...]) -> _Finding:
+def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Finding:
     if _closed(j):
         return _Finding(
             path_clear=False,
@@ -268,7 +280,7 @@ def _stopped(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     confirmed = [cause for cause in fitting if cause.fits(j) is True]
     left = confirmed or fitting
     path: tuple[_Named, ...] = ()
-    if len(left) == 1 and len(j.failed) >= (1 if j.symptoms == {Symptom.LOCAL} else ENOUGH):
+    if len(left) == 1 and len(j.failed) >= _least(j, left[0], losing=losing):
         path = ((left[0].code, _confidence(j, left[0]), narrate(j)),)
     # Where the way ends is one question, who listens another: both are told. But what a host
     # that forwards does with the port shows only when packets reach it.
@@ -285,6 +297,18 @@ def _stopped(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         candidates=_union((code for code, _, _ in causes), codes, (c[0] for c in services)),
         next_step=next_step,
     )
+
+
+def _least(j: Journey, cause: PathCause, *, losing: bool) -> int:
+    """Return how many requests must have failed before `cause` is named.
+
+    Of many ports some lose their few requests by chance, where the way loses any (at 20 % three
+    of three, for one port in 125); between the hosts that looks like a filter.
+    """
+    if j.symptoms == {Symptom.LOCAL}:
+        return 1
+    chance = cause.code.startswith("network.") and Symptom.SILENT in j.symptoms
+    return CERTAIN if chance and losing else ENOUGH
 
 
 def _closes_at_home(j: Journey) -> tuple[str, ...]:
@@ -601,8 +625,9 @@ def _alone(own: Evidence) -> list[Check]:
         )
     )
     checks = []
+    parts = by_port(own)
     for key in keys:
-        j = observe(own, None, key)
+        j = observe(parts.get(key[2], own), None, key)
         fitting = tuple(cause.code for cause in _fitting(j)) if j.failed else ()
         checks.append(
             Check(

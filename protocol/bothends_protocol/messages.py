@@ -10,18 +10,22 @@ from typing import Annotated
 
 import msgspec
 
-from .evidence import Probe, RoundPlan, Target, Text
+from .evidence import Port, Probe, RoundPlan, Target, Text
+from .timeline import MAX_CHANGES, Change, What
 from .wire import pack, unpack
 
 __all__ = [
     "BYES",
     "REFUSALS",
+    "Again",
     "Agreed",
     "Barrier",
     "Bye",
+    "Changed",
     "Done",
     "EvidencePart",
     "Finish",
+    "Listed",
     "Mark",
     "Message",
     "Offer",
@@ -31,6 +35,7 @@ __all__ = [
     "SeenPort",
     "Told",
     "Tried",
+    "Where",
     "read_message",
     "write_message",
 ]
@@ -49,8 +54,9 @@ BYES = {
     "interrupted": "bothends was interrupted on the other computer",
     "timeout": "the time allowed ran out on the other computer",
     "failed": "bothends failed on the other computer",
+    "ended": "the live repair loop was ended on the other computer",
 }
-"""Why a side leaves before the verdict."""
+"""Why a side leaves before the verdict, or (`ended`) when it has seen enough of them."""
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag=True):
@@ -81,6 +87,17 @@ class Offer(_Message, frozen=True):
     both_ways: bool = False
     timeout: float = 60.0
     """Seconds from pairing to verdict that this side allows."""
+    watch: bool = False
+    """Whether this side stays and tests again; then both do."""
+
+
+class Where(_Message, frozen=True):
+    """Before the offers, where the two met at a meeting point: where the sender may be reached."""
+
+    addresses: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_NAMED)] = ()
+    """Its own addresses."""
+    port: Port = 0
+    """Its control port."""
 
 
 class Round(_Message, frozen=True):
@@ -191,8 +208,49 @@ class Bye(_Message, frozen=True):
     reason: str
 
 
+class Changed(_Message, frozen=True):
+    """Something changed on the sender's side: the leader is to test again."""
+
+    what: What
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    """Of a program that listens; 0 for all else."""
+
+
+class Again(_Message, frozen=True):
+    """The leader begins a further test; the other side answers with the same.
+
+    What comes before the answer still belongs to the test before.
+    """
+
+    number: Annotated[int, msgspec.Meta(ge=2, le=2**32)]
+    """Tests are counted from 1."""
+
+
+class Listed(_Message, frozen=True):
+    """The leader ends a further test, and says what is to be listed of it."""
+
+    number: Annotated[int, msgspec.Meta(ge=2, le=2**32)]
+    verdict_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Empty: it did not come to a verdict in time."""
+    changed: Annotated[tuple[Change, ...], msgspec.Meta(max_length=MAX_CHANGES)] = ()
+
+
 Message = (
-    Bye | Offer | Round | Ready | Mark | Barrier | Seen | Done | Finish | EvidencePart | Agreed
+    Bye
+    | Where
+    | Offer
+    | Round
+    | Ready
+    | Mark
+    | Barrier
+    | Seen
+    | Done
+    | Finish
+    | EvidencePart
+    | Agreed
+    | Changed
+    | Again
+    | Listed
 )
 
 

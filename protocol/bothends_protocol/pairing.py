@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 from cryptography.hazmat.primitives import hashes
@@ -124,8 +124,9 @@ class Keys:
 class Handshake:
     """One side of one handshake, on one link, without I/O.
 
-    `secret` is the code for a first pairing; with `session`, it is that
-    session's resumption key. `entropy(n)` returns n random bytes. Bytes to send
+    A first pairing proves the code. With `session` this side is paired already, and takes that
+    session up again with its key `resumption`; `sessions` are the keys by name of all that a
+    listener takes up. `entropy(n)` returns n random bytes. Bytes to send
     come back from `start` and `receive`; `keys` is set once the other side has
     proven itself, `peer` once its hello is in. `refuse(hello)` says why a peer is
     turned away, `guessed(hello)` hears of each wrong code at once. Any error means: send nothing
@@ -142,6 +143,7 @@ class Handshake:
         entropy: Callable[[int], bytes],
         session: bytes = b"",
         resumption: bytes = b"",
+        sessions: Mapping[bytes, bytes] | None = None,
         refuse: Callable[[Hello], str | None] = lambda _hello: None,
         guessed: Callable[[Hello], None] = lambda _hello: None,
     ) -> None:
@@ -155,24 +157,32 @@ class Handshake:
         self.farewell: list[bytes] = []
         self._dialled = dialled
         self._code = code
-        self._resumption = resumption
+        self._sessions = {session: resumption} if sessions is None else sessions
         self._refuse = refuse
         self._guessed = guessed
         self._entropy = entropy
-        self._exchange = _Resume(entropy) if session else _Spake(role, code, entropy)
-        self._hello = pack(
-            Hello(
-                role=role,
-                instance=instance,
-                number=code.number,
-                share=self._exchange.share,
-                session=session,
-                padding=bytes(DIALLER_PADDING if dialled else 0),
-            )
-        )
         self._instance = instance
         self._session = session
+        self._hello = b""
+        if dialled:
+            self._begin(session)
         self._pending: Keys | None = None
+
+    def _begin(self, session: bytes) -> None:
+        """Make this side's hello, for `session` or a first pairing."""
+        self._exchange = (
+            _Resume(self._entropy) if session else _Spake(self.role, self._code, self._entropy)
+        )
+        self._hello = pack(
+            Hello(
+                role=self.role,
+                instance=self._instance,
+                number=self._code.number,
+                share=self._exchange.share,
+                session=session,
+                padding=bytes(DIALLER_PADDING if self._dialled else 0),
+            )
+        )
 
     def start(self) -> list[bytes]:
         """Return the frames to send first: the dialler greets, the listener waits."""
@@ -195,7 +205,9 @@ class Handshake:
     def _take_hello(self, hello: Hello, data: bytes) -> list[bytes]:
         self._check(hello)
         self.peer = hello
-        key = self._exchange.finish(hello.share, self._resumption)
+        if not self._dialled:
+            self._begin(hello.session)
+        key = self._exchange.finish(hello.share, self._sessions.get(hello.session, b""))
         self._pending = Keys(self._mix(key, data))
         out = [] if self._dialled else [self._hello]
         if self.role == SOURCE:
@@ -223,7 +235,8 @@ class Handshake:
             return "same-role"
         if hello.number != self._code.number:
             return "other-number"
-        if hello.session != self._session:
+        known = {self._session} if self._dialled else self._sessions.keys()
+        if (hello.session or self._session) and hello.session not in known:
             return "busy"
         return self._refuse(hello)
 

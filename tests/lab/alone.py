@@ -17,7 +17,6 @@ from pathlib import Path
 from bothends.options import CONTROL_PORT, Endpoint, Options
 from bothends.run import Run
 from bothends_protocol.code import parse_code
-from bothends_protocol.wire import pack
 
 __all__: list[str] = []
 
@@ -36,11 +35,12 @@ async def main() -> int:
     )
     run = Run(options, say=lambda text: print(text, file=sys.stderr), show_code=lambda *_: None)
     outcome = await run.run()
+    kept = outcome.kept if outcome.verdict.status == "no-contact" else None
     used = resource.getrusage(resource.RUSAGE_SELF)
     document = {
         "status": outcome.verdict.status,
         "blockers": outcome.verdict.blockers,
-        "evidence": outcome.own and base64.b64encode(pack(outcome.own)).decode(),
+        "evidence": kept and base64.b64encode(kept.evidence).decode(),
         "cpu": used.ru_utime + used.ru_stime,
     }
     print(json.dumps(document))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 
@@ -109,6 +110,39 @@ def test_the_printed_code_is_what_the_source_needs(stage: Stage) -> None:
     )
     assert source.wait() == OPEN, source.stdout
     assert destination.wait() == OPEN, destination.stdout
+
+
+AT_TERMINAL = """
+import os, pty, sys
+pid, keys = pty.fork()
+if pid == 0:
+    os.execv(sys.executable, [sys.executable, "-m", "bothends", *sys.argv[2:]])
+shown = b""
+while True:
+    try:
+        data = os.read(keys, 4096)
+    except OSError:
+        break
+    os.write(1, data)
+    if b"press Enter" not in shown and b"press Enter" in shown + data:
+        os.write(keys, sys.argv[1].encode() + b"\\n")
+    shown += data
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_an_address_typed_while_waiting_is_dialled(stage: Stage) -> None:
+    # The destination lets nothing in, and the source was told no address.
+    Service()(stage)
+    faults.default_deny("tcp dport 4242")(stage)
+    stage.destination.write("/run/code", CODE, mode=0o600)
+    options = ["--no-mdns", "--code-file", "/run/code"]
+    argv = [sys.executable, "-c", AT_TERMINAL, stage.source_address, "destination", "4242"]
+    destination = stage.destination.popen([*argv, *options], piped=True)
+    source = agents.source(stage, peer=False)
+    pair_is_open([source])
+    assert destination.wait() == OPEN, destination.stdout
+    assert f"Trying {stage.source_address} too" in destination.stdout
 
 
 def test_both_screens_say_what_blocks_and_what_to_do(stage: Stage) -> None:

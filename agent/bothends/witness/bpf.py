@@ -1,17 +1,19 @@
-"""The packet witness's kernel filter, in classic BPF.
+"""The kernel filters of those who read packets, in classic BPF.
 
-Lets through, of IPv4 and IPv6: TCP segments with SYN or RST set whose source or
-destination port is among the asked ones, and ICMP errors. Everything else stays
-in the kernel, so that a busy host costs nothing. Offsets count from the IP
-header (SOCK_DGRAM). Instructions are (code, jump if true, jump if false, k) as
-in linux/filter.h; jumps are written as labels here and resolved at the end.
+`request_filter` is the packet witness's: of IPv4 and IPv6, TCP segments with SYN
+or RST set whose source or destination port is among the asked ones, and ICMP
+errors. `knock_filter` is for waiting (`overheard`): mDNS, and what is sent to the
+control port to open something. Everything else stays in the kernel, so that a
+busy host costs nothing. Offsets count from the IP header (SOCK_DGRAM).
+Instructions are (code, jump if true, jump if false, k) as in linux/filter.h; jumps
+are written as labels here and resolved at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-__all__ = ["MAX_EXACT_PORTS", "request_filter"]
+__all__ = ["MAX_EXACT_PORTS", "Instruction", "knock_filter", "request_filter"]
 
 MAX_EXACT_PORTS = 60
 """Ports compared one by one in the kernel; with more, all are let through and sorted out in
@@ -24,8 +26,9 @@ _LDX_IMM = 0x01
 _JEQ, _JGE, _JSET, _JA = 0x15, 0x35, 0x45, 0x05
 _AND, _RET = 0x54, 0x06
 
-_TCP, _ICMP, _ICMP6 = 6, 1, 58
+_TCP, _UDP, _ICMP, _ICMP6 = 6, 17, 1, 58
 _SYN_OR_RST = 0x06
+_SYN, _SYN_ACK = 0x02, 0x12
 _TAKE, _DROP = 0xFFFF, 0
 
 # ICMPv4 types that quote a packet: unreachable, source quench, time exceeded, parameter.
@@ -79,6 +82,40 @@ def request_filter(ports: Collection[int]) -> list[Instruction]:
     else:
         add(_RET, _TAKE, label="take")
         add(_RET, _DROP, label="drop")
+    return _resolve(steps)
+
+
+def knock_filter(control_port: int, mdns_port: int) -> list[Instruction]:
+    """Return the filter for datagrams to either port and connection requests to the first."""
+    steps: list[tuple[str, _Step]] = []
+
+    def add(code: int, k: int, true: str = "", false: str = "", label: str = "") -> None:
+        steps.append((label, (code, true, false, k)))
+
+    add(_LD_B_ABS, 0)
+    add(_AND, 0xF0)
+    add(_JEQ, 0x40, "v4", "")
+    add(_JEQ, 0x60, "v6", "drop")
+    add(_LD_H_ABS, 6, label="v4")
+    add(_JSET, 0x1FFF, "drop")
+    add(_LDX_MSH, 0)
+    add(_LD_B_ABS, 9)
+    add(_JEQ, _UDP, "udp")
+    add(_JEQ, _TCP, "tcp", "drop")
+    add(_LD_B_ABS, 6, label="v6")
+    add(_LDX_IMM, 40)
+    add(_JEQ, _UDP, "udp")
+    add(_JEQ, _TCP, "tcp", "drop")
+    add(_LD_H_IND, 2, label="udp")
+    add(_JEQ, mdns_port, "take")
+    add(_JEQ, control_port, "take", "drop")
+    add(_LD_B_IND, 13, label="tcp")
+    add(_AND, _SYN_ACK)
+    add(_JEQ, _SYN, "", "drop")
+    add(_LD_H_IND, 2)
+    add(_JEQ, control_port, "take", "drop")
+    add(_RET, _TAKE, label="take")
+    add(_RET, _DROP, label="drop")
     return _resolve(steps)
 
 

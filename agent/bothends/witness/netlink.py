@@ -23,8 +23,10 @@ __all__ = [
     "Queue",
     "ask",
     "attributes_of",
+    "default_gateways",
     "find_route",
     "listening_queues",
+    "neighbour_answers",
     "neighbour_state",
     "returns_from",
 ]
@@ -34,6 +36,8 @@ _RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _RTA_DST, _RTA_SRC, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 2, 3, 4, 5, 7
+_RTA_PRIORITY, _RTA_MULTIPATH, _RTA_VIA = 6, 9, 18
+_RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NETLINK_ROUTE, _NETLINK_SOCK_DIAG = 0, 4
 _SOCK_DIAG_BY_FAMILY = 20
@@ -41,9 +45,17 @@ _TCP_LISTEN_ONLY = 1 << 10
 _INET_DIAG_SKV6ONLY = 11
 _INET_DIAG_MSG = 72
 """Size of struct inet_diag_msg."""
-_NUD_INCOMPLETE, _NUD_FAILED = 0x01, 0x20
+_NUD_INCOMPLETE, _NUD_REACHABLE, _NUD_FAILED = 0x01, 0x02, 0x20
+_NUD_SILENT = _NUD_INCOMPLETE | _NUD_FAILED
+_NUD_STALE = 0x04 | 0x08 | 0x10
+"""Stale, delay, probe: it had an address once, and has not been asked since, or not answered."""
 _TIMEOUT = 0.5
 """Seconds. The kernel answers within the call; this only bounds a broken one."""
+
+
+_MAX_ANSWERS = 50_000
+"""After which a dump is not read on, some tenths of a second's work: only the routing table of a
+router in the Internet's core is longer, and its default routes come first."""
 
 
 class NetlinkError(Exception):
@@ -144,10 +156,83 @@ def listening_queues() -> dict[int, Queue]:
     return queues
 
 
+def default_gateways() -> tuple[Hop, ...] | None:
+    """Return the next hops of the main table's default routes, the preferred first.
+
+    None where it cannot be asked. A default route without a gateway, as a tunnel has, is not
+    among them.
+    """
+    if not _possible():
+        return None
+    found: list[tuple[int, Hop]] = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        header = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0)
+        try:
+            answers = ask(_RTM_GETROUTE, _NLM_F_DUMP, header)
+        except NetlinkError:
+            continue  # no such family in this kernel
+        for kind, body in answers:
+            if kind != _RTM_NEWROUTE or len(body) < 12:
+                continue
+            _, bits, _, _, table, _, _, type_, _ = struct.unpack_from("=BBBBBBBBI", body)
+            if bits == 0 and table == _RT_TABLE_MAIN and type_ == _RTN_UNICAST:
+                attributes = attributes_of(body[12:])
+                metric = int.from_bytes(attributes.get(_RTA_PRIORITY, b""), sys.byteorder)
+                found += [(metric, hop) for hop in _gateways(family, attributes)]
+    found.sort(key=lambda item: item[0])
+    return tuple(dict.fromkeys(hop for _, hop in found))
+
+
+def _gateways(family: int, attributes: dict[int, bytes]) -> list[Hop]:
+    hops = [_hop(family, attributes)]
+    rest = attributes.get(_RTA_MULTIPATH, b"")
+    while len(rest) >= 8:  # struct rtnexthop: size, flags, hops, interface; attributes
+        size, _, _, index = struct.unpack_from("=HBBi", rest)
+        if size < 8 or size > len(rest):
+            break
+        oif = {_RTA_OIF: struct.pack("=I", index & 0x7FFFFFFF)}
+        hops.append(_hop(family, {**attributes_of(rest[8:size]), **oif}))
+        rest = rest[size + (-size % 4) :]
+    return [hop for hop in hops if hop.gateway is not None]
+
+
 def neighbour_state(address: str, interface: str) -> tuple[str, str | None] | None:
     """Return the state of a neighbour (`evidence.Neighbour`) and its link-layer address."""
     if not _possible():
         return None
+    found = _neighbour(address, interface)
+    if found is None:
+        return None
+    state, hardware = found
+    if not state:
+        return "unknown", None
+    if state & _NUD_FAILED:
+        return "failed", None
+    if state & _NUD_INCOMPLETE:
+        return "incomplete", None
+    return "reachable", hardware.hex(":") if hardware else None
+
+
+def neighbour_answers(address: str, interface: str) -> str:
+    """Return whether a neighbour answers: `answers`, `known`, `silent` or `unknown`.
+
+    `known`: it did before, and the kernel has not asked it again since.
+    """
+    found = _neighbour(address, interface) if _possible() else None
+    if found is None:
+        return "unknown"
+    if found[0] & _NUD_SILENT:
+        return "silent"
+    if found[0] & _NUD_STALE:
+        return "known"
+    return "answers" if found[0] & _NUD_REACHABLE else "unknown"
+
+
+def _neighbour(address: str, interface: str) -> tuple[int, bytes | None] | None:
+    """Return the kernel's state of a neighbour, in bits, and its link-layer address.
+
+    No bits where it has none; None where there is no such interface.
+    """
     wanted, _ = _split(address)
     family = socket.AF_INET if wanted.version == 4 else socket.AF_INET6
     try:
@@ -160,15 +245,9 @@ def neighbour_state(address: str, interface: str) -> tuple[str, str | None] | No
             continue
         _, found, state, _, _ = struct.unpack_from("=BxxxiHBB", body)
         attributes = attributes_of(body[12:])
-        if found != index or attributes.get(_NDA_DST) != wanted.packed:
-            continue
-        if state & _NUD_FAILED:
-            return "failed", None
-        if state & _NUD_INCOMPLETE:
-            return "incomplete", None
-        hardware = attributes.get(_NDA_LLADDR)
-        return "reachable", hardware.hex(":") if hardware else None
-    return "unknown", None
+        if found == index and attributes.get(_NDA_DST) == wanted.packed:
+            return state, attributes.get(_NDA_LLADDR)
+    return 0, None
 
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -206,9 +285,18 @@ def _hop(family: int, found: dict[int, bytes]) -> Hop:
     source = found.get(_RTA_PREFSRC)
     return Hop(
         interface=interface,
-        gateway=socket.inet_ntop(family, gateway) if gateway else None,
+        gateway=socket.inet_ntop(family, gateway) if gateway else _via(found),
         source=socket.inet_ntop(family, source) if source else None,
     )
+
+
+def _via(found: dict[int, bytes]) -> str | None:
+    """The gateway of the other family, as IPv4 by way of IPv6 (struct rtvia)."""
+    raw = found.get(_RTA_VIA, b"")
+    family = int.from_bytes(raw[:2], sys.byteorder)
+    if family != socket.AF_INET6 or len(raw) != 18:
+        return None
+    return socket.inet_ntop(family, raw[2:])
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
@@ -234,7 +322,7 @@ def ask(
     """Send one request to the kernel; return its answers as (type, body).
 
     `body` is the request behind its netlink header. Raises `NetlinkError` where the kernel
-    answers with an error; where it does not answer, what came so far is returned.
+    answers with an error; where it does not answer, or too much, what came so far is returned.
     """
     answers: list[tuple[int, bytes]] = []
     header = struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_REQUEST | flags, 1, 0)
@@ -245,7 +333,7 @@ def ask(
             sock.send(header + body)
             while True:
                 done = _read(sock.recv(1 << 16), answers)
-                if done or not flags & _NLM_F_DUMP:
+                if done or not flags & _NLM_F_DUMP or len(answers) > _MAX_ANSWERS:
                     return answers
     except OSError:
         return answers

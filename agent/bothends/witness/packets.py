@@ -25,9 +25,15 @@ from collections.abc import Callable, Iterable
 from bothends_protocol.addresses import normal
 from bothends_protocol.evidence import Icmp, Sighting, Witness
 
-from .bpf import request_filter
+from .bpf import Instruction, request_filter
 
-__all__ = ["MAX_SIGHTINGS", "PacketWitness", "may_see_packets", "parse_packet"]
+__all__ = [
+    "MAX_SIGHTINGS",
+    "PacketWitness",
+    "may_see_packets",
+    "packet_socket",
+    "parse_packet",
+]
 
 MAX_SIGHTINGS = 20_000
 """Sightings kept: beyond that the witness counts what it lost and says so."""
@@ -83,16 +89,7 @@ class PacketWitness:
         self._follow = follow
         self._requests: set[int] = set()
         self._names: dict[int, str] = {}
-        # Protocol 0: deaf until bind, so that the filter is in place before the first packet.
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            _attach(self._socket, request_filter(() if follow else self._ports))
-            self._socket.setblocking(False)
-            _bind_all(self._socket)
-        except OSError:
-            self._socket.close()
-            raise
+        self._socket = packet_socket(request_filter(() if follow else self._ports), RECEIVE_BUFFER)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -147,7 +144,26 @@ class PacketWitness:
         self._socket.close()
 
 
-def _attach(sock: socket.socket, program: list[tuple[int, int, int, int]]) -> None:
+def packet_socket(program: list[Instruction], size: int) -> socket.socket:
+    """Return a socket for what crosses any card and passes the filter `program`.
+
+    `size` bytes of buffer are asked for. Raises `OSError` where that is not allowed or not
+    possible.
+    """
+    # Protocol 0: deaf until bind, so that the filter is in place before the first packet.
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        _attach(sock, program)
+        sock.setblocking(False)
+        _bind_all(sock)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _attach(sock: socket.socket, program: list[Instruction]) -> None:
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code)
     # struct sock_fprog: a count, padding to a pointer's alignment, the pointer.
