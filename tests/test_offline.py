@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bothends_protocol.alignment import MAX_SPAN
+from bothends_protocol.columns import from_columns, to_columns
 from bothends_protocol.errors import ProtocolError
 from bothends_protocol.evidence import Counted, Evidence, Listening, read_evidence
 from bothends_protocol.offline import MAX_STEPS, Joint, joint
+from bothends_protocol.shortened import shorten
 from bothends_protocol.wire import pack
 from evidence_builder import Story
 from recording_builder import DROPPED, KEPT, LOST, OPEN, PORT, Fate, World, random_world
@@ -231,6 +233,18 @@ def test_sightings_that_were_dropped_for_want_of_room_are_no_absence() -> None:
         offline=replace(source.offline, sightings_since=100.0),
     )
     assert named(joint(late, destination)) == [(DROP, "proven")]
+
+
+@pytest.mark.parametrize("sees", [False, True])
+@pytest.mark.parametrize("fate", [OPEN, DROPPED, LOST, KEPT])
+def test_what_is_pasted_is_judged_alike(fate: Fate, *, sees: bool) -> None:
+    sides = World(fate, source_sees=sees, destination_sees=sees).evidence()
+    source, destination = (
+        from_columns(to_columns(short.evidence, short.digits)) for short in map(shorten, sides)
+    )
+    expected, found = joint(*sides), joint(source, destination)
+    assert found.notes == expected.notes
+    assert replace(found.verdict, verdict_id=None) == replace(expected.verdict, verdict_id=None)
 
 
 def test_both_orders_come_to_the_same() -> None:
