@@ -214,7 +214,7 @@ RECORDED = 8.0
 SHUT = """table inet shut {
   chain c {
     type filter hook input priority 0;
-    tcp dport 24242 drop
+    meta l4proto { tcp, udp } th dport 24242 drop
   }
 }
 """
