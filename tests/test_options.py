@@ -79,6 +79,11 @@ def test_paste_masks_unless_asked() -> None:
     assert (found.paste, found.paste_addresses, found.save) == (True, False, None)
 
 
+def test_what_a_source_tries_by_itself_is_the_usual_port_or_what_it_is_told() -> None:
+    assert options(*SOURCE).offline_ports == ("tcp:4242",)
+    assert options(*SOURCE, "--ports", "80,5000-5002").offline_ports == ("tcp:80,5000-5002",)
+
+
 @pytest.mark.parametrize("content", [CODE, f"{CODE}\n", f"  {CODE.upper()}  \n"])
 def test_the_code_from_a_file(content: str, tmp_path: Path) -> None:
     file = tmp_path / "code"
@@ -118,6 +123,12 @@ WRONG: list[tuple[list[str], str]] = [
     (["destination", "sctp:4242"], "sctp"),
     (["destination", "udp:4242"], "UDP"),
     (["destination", "1-65535"], "4096"),
+    ([*DESTINATION, "--ports", "80"], "--ports"),
+    ([*SOURCE, "--ports", ""], "not a port"),
+    ([*SOURCE, "--ports", "0"], "port 0 "),
+    ([*SOURCE, "--ports", "backup"], "backup"),
+    ([*SOURCE, "--ports", "udp:80"], "UDP"),
+    ([*SOURCE, "--ports", "80-96"], "--ports names at most 16 ports"),
     ([*DESTINATION, "--control-port", "0"], "--control-port"),
     ([*DESTINATION, "--control-port", "65536"], "--control-port"),
     ([*DESTINATION, "--control-port", "http"], "'http'"),

@@ -138,6 +138,12 @@ def _add_source(commands: _Commands) -> None:
         metavar="ADDRESS-OR-NAME",
         help="what the real application is told to connect to (repeatable)",
     )
+    command.add_argument(
+        "--ports",
+        metavar="PORTS",
+        default="4242",
+        help="with --save: what to try while the destination is not there to name it (4242)",
+    )
     _add_common(command)
 
 

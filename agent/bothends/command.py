@@ -22,7 +22,7 @@ from bothends_protocol.verdict import EXIT_STATUS, Verdict
 
 from . import hints, render
 from .cli import UsageError
-from .options import Endpoint, Options
+from .options import SERVICE_PORT, Endpoint, Options
 from .outcome import Outcome
 from .run import Run
 from .saving import paste_lines, save_evidence
@@ -33,6 +33,9 @@ __all__ = ["agent", "usage_document"]
 INTERRUPTED = 130
 MAX_PORTS = 4096
 """Ports of one request: what both sides can hold as single results. Sweeps come later."""
+
+MAX_ALONE_PORTS = 16
+"""Ports that a source tries again and again while it waits."""
 
 MAX_SECONDS = 7 * 24 * 3600.0
 MAX_CODE_FILE = 4096
@@ -244,6 +247,7 @@ def _options(args: argparse.Namespace) -> Options:
         paste=args.paste or args.paste_addresses,
         paste_addresses=args.paste_addresses,
         both_ways=args.both_ways,
+        offline_ports=_offline_ports(args.ports if role == SOURCE else str(SERVICE_PORT)),
         watch=args.watch,
         verbose=args.verbose,
     )
@@ -272,6 +276,13 @@ def _ports(text: str) -> tuple[str, ...]:
     if sum(len(part) for part in wanted) > MAX_PORTS:
         raise UsageError(f"This version tests at most {MAX_PORTS} ports in one run.")
     return tuple(f"{part.transport}:{part}" for part in wanted)
+
+
+def _offline_ports(text: str) -> tuple[str, ...]:
+    ports = _ports(text)
+    if sum(len(part) for item in ports for part in parse_ports(item)) > MAX_ALONE_PORTS:
+        raise UsageError(f"--ports names at most {MAX_ALONE_PORTS} ports.")
+    return ports
 
 
 def _code(args: argparse.Namespace, role: str) -> Code | None:

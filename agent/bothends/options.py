@@ -7,7 +7,10 @@ from pathlib import Path
 
 from bothends_protocol.code import Code
 
-__all__ = ["CONTROL_PORT", "Endpoint", "Options"]
+__all__ = ["CONTROL_PORT", "SERVICE_PORT", "Endpoint", "Options"]
+
+SERVICE_PORT = 4242
+"""What a source that never met its destination takes for the service's port."""
 
 CONTROL_PORT = 24242
 """Where agents listen for each other, TCP (and, for hole punching, UDP)."""
@@ -54,5 +57,8 @@ class Options:
     paste_addresses: bool = False
     """Whether the pasted evidence shows addresses and names as they are."""
     both_ways: bool = False
+    offline_ports: tuple[str, ...] = (f"tcp:{SERVICE_PORT}",)
+    """Source: what it tries by itself while it waits, for a verdict on saved evidence; the
+    destination names its ports only where the two meet."""
     watch: bool = False
     verbose: int = 0

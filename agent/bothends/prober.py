@@ -40,7 +40,7 @@ from .witness.counters import Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state
 from .witness.packets import PacketWitness
 
-__all__ = ["Prober"]
+__all__ = ["Prober", "connecting"]
 
 SETTLE_SECONDS = 0.02
 """Least time for an answer, beside two round trips: the other side's scheduling."""
@@ -217,7 +217,7 @@ class Prober:
         for window, full in enumerate(plan.pattern):
             await asyncio.sleep(zero + window * WINDOW_SECONDS - clock())
             for _ in range(plan.attempts if full == "1" else 0):
-                sock = _connecting(probe)
+                sock = connecting(probe)
                 if sock is not None:
                     self._burst_sockets.append(sock)
                     sends.append(round(clock() - zero, 6))
@@ -474,7 +474,7 @@ def _explained(item: _Try) -> bool:
     return item.icmp is not None or item.outcome in _LOCAL or item.spoke == "challenge"
 
 
-def _connecting(probe: Probe) -> socket.socket | None:
+def connecting(probe: Probe) -> socket.socket | None:
     """Return a fresh socket that is connecting to `probe`, None where it would not."""
     try:
         name = socket.getaddrinfo(

@@ -64,6 +64,7 @@ from .own_rules import OwnRules
 from .prober import Prober
 from .recorder import Recorder
 from .saving import Kept
+from .standalone import Standalone, Surroundings
 from .streams import DIRECT, RENDEZVOUS
 from .tasks import Tasks
 from .watch import LeftError, Note, Screen, Stop, Watch, why_left
@@ -151,6 +152,7 @@ class Run:
         self._prober: Prober | None = None
         self._observer: Observer | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._standalone: Standalone | None = None
         self._watch: Watch | None = None
         self._task: asyncio.Task[Any] | None = None
         self._stopping = False
@@ -174,7 +176,11 @@ class Run:
             contact = self._contact = await self._make_contact()
             failure = await self._meet(contact)
             if failure is not None:
-                return await self._tell_alone(self._no_contact(failure), contact)
+                # First, so that its own listeners are not taken for a program's.
+                kept = await self._freeze_alone(contact)
+                outcome = await self._tell_alone(self._no_contact(failure), contact)
+                outcome.kept = kept
+                return outcome
             return await self._converse(contact)
         finally:
             await self._close()
@@ -223,6 +229,10 @@ class Run:
         if self.options.role == DESTINATION:
             self._show_code(contact.code, self._facts)
         await self._resolve_typed(contact)
+        if self.options.save is not None or self.options.paste:
+            around = Surroundings(self._facts, self._typed, self._targets)
+            self._standalone = Standalone(self.options, around)
+            self._standalone.start()
         if self.options.mdns:
             self._discover(contact)
         if self.options.rendezvous is not None:
@@ -233,6 +243,7 @@ class Run:
             ends: list[asyncio.Future[Any]] = [chosen, contact.failed]
             await asyncio.wait(ends, timeout=self.options.wait, return_when=asyncio.FIRST_COMPLETED)
             if chosen.done():
+                await self._stop_alone()
                 self._pair(contact, *chosen.result())
                 return None
             if contact.failed.done():
@@ -243,6 +254,21 @@ class Run:
             if not chosen.done():
                 chosen.cancel()
                 await asyncio.gather(chosen, return_exceptions=True)
+
+    async def _stop_alone(self) -> None:
+        """Close what a side does by itself: the two have met."""
+        standalone, self._standalone = self._standalone, None
+        if standalone is not None:
+            await standalone.stop()
+
+    async def _freeze_alone(self, contact: Contact) -> Kept | None:
+        """What this side recorded by itself, where that is to be saved."""
+        if self._standalone is None:
+            return None
+        evidence = await self._standalone.freeze(
+            f"{place}: {what}" for place, what in sorted(contact.refusals.items())
+        )
+        return Kept(pack(evidence), contact.code)
 
     async def _resolve_targets(self) -> None:
         found: list[Target] = []
@@ -764,6 +790,7 @@ class Run:
 
     async def _close(self) -> None:
         """Close everything in the order in which it depends on each other."""
+        await self._stop_alone()
         # What is still under way must not start anything whose owner has been closed.
         self._tasks.cancel()
         if self._watch is not None:

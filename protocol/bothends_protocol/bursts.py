@@ -89,12 +89,12 @@ _LARGEST = 2**64
 over as many seconds, a burst twice as long as any, and counters of 64 bits."""
 
 
-def make_pattern(entropy: Callable[[int], bytes]) -> str:
+def make_pattern(entropy: Callable[[int], bytes], windows: int = WINDOWS) -> str:
     """Return a random pattern: half its windows full, first one full, last one empty.
 
     `entropy(n)` returns n random bytes.
     """
-    inner = list("1" * (WINDOWS // 2 - 1) + "0" * (WINDOWS // 2 - 1))
+    inner = list("1" * (windows // 2 - 1) + "0" * (windows // 2 - 1))
     for place in range(len(inner) - 1, 0, -1):
         other = entropy(1)[0] % (place + 1)
         inner[place], inner[other] = inner[other], inner[place]

@@ -81,16 +81,23 @@ def _no_host(j: Journey) -> bool | None:
     return j.unresolved and j.on_link
 
 
+def _kept_here(j: Journey) -> bool:
+    """Whether requests stay on the source though the next hop answers: that is no network."""
+    return not j.unresolved and j.stopped <= Stage.LEFT
+
+
 def _isolated(j: Journey) -> bool | None:
     """Both on one network, and neither gets through to the other, by any way."""
     if not (j.local and j.unmet and j.on_link) or j.stranger or j.together is False:
+        return False
+    if _kept_here(j):
         return False
     return True if j.together and j.unresolved else None
 
 
 def _elsewhere(j: Journey) -> bool | None:
     """The destination has the address on another network than the source's, of the same name."""
-    if not (j.local and j.unmet and j.on_link) or j.together:
+    if not (j.local and j.unmet and j.on_link) or j.together or _kept_here(j):
         return False
     return True if j.together is False else None
 

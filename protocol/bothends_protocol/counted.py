@@ -233,7 +233,7 @@ class _Host:
     def _live(self, way: str, *, told: bool | None) -> bool | None:
         """`told`, but nothing of a card that does not count at once: some do once a second."""
         card = self._samples.values.get(f"card.{way}", self._samples.values.get(f"dev.{way}", ()))
-        return told if len(set(card)) >= _ALIVE else None
+        return told if len(set(card)) >= _ALIVE or way in self._samples.prompt else None
 
     def passed(self, name: str) -> bool | None:
         """Whether the burst passed the gate `name`."""

@@ -28,14 +28,17 @@ __all__ = [
     "Burst",
     "Connection",
     "ContactFacts",
+    "Counted",
     "Evidence",
     "Firewall",
     "HopProbe",
     "HostFacts",
     "Icmp",
     "Listener",
+    "Listening",
     "MatchingRule",
     "Neighbour",
+    "Offline",
     "OwnListener",
     "Probe",
     "Return",
@@ -293,6 +296,8 @@ class Connection(_Record, frozen=True):
     """False while no program has accepted it; None where it cannot be told."""
     watched: float = 0.0
     """Seconds for which it was seen like this."""
+    at: float | None = None
+    """When it was seen first; only of a side that never met the other."""
 
 
 class Burst(_Record, frozen=True):
@@ -304,6 +309,8 @@ class Burst(_Record, frozen=True):
     port: Port
     sends: tuple[float, ...]
     """When each SYN was handed to the kernel, in seconds since the burst's mark."""
+    started: float | None = None
+    """When its mark was; only of a side that never met the other."""
 
 
 class Samples(_Record, frozen=True):
@@ -315,6 +322,8 @@ class Samples(_Record, frozen=True):
     values: dict[Text, tuple[int, ...]]
     """The readings by counter, as in `Ip.InReceives`; `dev.rx` and `dev.tx` are packets of all
     cards together."""
+    prompt: tuple[Text, ...] = ()
+    """`rx` and `tx`: what the cards are known from elsewhere to count at once."""
 
 
 class Route(_Record, frozen=True):
@@ -390,6 +399,48 @@ class Neighbour(_Record, frozen=True):
     """Its link-layer address."""
 
 
+class Counted(_Record, frozen=True):
+    """Kernel counters read all the time. Readings between which nothing moved are left out."""
+
+    began: float
+    """When the first of the readings was taken."""
+    steps: tuple[int, ...] = ()
+    """Milliseconds from each reading to the next."""
+    values: dict[Text, tuple[int, ...]] = msgspec.field(default_factory=dict)
+    """How much each counter moved in each of the steps; empty for one that never did."""
+
+
+class Listening(_Record, frozen=True):
+    """Who listened on the candidate ports from `at` on."""
+
+    at: float
+    listeners: tuple[Listener, ...] = ()
+    own_listeners: tuple[OwnListener, ...] = ()
+    service_listeners: tuple[Listener, ...] = ()
+    service_runs: bool | None = None
+
+
+class Offline(_Record, frozen=True):
+    """What a side that never met the other keeps beside its records."""
+
+    wall: float | None
+    """The wall clock (seconds since 1970, UTC) when the run's own clock was zero; None where the
+    wall clock was set meanwhile, or the computer slept."""
+    lasted: float
+    """When the recording ended, on the run's own clock."""
+    kept_right: bool | None = None
+    """Whether the system says that its wall clock is kept right (by NTP, say)."""
+    sightings_since: float = 0.0
+    """Older sightings were dropped, to keep within bounds."""
+    connections_since: float = 0.0
+    blind: tuple[float, ...] = ()
+    """When the socket table may not have shown a connection that was there: it was looked at too
+    late, or more requests waited in it than it holds."""
+    listening: tuple[Listening, ...] = ()
+    """Who listened, in order of time."""
+    counted: Counted | None = None
+
+
 class Evidence(_Record, frozen=True):
     """All that one side brings to the judgement."""
 
@@ -427,6 +478,8 @@ class Evidence(_Record, frozen=True):
     whether they are on one network."""
     rules: tuple[MatchingRule, ...] = ()
     self_connects: tuple[SelfConnect, ...] = ()
+    offline: Offline | None = None
+    """Only of a side that never met the other."""
 
 
 def read_evidence(data: bytes) -> Evidence:

@@ -28,7 +28,7 @@ from .plan import CERTAIN, ENOUGH, HALF_OPEN, primary_addresses
 from .ports import PortSet, format_ports, parse_ports
 from .verdict import SEGMENTS, Blocker, Check, Segment, Verdict
 
-__all__ = ["judge", "lost_verdict", "verdict_digest"]
+__all__ = ["combine", "judge", "lost_verdict", "verdict_digest"]
 
 _CLEAR, _BLOCKED, _UNKNOWN, _NOT_REACHED = "clear", "blocked", "unknown", "not-reached"
 
@@ -64,7 +64,7 @@ def judge(source: Evidence, destination: Evidence) -> Verdict:
         checks += _checks(prober, observer)
         checks += _unresolved(prober, observer)
     ways = {check.direction for check in checks}
-    verdict = _combine(checks)
+    verdict = combine(checks)
     if len(ways) > 1:
         verdict = _with_directions(verdict, checks)
     return _signed(verdict, source, destination)
@@ -522,7 +522,8 @@ def _segments(j: Journey, finding: _Finding) -> tuple[Segment, ...]:
     )
 
 
-def _combine(checks: Sequence[Check]) -> Verdict:
+def combine(checks: Sequence[Check]) -> Verdict:
+    """Return the verdict that the checks make together, without a name yet."""
     decisive = [check for check in checks if check.primary] or list(checks)
     statuses = {check.status for check in decisive}
     status = next((s for s in ("blocked", "undetermined", "open") if s in statuses), "undetermined")
@@ -597,7 +598,7 @@ def _with_directions(verdict: Verdict, checks: Sequence[Check]) -> Verdict:
 
     ways: dict[str, dict[str, object]] = {}
     for direction in ("source-to-destination", "destination-to-source"):
-        part = _combine([c for c in checks if c.direction == direction])
+        part = combine([c for c in checks if c.direction == direction])
         ways[direction] = {"status": part.status, "blockers": list(part.blockers)}
     return replace(verdict, directions=ways)
 

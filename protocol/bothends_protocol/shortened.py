@@ -39,6 +39,8 @@ def shorten(evidence: Evidence, other: Evidence | None = None) -> Short:
     `other` is the other side's evidence, where there is a joint verdict. Both sides then come to
     leave out the same.
     """
+    if evidence.offline is not None:
+        return Short(_recording(evidence), _FINE)
     if other is None:
         return Short(_less(evidence, None), _FINE)
     pair = (evidence, other) if evidence.role == SOURCE else (other, evidence)
@@ -56,6 +58,16 @@ def _rounded(evidence: Evidence, digits: int) -> Evidence:
 
 def _told(source: Evidence, destination: Evidence) -> object:
     return replace(judge(source, destination), verdict_id=None)
+
+
+def _recording(evidence: Evidence) -> Evidence:
+    """That of a side which never met the other: its times are what lays the two together."""
+    return replace(
+        evidence,
+        contact=replace(evidence.contact, refused=()),
+        sightings=tuple(replace(s, interface="", ttl=0) for s in evidence.sightings),
+        neighbours=tuple(_last(evidence.neighbours)),
+    )
 
 
 def _less(evidence: Evidence, other: Evidence | None) -> Evidence:

@@ -25,7 +25,7 @@ from pathlib import Path
 from bothends_protocol.code import parse_code
 from bothends_protocol.pairing import ROLES, SOURCE, Handshake
 
-from . import agents, faults
+from . import agents, bench_alone, faults
 from .hosts import CommandError, Host, Lab, LabError
 from .network import Stage, lan
 from .services import Service
@@ -109,12 +109,18 @@ class FailedRunError(LabError):
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.split(":", 1)[1])
     parser.add_argument("--times", type=int, default=RUNS, metavar="N", help=f"runs ({RUNS})")
+    parser.add_argument(
+        "--alone", type=int, metavar="SECONDS", help="what waiting costs that ends without contact"
+    )
     options = parser.parse_args(arguments)
     if os.geteuid() != 0:
         print("scripts/bench: needs root, to make hosts of namespaces", file=sys.stderr)
         return 1
     _show_head(options.times)
     try:
+        if options.alone is not None:
+            bench_alone.measure(options.alone)
+            return 0
         for figure in _figures(options.times):
             print(figure.line(), flush=True)
     except (LabError, TimeoutError, OSError) as error:

@@ -18,7 +18,14 @@ from collections.abc import Callable, Collection
 from bothends_protocol.bursts import SAMPLE_SECONDS
 from bothends_protocol.evidence import Samples
 
-__all__ = ["COUNTERS", "Sampler", "parse_counters"]
+__all__ = [
+    "COUNTERS",
+    "Sampler",
+    "open_tables",
+    "parse_counters",
+    "read_tables",
+    "stacked_cards",
+]
 
 MAX_READINGS = 1000
 """Four seconds of readings: a burst that is never collected stops by itself."""
@@ -66,10 +73,12 @@ _READ = 1 << 16
 
 
 class Sampler:
-    """Reads the counters every `SAMPLE_SECONDS` from `start` to `stop`."""
+    """Reads the counters again and again from `start` to `stop`."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], every: float = SAMPLE_SECONDS) -> None:
+        """`every` is how many seconds lie between two readings."""
         self._clock = clock
+        self._every = every
         self._files: list[int] = []
         self._readings: list[tuple[float, list[bytes]]] = []
         self._mark: float | None = None
@@ -90,10 +99,8 @@ class Sampler:
         self._card = card
         if not sys.platform.startswith("linux"):
             return False
-        self._stacked = _stacked_cards()
-        for name in _FILES:
-            with contextlib.suppress(OSError):
-                self._files.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
+        self._stacked = stacked_cards()
+        self._files = open_tables()
         if self._files:
             self._read(again=not once)
         if once:
@@ -105,9 +112,9 @@ class Sampler:
         self._mark = self._clock()
 
     def _read(self, *, again: bool = True) -> None:
-        self._readings.append((self._clock(), [os.pread(file, _READ, 0) for file in self._files]))
+        self._readings.append((self._clock(), read_tables(self._files)))
         if again and len(self._readings) < MAX_READINGS:
-            self._timer = asyncio.get_running_loop().call_later(SAMPLE_SECONDS, self._read)
+            self._timer = asyncio.get_running_loop().call_later(self._every, self._read)
 
     def stop(self, number: int) -> Samples | None:
         """End; return the readings for round `number`, None where there are none."""
@@ -137,7 +144,21 @@ class Sampler:
         self._files = []
 
 
-def _stacked_cards() -> frozenset[str]:
+def open_tables() -> list[int]:
+    """Return descriptors of the tables that hold counters, to be read from their beginning."""
+    files = []
+    for name in _FILES:
+        with contextlib.suppress(OSError):
+            files.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
+    return files
+
+
+def read_tables(files: Collection[int]) -> list[bytes]:
+    """Return what the tables hold now."""
+    return [os.pread(file, _READ, 0) for file in files]
+
+
+def stacked_cards() -> frozenset[str]:
     """Interfaces that stand on others (bridges, bonds, VLANs), whose packets are counted there."""
     found = set()
     with contextlib.suppress(OSError):
