@@ -273,7 +273,7 @@ class Run:
         port = self.options.control_port
         overheard = Overheard(
             port,
-            lambda address, _: contact.dial(address, port, delay=ANSWER_AFTER),
+            lambda address, _: contact.dial(address, port, delay=ANSWER_AFTER, chosen=False),
             discovery.overheard if discovery is not None else None,
         )
         overheard.start()
