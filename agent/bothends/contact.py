@@ -256,7 +256,7 @@ class Contact:
     # Knocking ----------------------------------------------------------------------------
 
     def _punched(self, stream: PunchedStream, began: bool) -> None:  # noqa: FBT001  a callback
-        chosen = self._dialled.get(stream.place, False)
+        chosen = self._dialled.get((stream.remote, stream.remote_port), False)
         if not chosen and self._crowded(stream.remote):
             stream.abort()
             return
@@ -267,7 +267,7 @@ class Contact:
         stranger = Counter([] if chosen else [link.remote])
         self._strangers += stranger
         try:
-            settled = await self._pair(link, f"{_place(*stream.place)} (UDP)")
+            settled = await self._pair(link, f"{_place(stream.remote, stream.remote_port)} (UDP)")
         finally:
             self._strangers -= stranger
         if began and not settled:
