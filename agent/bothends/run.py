@@ -384,6 +384,10 @@ class Run:
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             return event.result() if event.done() else None
+        except asyncio.CancelledError:
+            if event.done() and not event.cancelled():
+                self._early = event.result()  # it came in the moment in which the time was up
+            raise
         finally:
             for one in waiting:
                 one.cancel()
