@@ -1,4 +1,4 @@
-"""How long a link may be silent."""
+"""How long a link may be silent, and what ends no more than the link."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 
 from bothends import channel as channel_module
-from bothends.channel import BROKEN_SECONDS, LONGEST_TRIP, STALLED_SECONDS, Channel
+from bothends.channel import (
+    BROKEN_SECONDS,
+    LONGEST_TRIP,
+    STALLED_SECONDS,
+    Channel,
+    PeerLostError,
+)
 from bothends.streams import DIRECT
 from bothends_protocol.conversation import Conversation
+from bothends_protocol.errors import ProtocolError, TamperedError
+from bothends_protocol.messages import Barrier, Message
 from bothends_protocol.pairing import SOURCE
 
 
@@ -23,12 +31,15 @@ class StubLink:
     def __init__(self, trip: float | None) -> None:
         self.trip = trip
         self.aborted = False
-        self.said: asyncio.Queue[bytes] = asyncio.Queue()
+        self.said: asyncio.Queue[bytes | Exception] = asyncio.Queue()
         self.peer = Conversation()
         self.peer.attach()
 
     async def receive(self) -> bytes:
-        return await self.said.get()
+        said = await self.said.get()
+        if isinstance(said, Exception):
+            raise said
+        return said
 
     def send(self, plain: bytes) -> None:
         pass
@@ -83,4 +94,35 @@ async def test_a_new_link_has_a_round_trip_to_be_heard_on(
     clock[0] += BROKEN_SECONDS - STALLED_SECONDS
     await turns()
     assert link.aborted
+    await channel.close()
+
+
+@pytest.mark.parametrize("met", [TamperedError("altered"), ProtocolError("a frame of 4 GB")])
+async def test_a_record_that_does_not_open_ends_the_link_and_not_the_session(
+    met: ProtocolError,
+) -> None:
+    redialled: list[bool] = []
+    delivered: list[Message | PeerLostError] = []
+    links: asyncio.Queue[Any] = asyncio.Queue()
+    contact: Any = SimpleNamespace(
+        links=links,
+        redial=lambda: redialled.append(True),
+        drop=lambda _: None,
+        settle_again=lambda _: None,
+    )
+    channel = Channel(contact, SOURCE, delivered.append)
+    first, second = StubLink(None), StubLink(None)
+    start: Any = first
+    channel.start(start, None)
+    await turns()
+    first.said.put_nowait(met)
+    await turns()
+    assert redialled
+    links.put_nowait(second)
+    await channel.moved.wait()
+    message = Barrier(number=1)
+    second.peer.send(message)
+    second.said.put_nowait(second.peer.outgoing()[0])
+    await turns()
+    assert delivered == [message]
     await channel.close()

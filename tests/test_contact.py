@@ -521,13 +521,13 @@ async def test_the_code_alone_does_not_take_up_a_session() -> None:
 
 async def test_a_wrong_code_cannot_retire_a_session() -> None:
     async with agents() as start:
-        _, destination, _, _ = await settled(start)
+        source, destination, here, there = await settled(start)
         for _ in range(MAX_TRIES + 1):
             async with Stranger.at(destination) as stranger:
                 handshake = Handshake(
                     role=SOURCE,
                     dialled=True,
-                    instance=secrets.token_bytes(16),
+                    instance=source.instance,
                     code=CODE,
                     entropy=secrets.token_bytes,
                     session=destination.session,
@@ -538,6 +538,11 @@ async def test_a_wrong_code_cannot_retire_a_session() -> None:
                 await stranger.say(frame(confirmation))
                 assert unpack(await stranger.next_frame(), Refusal).reason == "wrong-code"
         assert not destination.failed.done()
+        # Nor is the one in whose name it was said kept out from then on.
+        here.abort()
+        there.abort()
+        source.redial()
+        await paired(source, destination)
 
 
 async def test_an_altered_record_is_noticed() -> None:

@@ -204,7 +204,7 @@ class Channel:
                 self._take(first)
             self._flush()
             while True:
-                data = await link.receive()
+                data = await _received(link)
                 self._heard = self._now()
                 self._take(data)
         except LinkClosedError:
@@ -243,6 +243,18 @@ class Channel:
                 self._contact.redial()
             self._conversation.ping(self._now())
             self._flush()
+
+
+async def _received(link: Link) -> bytes:
+    """Return what comes next on `link`.
+
+    What does not open was not sent by the other side: somebody on the way can end a link so, as
+    by cutting it, and no more than that.
+    """
+    try:
+        return await link.receive()
+    except ProtocolError as error:
+        raise LinkClosedError(str(error)) from error
 
 
 _FIRST = {DIRECT: 0.0, PUNCHED: 0.1, RENDEZVOUS: 0.4}

@@ -404,10 +404,11 @@ class Contact:
 
         The same stranger's guesses on its other links then go unanswered.
         """
+        if self._session is not None:
+            return  # there is no code to guess, and an instance is seen by all on the way
         self._failed_instances.add(hello.instance)
-        if self.role == SOURCE or self._session is not None:
-            return  # only the destination's code is retired, and a session has none to guess
-        self._tries += 1
+        if self.role != SOURCE:  # only the destination's code is retired
+            self._tries += 1
 
     def _wrong_code(self, link: Link, place: str) -> None:
         if self.role == SOURCE:
