@@ -13,7 +13,7 @@ import pytest
 
 from bothends import contact as contact_module
 from bothends.channel import nominated
-from bothends.contact import MAX_NOTED, MAX_PER_STRANGER, MAX_TRIES, Contact
+from bothends.contact import MAX_DIALLED, MAX_NOTED, MAX_PER_STRANGER, MAX_TRIES, Contact
 from bothends.link import Link, LinkClosedError
 from bothends.streams import DIRECT
 from bothends_protocol.code import Code
@@ -579,6 +579,16 @@ async def test_whoever_made_us_dial_cannot_end_the_run(role: str, word: bytes) -
         agent.dial(LOCAL, port)
         if role == SOURCE or b"wrong" not in word:
             await agent.failed
+
+
+async def test_what_strangers_announce_keeps_no_typed_address_out() -> None:
+    async with agents() as start:
+        agent = await start(SOURCE)
+        for number in range(2 * MAX_DIALLED):
+            agent.dial(LOCAL, 1 + number, delay=GIVE_UP, found=True)
+        assert len(agent.dialled) == MAX_DIALLED
+        agent.dial("127.0.0.2", 1, delay=GIVE_UP)
+        assert ("127.0.0.2", 1) in agent.dialled
 
 
 async def test_strangers_do_not_fill_the_report() -> None:

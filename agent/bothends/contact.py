@@ -67,7 +67,7 @@ MAX_NOTED = 16
 who has a network of IPv6 or all UDP ports of an address is many strangers."""
 
 MAX_DIALLED = 32
-"""Addresses dialled at most, however many mDNS offers."""
+"""Addresses dialled at most, however many mDNS offers; as many more where they were typed."""
 
 MEETING_POINT = "the meeting point"
 CLOSED = "closed the connection before the two had paired"
@@ -211,16 +211,25 @@ class Contact:
 
     # Dialling ----------------------------------------------------------------------------
 
-    def dial(self, address: str, port: int, *, delay: float = 0.0, chosen: bool = True) -> None:
+    def dial(
+        self,
+        address: str,
+        port: int,
+        *,
+        delay: float = 0.0,
+        found: bool = False,
+        chosen: bool = True,
+    ) -> None:
         """Keep trying `address` until the two are paired.
 
+        `found` is one that strangers can make up: it takes no place of those that were typed.
         Not `chosen` is one that is dialled because it sent something here: what answers there
         can end the run as little as who dials in.
         """
         if (address, port) in self._dialled:
             self._dialled[address, port] |= chosen
             return
-        if len(self._dialled) >= MAX_DIALLED:
+        if len(self._dialled) >= (MAX_DIALLED if found else 2 * MAX_DIALLED):
             return
         self._dialled[address, port] = chosen
         self._known[address, port] = None

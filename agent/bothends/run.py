@@ -262,7 +262,7 @@ class Run:
             contact.code.number,
             self.options.control_port,
             [item.address for item in self._facts.addresses],
-            lambda address, port, delay: contact.dial(address, port, delay=delay),
+            lambda address, port, delay: contact.dial(address, port, delay=delay, found=True),
             self._say,
         )
         self._discovery.start(MDNS_HEAD_START if self.options.peers else 0.0)
@@ -273,7 +273,9 @@ class Run:
         port = self.options.control_port
         overheard = Overheard(
             port,
-            lambda address, _: contact.dial(address, port, delay=ANSWER_AFTER, chosen=False),
+            lambda address, _: contact.dial(
+                address, port, delay=ANSWER_AFTER, found=True, chosen=False
+            ),
             discovery.overheard if discovery is not None else None,
         )
         overheard.start()
