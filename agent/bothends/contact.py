@@ -234,7 +234,7 @@ class Contact:
         self._dialled[address, port] = chosen
         self._known[address, port] = None
         self._tasks.start(self._keep_dialling(address, port, delay))
-        self._puncher.knock(address, port)
+        self._puncher.knock(address, port, delay=delay)
 
     async def _keep_dialling(self, address: str, port: int, delay: float) -> None:
         await asyncio.sleep(delay)

@@ -203,13 +203,13 @@ class Puncher:
                 return os.strerror(error.errno or 0)
         return None
 
-    def knock(self, address: str, port: int) -> None:
-        """Knock at this place until `rest` is called."""
+    def knock(self, address: str, port: int, *, delay: float = 0.0) -> None:
+        """Knock at this place, from `delay` seconds on until `rest` is called."""
         place = Place(normal(address), port)
         if place in self._knocked or len(self._knocked) >= MAX_PLACES:
             return
         self._knocked[place] = None
-        self._tasks.start(self._keep_knocking(place))
+        self._tasks.start(self._keep_knocking(place, delay))
 
     def again(self) -> None:
         """Let each place show itself anew, so that new streams are begun."""
@@ -288,8 +288,8 @@ class Puncher:
         self._offered(stream, began)
         return stream
 
-    async def _keep_knocking(self, place: Place) -> None:
-        await asyncio.sleep(HEAD_START_SECONDS)
+    async def _keep_knocking(self, place: Place, delay: float) -> None:
+        await asyncio.sleep(delay + HEAD_START_SECONDS)
         for count, pause in enumerate(_pauses()):
             with self._few_hops(place, wanted=count < OPENING_KNOCKS):
                 self._send(self.knocker.knock(place), place)
