@@ -13,12 +13,13 @@ import pytest
 
 from bothends import contact as contact_module
 from bothends.channel import nominated
-from bothends.contact import MAX_PER_STRANGER, MAX_TRIES, Contact
+from bothends.contact import MAX_DIALLED, MAX_NOTED, MAX_PER_STRANGER, MAX_TRIES, Contact
 from bothends.link import Link, LinkClosedError
+from bothends.streams import DIRECT
 from bothends_protocol.code import Code
-from bothends_protocol.errors import TamperedError
+from bothends_protocol.errors import NotBothendsError, TamperedError
 from bothends_protocol.framing import MAX_HELLO, PREAMBLE, FrameReader, frame
-from bothends_protocol.pairing import DESTINATION, SOURCE, Handshake, Refusal
+from bothends_protocol.pairing import DESTINATION, SOURCE, Handshake, Hello, Keys, Refusal
 from bothends_protocol.wire import pack, unpack
 
 LOCAL = "127.0.0.1"
@@ -391,6 +392,7 @@ async def test_a_stranger_that_leaves_leaves_its_place() -> None:
                 await stranger.say(b"x")
                 with contextlib.suppress(ConnectionResetError):
                     await stranger.reader.read()
+        assert not destination._strangers  # nor is its address kept
         dial(source, destination)
         await paired(source, destination)
 
@@ -519,13 +521,13 @@ async def test_the_code_alone_does_not_take_up_a_session() -> None:
 
 async def test_a_wrong_code_cannot_retire_a_session() -> None:
     async with agents() as start:
-        _, destination, _, _ = await settled(start)
+        source, destination, here, there = await settled(start)
         for _ in range(MAX_TRIES + 1):
             async with Stranger.at(destination) as stranger:
                 handshake = Handshake(
                     role=SOURCE,
                     dialled=True,
-                    instance=secrets.token_bytes(16),
+                    instance=source.instance,
                     code=CODE,
                     entropy=secrets.token_bytes,
                     session=destination.session,
@@ -536,6 +538,11 @@ async def test_a_wrong_code_cannot_retire_a_session() -> None:
                 await stranger.say(frame(confirmation))
                 assert unpack(await stranger.next_frame(), Refusal).reason == "wrong-code"
         assert not destination.failed.done()
+        # Nor is the one in whose name it was said kept out from then on.
+        here.abort()
+        there.abort()
+        source.redial()
+        await paired(source, destination)
 
 
 async def test_an_altered_record_is_noticed() -> None:
@@ -544,3 +551,95 @@ async def test_an_altered_record_is_noticed() -> None:
         here._stream.write(frame(b"not sealed with the key of this link"))
         with pytest.raises(TamperedError):
             await there.receive()
+
+
+# -- what strangers make us do
+
+
+@pytest.mark.parametrize("role", [SOURCE, DESTINATION])
+@pytest.mark.parametrize(
+    "word",
+    [
+        b"bothends 2\n",
+        *(PREAMBLE + frame(pack(Refusal(reason=r))) for r in ("wrong-code", "same-role")),
+    ],
+    ids=["version", "wrong-code", "same-role"],
+)
+async def test_whoever_made_us_dial_cannot_end_the_run(role: str, word: bytes) -> None:
+    # To have us dial takes one packet at the card, so what answers there says no more than
+    # somebody who dialled in.
+    async with agents() as start, server(word) as port:
+        agent = await start(role)
+        agent.dial(LOCAL, port, chosen=False)
+        await until(lambda: agent.refusals.get(f"{LOCAL}:{port}", SILENT) != SILENT)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not agent.failed.done()
+        # Once the user types that address, it counts.
+        agent.dial(LOCAL, port)
+        if role == SOURCE or b"wrong" not in word:
+            await agent.failed
+
+
+async def test_what_strangers_announce_keeps_no_typed_address_out() -> None:
+    async with agents() as start:
+        agent = await start(SOURCE)
+        for number in range(2 * MAX_DIALLED):
+            agent.dial(LOCAL, 1 + number, delay=GIVE_UP, found=True)
+        assert len(agent.dialled) == MAX_DIALLED
+        agent.dial("127.0.0.2", 1, delay=GIVE_UP)
+        assert ("127.0.0.2", 1) in agent.dialled
+
+
+async def test_strangers_do_not_fill_the_report() -> None:
+    async with agents() as start:
+        agent = await start(DESTINATION)
+        for number in range(300):
+            stranger = StubLink(f"fd00::{number:x}", NotBothendsError("noise"))
+            await agent._pair(stranger, stranger.remote)
+        assert len(agent.refusals) == MAX_NOTED
+        agent.refusals["127.0.0.1:1"] = "kept"
+        typed = StubLink("127.0.0.1", NotBothendsError("noise"), chosen=True)
+        await agent._pair(typed, "127.0.0.1:2")
+        assert "127.0.0.1:2" in agent.refusals
+
+
+async def test_a_link_that_was_given_up_while_it_paired_is_not_offered() -> None:
+    async with agents() as start:
+        agent = await start(DESTINATION)
+        late, best = StubLink(LOCAL), StubLink(LOCAL)
+        pairing = asyncio.ensure_future(agent._pair(late, "late"))
+        await asyncio.sleep(0)
+        agent.settle_again(best)
+        late.go_on.set()
+        assert not await pairing
+        assert agent.links.empty()
+        assert late.aborted
+
+
+class StubLink(Link):
+    """A link whose handshake ends as it is told to, in the same step in which it may."""
+
+    def __init__(
+        self, remote: str, error: Exception | None = None, *, chosen: bool = False
+    ) -> None:
+        self.remote, self.remote_port, self.local = remote, 1, LOCAL
+        self.way, self.dialled, self.chosen = DIRECT, False, chosen
+        self.handshake = self.keys = self.root = None
+        self.error = error
+        self.aborted = False
+        self.go_on = asyncio.Event()
+
+    async def authenticate(self, make: Callable[[], Handshake]) -> None:
+        if self.error is not None:
+            raise self.error
+        await self.go_on.wait()
+        self.handshake = make()
+        self.handshake.peer = unpack(hello(SOURCE), Hello)
+        self.keys = Keys(bytes(32))
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.aborted = True

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bothends_protocol.framing import PROTOCOL_VERSION
-from bothends_protocol.knocking import KNOCK_SIZE, MAX_OPEN, Knock, Knocker
+from bothends_protocol.knocking import KNOCK_SIZE, MAX_OPEN, Knock, Knocker, Place
 from bothends_protocol.pairing import DESTINATION, SOURCE
 
-HERE, THERE, ELSEWHERE = ("192.0.2.1", 24242), ("192.0.2.2", 24242), ("192.0.2.3", 24242)
+HERE, THERE, ELSEWHERE = (Place(f"192.0.2.{number}", 24242) for number in (1, 2, 3))
 STREAM = b"stream.."
 SMALLEST_REQUEST = 60 - 28
 """A connection request that was only overheard may be answered too: 60 bytes as Linux sends it,
@@ -126,8 +126,8 @@ def test_a_place_opens_once_until_it_is_forgotten(two: Two) -> None:
         assert source.receive(answer, THERE).opened is expected
 
 
-def opened(two: Two) -> None:
-    answer = two[1].receive(two[0].knock(THERE), HERE).answer
+def opened(two: Two, here: Place = HERE) -> None:
+    answer = two[1].receive(two[0].knock(THERE), here).answer
     assert answer
     assert two[0].receive(answer, THERE).opened
 
@@ -155,13 +155,49 @@ def test_the_places_kept_are_bounded() -> None:
     destination = knocker(DESTINATION)
     for number in range(2 * MAX_OPEN):
         source = knocker(SOURCE, seed=100 + number)
-        place = (f"192.0.2.{number}", 24242)
+        place = Place("192.0.2.9", 1 + number)
         answer = destination.receive(source.knock(THERE), place).answer
         assert answer
         last = source.receive(answer, THERE).answer
         assert last
         assert destination.receive(last, place).opened
     assert len(destination.open) == MAX_OPEN
+
+
+def test_who_is_heard_is_not_displaced(two: Two) -> None:
+    opened(two)
+    for number in range(2 * MAX_OPEN):
+        stranger, place = knocker(SOURCE, seed=100 + number), Place("192.0.2.9", 1 + number)
+        opened((stranger, two[1]), place)
+        assert two[1].take(stranger.piece(THERE, STREAM, b"noise"), place) is not None
+        assert two[1].take(two[0].piece(THERE, STREAM, b"segment"), HERE) is not None
+    assert HERE in two[1].open
+    assert two[0].take(two[1].piece(HERE, STREAM, b"segment"), THERE) is not None
+
+
+def test_a_place_that_was_forgotten_opens_again_whatever_is_still_under_way(two: Two) -> None:
+    opened(two)
+    two[1].take(two[0].piece(THERE, STREAM, b"segment"), HERE)
+    late = two[1].piece(HERE, STREAM, b"segment")
+    two[0].forget(THERE)
+    # What is under way goes on both ways.
+    assert two[1].take(two[0].piece(THERE, STREAM, b"segment"), HERE) is not None
+    assert two[0].take(late, THERE) is not None
+    answer = two[1].receive(two[0].knock(THERE), HERE).answer
+    assert answer is not None
+    assert two[0].receive(answer, THERE).opened
+
+
+def test_a_place_is_another_by_another_own_address(two: Two) -> None:
+    # Each of the source's addresses has a cookie of its own at the destination; where the
+    # destination's knocks come to both, neither takes the other's place.
+    opened(two)
+    second = THERE._replace(own="192.0.2.8")
+    for first in (True, False, False):
+        told = two[1].receive(two[0].knock(second), Place("192.0.2.8", 24242))
+        assert told.answer is not None
+        assert two[0].receive(told.answer, second).opened == first
+        assert not two[0].receive(two[1].knock(HERE), THERE).opened
 
 
 @given(st.binary(max_size=1300))

@@ -36,6 +36,10 @@ are lost the kernel's TCP waits ever longer, and UDP does not (`flow`)."""
 BROKEN_SECONDS = 2.0
 """Silence after which a link is given up: four heartbeats."""
 
+LONGEST_TRIP = 1.5
+"""Seconds that a link has, beyond those, to be heard on for the first time, at most: on a new one
+nothing comes for a round trip. What took longer in the handshake was loss and no way that long."""
+
 LOST_SECONDS = 4.0
 """Silence, on all ways, after which the other side is lost. Under the 5 s that a user may
 wait for the word of it."""
@@ -74,6 +78,7 @@ class Channel:
         self._conversation = Conversation()
         self._link: Link | None = None
         self._heard = 0.0
+        """When something came last, or can have come at the earliest."""
         self._finishing = False
         self._silent = False
         """Whether the last link was given up here, because nothing came any more."""
@@ -195,7 +200,8 @@ class Channel:
         """Exchange messages on `link` until it breaks."""
         self._link = self.link = link
         self._silent = False
-        self._heard = self._now()
+        trip = self.smallest_rtt or link.trip or 0.0
+        self._heard = self._now() + (min(trip, LONGEST_TRIP) if first is None else 0.0)
         self._conversation.attach()
         self._conversation.ping(self._now())
         try:
@@ -203,7 +209,7 @@ class Channel:
                 self._take(first)
             self._flush()
             while True:
-                data = await link.receive()
+                data = await _received(link)
                 self._heard = self._now()
                 self._take(data)
         except LinkClosedError:
@@ -242,6 +248,18 @@ class Channel:
                 self._contact.redial()
             self._conversation.ping(self._now())
             self._flush()
+
+
+async def _received(link: Link) -> bytes:
+    """Return what comes next on `link`.
+
+    What does not open was not sent by the other side: somebody on the way can end a link so, as
+    by cutting it, and no more than that.
+    """
+    try:
+        return await link.receive()
+    except ProtocolError as error:
+        raise LinkClosedError(str(error)) from error
 
 
 _FIRST = {DIRECT: 0.0, PUNCHED: 0.1, RENDEZVOUS: 0.4}

@@ -62,8 +62,12 @@ honest peer, few enough that strangers cannot take the descriptors."""
 MAX_PER_STRANGER = 8
 """The same, from one address."""
 
+MAX_NOTED = 16
+"""Strangers of whom it is kept what they met: that goes into the evidence, which has a limit, and
+who has a network of IPv6 or all UDP ports of an address is many strangers."""
+
 MAX_DIALLED = 32
-"""Addresses dialled at most, however many mDNS offers."""
+"""Addresses dialled at most, however many mDNS offers; as many more where they were typed."""
 
 MEETING_POINT = "the meeting point"
 CLOSED = "closed the connection before the two had paired"
@@ -134,8 +138,11 @@ class Contact:
         self.closed_to_new = False
         self._tasks = Tasks()
         self._servers: list[asyncio.Server] = []
-        self._dialled: dict[tuple[str, int], str] = {}
+        self._dialled: dict[tuple[str, int], bool] = {}
+        """And whether it was this side that picked the place."""
         self._strangers: Counter[str] = Counter()
+        self._noted: set[str] = set()
+        """Places of strangers that stand in `refusals`."""
         self._tries = 0
         self._unconfirmed = 0
         self._failed_instances: set[bytes] = set()
@@ -195,7 +202,7 @@ class Contact:
         try:
             await self._pair(link, link.remote)
         finally:
-            self._strangers[link.remote] -= 1
+            self._strangers -= Counter([link.remote])
 
     def _crowded(self, address: str) -> bool:
         """Whether strangers, or those at `address`, have all the places they may have."""
@@ -204,14 +211,30 @@ class Contact:
 
     # Dialling ----------------------------------------------------------------------------
 
-    def dial(self, address: str, port: int, *, delay: float = 0.0) -> None:
-        """Keep trying `address` until the two are paired."""
-        if (address, port) in self._dialled or len(self._dialled) >= MAX_DIALLED:
+    def dial(
+        self,
+        address: str,
+        port: int,
+        *,
+        delay: float = 0.0,
+        found: bool = False,
+        chosen: bool = True,
+    ) -> None:
+        """Keep trying `address` until the two are paired.
+
+        `found` is one that strangers can make up: it takes no place of those that were typed.
+        Not `chosen` is one that is dialled because it sent something here: what answers there
+        can end the run as little as who dials in.
+        """
+        if (address, port) in self._dialled:
+            self._dialled[address, port] |= chosen
             return
-        self._dialled[address, port] = ""
+        if len(self._dialled) >= (MAX_DIALLED if found else 2 * MAX_DIALLED):
+            return
+        self._dialled[address, port] = chosen
         self._known[address, port] = None
         self._tasks.start(self._keep_dialling(address, port, delay))
-        self._puncher.knock(address, port)
+        self._puncher.knock(address, port, delay=delay)
 
     async def _keep_dialling(self, address: str, port: int, delay: float) -> None:
         await asyncio.sleep(delay)
@@ -234,14 +257,15 @@ class Contact:
         except (OSError, TimeoutError) as error:
             self.refusals[place] = _what(error)
             return False
-        link = Link(TcpStream(reader, writer), dialled=True)
+        chosen = self._dialled.get((address, port), False)
+        link = Link(TcpStream(reader, writer), dialled=True, chosen=chosen)
         self.refusals[place] = SILENT
         return await self._pair(link, place)
 
     # Knocking ----------------------------------------------------------------------------
 
     def _punched(self, stream: PunchedStream, began: bool) -> None:  # noqa: FBT001  a callback
-        chosen = self._puncher.chose(stream.place)
+        chosen = self._dialled.get((stream.remote, stream.remote_port), False)
         if not chosen and self._crowded(stream.remote):
             stream.abort()
             return
@@ -249,11 +273,12 @@ class Contact:
 
     async def _pair_punched(self, stream: PunchedStream, *, began: bool, chosen: bool) -> None:
         link = Link(stream, dialled=began, chosen=chosen)
-        self._strangers[link.remote] += not chosen
+        stranger = Counter([] if chosen else [link.remote])
+        self._strangers += stranger
         try:
-            settled = await self._pair(link, f"{_place(*stream.place)} (UDP)")
+            settled = await self._pair(link, f"{_place(stream.remote, stream.remote_port)} (UDP)")
         finally:
-            self._strangers[link.remote] -= not chosen
+            self._strangers -= stranger
         if began and not settled:
             await self._pause(_LAST_RETRY)
             self._puncher.knocker.forget(stream.place)
@@ -298,7 +323,7 @@ class Contact:
             return self._objected(link, place, error)
         except (LinkClosedError, TimeoutError) as error:
             self.drop(link)
-            self.refusals[place] = SILENT if isinstance(error, TimeoutError) else CLOSED
+            self._note(link, place, SILENT if isinstance(error, TimeoutError) else CLOSED)
             self._count_unconfirmed(link)
             return False
         except asyncio.CancelledError:
@@ -307,6 +332,10 @@ class Contact:
             self.drop(link)
             raise
         self.refusals.pop(place, None)
+        if link not in self._open:
+            # Given up meanwhile for another, with the last frame of its handshake on the way.
+            link.abort()
+            return False
         self._begin_session(link)
         if link.way != RENDEZVOUS and (link.dialled or link.way == PUNCHED):
             self._proven[link.remote] = None
@@ -354,8 +383,17 @@ class Contact:
             return "busy"
         return None
 
+    def _note(self, link: Link, place: str, what: str) -> None:
+        """Keep what was met at `place` for the report; of strangers only so many."""
+        if not link.chosen and place not in self.refusals:
+            self._noted &= self.refusals.keys()
+            if len(self._noted) >= MAX_NOTED:
+                return
+            self._noted.add(place)
+        self.refusals[place] = what
+
     def _objected(self, link: Link, place: str, error: ProtocolError) -> bool:
-        self.refusals[place] = describe(error)
+        self._note(link, place, describe(error))
         if isinstance(error, WrongCodeError):
             self._wrong_code(link, place)
         elif isinstance(error, RefusedError):
@@ -365,7 +403,7 @@ class Contact:
             if not link.dialled:
                 self.say(f"At {place}, {describe(error)}.")
             self._hopeless(f"At {place}, {describe(error)}.", link)
-            return link.dialled
+            return link.chosen
         elif not isinstance(error, NotBothendsError):
             self._count_unconfirmed(link)
         return False
@@ -375,10 +413,11 @@ class Contact:
 
         The same stranger's guesses on its other links then go unanswered.
         """
+        if self._session is not None:
+            return  # there is no code to guess, and an instance is seen by all on the way
         self._failed_instances.add(hello.instance)
-        if self.role == SOURCE or self._session is not None:
-            return  # only the destination's code is retired, and a session has none to guess
-        self._tries += 1
+        if self.role != SOURCE:  # only the destination's code is retired
+            self._tries += 1
 
     def _wrong_code(self, link: Link, place: str) -> None:
         if self.role == SOURCE:

@@ -50,6 +50,8 @@ class Link:
         self.root: Keys | None = None
         """The keys of the first pairing, from which those of the session come."""
         self.handshake: Handshake | None = None
+        self.trip: float | None = None
+        """The shortest wait for an answer in the handshake, in seconds: about a round trip."""
         self._stream = stream
         self._frames = FrameReader()
         self._ready: list[bytes] = []
@@ -66,7 +68,10 @@ class Link:
                 self._stream.write(PREAMBLE)
                 self.handshake = make()
                 self._put(self.handshake.start())
+            began = self._now()
             first = await self._greeting()
+            if self.dialled:
+                self.trip = self._now() - began
             # The listener builds its half only for a peer that has greeted properly.
             handshake = self.handshake = self.handshake or make()
             await self._converse(handshake, first)
@@ -100,7 +105,15 @@ class Link:
                 raise
             if handshake.keys is not None:
                 return
+            began, waited = self._now(), not self._ready
             data = await self._next_frame()
+            if waited:
+                trip = self._now() - began
+                self.trip = min(trip, self.trip or trip)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def send(self, plain: bytes) -> None:
         """Seal `plain` and hand it to the connection."""

@@ -13,7 +13,7 @@ import errno
 import os
 import secrets
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +23,7 @@ from bothends_protocol.flow import Flow
 from bothends_protocol.knocking import Knocker, Place
 from bothends_protocol.pairing import SOURCE
 
+from .datagrams import Datagrams
 from .streams import PUNCHED
 from .tasks import Tasks
 
@@ -44,7 +45,10 @@ _LAST_PAUSE = 1.0
 firewalls (30 s) and NATs (RFC 4787, REQ-5: two minutes) hold for what went out."""
 
 MAX_STREAMS = 32
-"""Streams at one time."""
+"""Streams at one time with places that this side knocks at."""
+
+MAX_UNASKED = 32
+"""The same with all others: strangers among them must not keep those away."""
 
 MAX_PLACES = 64
 """Places that are knocked at, at one time."""
@@ -68,8 +72,8 @@ class PunchedStream:
     way = PUNCHED
 
     def __init__(self, puncher: Puncher, place: Place, name: bytes) -> None:
-        self.remote, self.remote_port = place
-        self.local = _local_address(*place)
+        self.remote, self.remote_port = place.address, place.port
+        self.local = place.own or _local_address(place)
         self.place = place
         self.name = name
         self._puncher = puncher
@@ -178,37 +182,34 @@ class Puncher:
         """Addresses at which a bothends of another protocol version knocked."""
         self._role = role
         self._offered = offered
-        self._sockets: dict[int, asyncio.DatagramTransport] = {}
+        self._sockets: dict[int, Datagrams] = {}
         self._streams: dict[tuple[Place, bytes], PunchedStream] = {}
         self._past: deque[bytes] = deque(maxlen=4 * MAX_STREAMS)
         self._knocked: dict[Place, None] = {}
         self._tasks = Tasks()
-        self._answers = 0
+        self._answers: Counter[bool] = Counter()
         self._second = 0.0
         self._gone = asyncio.Event()
 
     async def open(self, port: int) -> str | None:
         """Take UDP `port`; return why not, where it cannot be had."""
-        loop = asyncio.get_running_loop()
         for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104  as TCP does
             try:
-                sock = _bound(family, host, port)
+                self._sockets[family] = await Datagrams.open(family, host, port, self.received)
             except OSError as error:
                 if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT):
                     continue
                 self._close_sockets()
                 return os.strerror(error.errno or 0)
-            transport, _ = await loop.create_datagram_endpoint(lambda: _Receiver(self), sock=sock)
-            self._sockets[family] = transport
         return None
 
-    def knock(self, address: str, port: int) -> None:
-        """Knock at this place until `rest` is called."""
-        place = (normal(address), port)
+    def knock(self, address: str, port: int, *, delay: float = 0.0) -> None:
+        """Knock at this place, from `delay` seconds on until `rest` is called."""
+        place = Place(normal(address), port)
         if place in self._knocked or len(self._knocked) >= MAX_PLACES:
             return
         self._knocked[place] = None
-        self._tasks.start(self._keep_knocking(place))
+        self._tasks.start(self._keep_knocking(place, delay))
 
     def again(self) -> None:
         """Let each place show itself anew, so that new streams are begun."""
@@ -217,7 +218,7 @@ class Puncher:
 
     def chose(self, place: Place) -> bool:
         """Whether `place` is one that this side knocks at."""
-        return place in self._knocked
+        return place._replace(own="") in self._knocked
 
     def rest(self) -> None:
         """Stop knocking. Knocks are still answered: the other side may have to come again."""
@@ -247,14 +248,14 @@ class Puncher:
             self._past.append(stream.name)
         self._gone.set()
 
-    def received(self, data: bytes, name: tuple[Any, ...]) -> None:
-        """Take a datagram that came from the socket address `name`."""
-        place = _place(name)
+    def received(self, data: bytes, name: tuple[Any, ...], own: str) -> None:
+        """Take a datagram that came from the socket address `name` to the own address `own`."""
+        place = _place(name, own)
         piece = self.knocker.take(data, place)
         if piece is not None:
             self._take_piece(place, piece.stream, piece.segment)
             return
-        if not self._may_answer():
+        if not self._may_answer(chosen=self.chose(place)):
             return
         knock = self.knocker.receive(data, place)
         if knock.version is not None and len(self.other_versions) < MAX_PLACES:
@@ -274,17 +275,21 @@ class Puncher:
             stream.take(segment)
 
     def _begin(self, place: Place) -> None:
-        self._add(place, secrets.token_bytes(_STREAM_NAME), began=True)
+        if self._add(place, secrets.token_bytes(_STREAM_NAME), began=True) is None:
+            # It shows itself again by the next knock, when there may be room.
+            self.knocker.forget(place)
 
     def _add(self, place: Place, name: bytes, *, began: bool) -> PunchedStream | None:
-        if len(self._streams) >= MAX_STREAMS:
+        chosen = self.chose(place)
+        alike = sum(self.chose(at) == chosen for at, _ in self._streams)
+        if alike >= (MAX_STREAMS if chosen else MAX_UNASKED):
             return None
         stream = self._streams[place, name] = PunchedStream(self, place, name)
         self._offered(stream, began)
         return stream
 
-    async def _keep_knocking(self, place: Place) -> None:
-        await asyncio.sleep(HEAD_START_SECONDS)
+    async def _keep_knocking(self, place: Place, delay: float) -> None:
+        await asyncio.sleep(delay + HEAD_START_SECONDS)
         for count, pause in enumerate(_pauses()):
             with self._few_hops(place, wanted=count < OPENING_KNOCKS):
                 self._send(self.knocker.knock(place), place)
@@ -293,11 +298,11 @@ class Puncher:
     @contextlib.contextmanager
     def _few_hops(self, place: Place, *, wanted: bool) -> Iterator[None]:
         """Let what is sent in the block go `OPENING_HOPS` far only."""
-        transport = self._sockets.get(socket.AF_INET)
-        if not wanted or ":" in place[0] or transport is None or transport.is_closing():
+        datagrams = self._sockets.get(socket.AF_INET)
+        if not wanted or ":" in place.address or datagrams is None:
             yield
             return
-        sock = transport.get_extra_info("socket")
+        sock = datagrams.sock
         usual = sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, OPENING_HOPS)
         try:
@@ -305,33 +310,25 @@ class Puncher:
         finally:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, usual)
 
-    def _may_answer(self) -> bool:
+    def _may_answer(self, *, chosen: bool) -> bool:
         now = asyncio.get_running_loop().time()
         if now - self._second >= 1.0:
-            self._second, self._answers = now, 0
-        self._answers += 1
-        return self._answers <= MAX_ANSWERS
+            self._second = now
+            self._answers.clear()
+        self._answers[chosen] += 1
+        return self._answers[chosen] <= MAX_ANSWERS
 
     def _send(self, data: bytes, place: Place) -> None:
-        family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-        transport = self._sockets.get(family)
-        if transport is None or transport.is_closing():
-            return
-        with contextlib.suppress(OSError, ValueError):
-            transport.sendto(data, _socket_address(place))
+        family = socket.AF_INET6 if ":" in place.address else socket.AF_INET
+        datagrams = self._sockets.get(family)
+        if datagrams is not None:
+            with contextlib.suppress(OSError):
+                datagrams.send(data, _socket_address(place), place.own)
 
     def _close_sockets(self) -> None:
-        for transport in self._sockets.values():
-            transport.close()
+        for datagrams in self._sockets.values():
+            datagrams.close()
         self._sockets.clear()
-
-
-class _Receiver(asyncio.DatagramProtocol):
-    def __init__(self, puncher: Puncher) -> None:
-        self._puncher = puncher
-
-    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        self._puncher.received(data, addr)
 
 
 def _pauses() -> Iterator[float]:
@@ -342,43 +339,30 @@ def _pauses() -> Iterator[float]:
         yield _LAST_PAUSE
 
 
-def _bound(family: int, host: str, port: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((host, port))
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _place(name: tuple[Any, ...]) -> Place:
+def _place(name: tuple[Any, ...], own: str = "") -> Place:
     address = str(name[0])
     zone = int(name[3]) if len(name) > 3 else 0
     if zone and "%" not in address:
         with contextlib.suppress(OSError):
             address += f"%{socket.if_indextoname(zone)}"
-    return normal(address), int(name[1])
+    return Place(normal(address), int(name[1]), own)
 
 
 def _socket_address(place: Place) -> tuple[Any, ...]:
-    address, _, zone = place[0].partition("%")
+    address, _, zone = place.address.partition("%")
     if ":" not in address:
-        return address, place[1]
+        return address, place.port
     index = 0
     if zone:
         index = int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
-    return address, place[1], 0, index
+    return address, place.port, 0, index
 
 
-def _local_address(address: str, port: int) -> str:
-    """Return the address from which this computer sends to `address`; empty where unknown."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+def _local_address(place: Place) -> str:
+    """Return the address from which this computer sends to `place`; empty where unknown."""
+    family = socket.AF_INET6 if ":" in place.address else socket.AF_INET
     with contextlib.suppress(OSError, ValueError), socket.socket(family, socket.SOCK_DGRAM) as sock:
         # Connecting a UDP socket sends nothing.
-        sock.connect(_socket_address((address, port)))
-        return _place(sock.getsockname())[0]
+        sock.connect(_socket_address(place))
+        return _place(sock.getsockname()).address
     return ""

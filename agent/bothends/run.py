@@ -307,7 +307,7 @@ class Run:
             contact.code.number,
             self.options.control_port,
             [item.address for item in self._facts.addresses],
-            lambda address, port, delay: contact.dial(address, port, delay=delay),
+            lambda address, port, delay: contact.dial(address, port, delay=delay, found=True),
             self._say,
         )
         self._discovery.start(MDNS_HEAD_START if self.options.peers else 0.0)
@@ -318,7 +318,9 @@ class Run:
         port = self.options.control_port
         overheard = Overheard(
             port,
-            lambda address, _: contact.dial(address, port, delay=ANSWER_AFTER),
+            lambda address, _: contact.dial(
+                address, port, delay=ANSWER_AFTER, found=True, chosen=False
+            ),
             discovery.overheard if discovery is not None else None,
         )
         overheard.start()
@@ -428,6 +430,10 @@ class Run:
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             return event.result() if event.done() else None
+        except asyncio.CancelledError:
+            if event.done() and not event.cancelled():
+                self._early = event.result()  # it came in the moment in which the time was up
+            raise
         finally:
             for one in waiting:
                 one.cancel()

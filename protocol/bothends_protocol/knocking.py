@@ -21,14 +21,23 @@ import hmac
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .framing import PROTOCOL_VERSION
 from .pairing import SOURCE
 
 __all__ = ["KNOCK_SIZE", "MAX_DATAGRAM", "Knock", "Knocker", "Piece", "Place"]
 
-Place = tuple[str, int]
-"""Address (with its zone where it needs one) and UDP port of the other end."""
+
+class Place(NamedTuple):
+    """Where the other end is, and by which address it is spoken to from here."""
+
+    address: str
+    """With its zone where it needs one."""
+    port: int
+    own: str = ""
+    """The address at which it knocked here; empty for the one that the system prefers."""
+
 
 _MAGIC = b"btE"
 _KNOCK, _PIECE = 1, 2
@@ -69,6 +78,8 @@ class Knocker:
         self._nonce = entropy(_NONCE)
         self._secret = entropy(32)
         self._open: dict[Place, bytes] = {}
+        """The cookies of the others, of who was heard last at the end."""
+        self._shown: set[Place] = set()
 
     def knock(self, place: Place) -> bytes:
         """Return a knock at `place` that asks for an answer."""
@@ -87,9 +98,10 @@ class Knocker:
         if number != self.number or role == self._role_byte or nonce == self._nonce:
             return Knock()
         shown = hmac.compare_digest(echo, self._cookie(place))
-        opened = shown and self._open.get(place) != cookie
-        if opened:
+        opened = shown and (place not in self._shown or self._open.get(place) != cookie)
+        if shown:
             self._keep(place, cookie)
+            self._shown.add(place)
         # An answer is not answered, but for the one that opened the way from here: the other
         # end may still wait for its own cookie.
         if flags & _ANSWER and not opened:
@@ -97,8 +109,8 @@ class Knocker:
         return Knock(answer=self._write(_ANSWER, cookie, place), opened=opened)
 
     def forget(self, place: Place) -> None:
-        """Let `place` show again that it receives."""
-        self._open.pop(place, None)
+        """Let `place` show again that it receives; what is under way there goes on."""
+        self._shown.discard(place)
 
     @property
     def open(self) -> tuple[Place, ...]:
@@ -133,12 +145,15 @@ class Knocker:
         return _FROM_SOURCE if self._role == SOURCE else 0
 
     def _keep(self, place: Place, cookie: bytes) -> None:
-        if len(self._open) >= MAX_OPEN and place not in self._open:
-            self._open.pop(next(iter(self._open)))
+        self._open.pop(place, None)
+        if len(self._open) >= MAX_OPEN:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            self._shown.discard(oldest)
         self._open[place] = cookie
 
     def _cookie(self, place: Place) -> bytes:
-        name = f"{place[0]} {place[1]}".encode()
+        name = f"{place.address} {place.port}".encode()
         return hmac.digest(self._secret, name, hashlib.sha256)[:_COOKIE]
 
     def _echo(self, place: Place) -> bytes:
@@ -150,8 +165,9 @@ class Knocker:
         )
 
 
-MAX_OPEN = 64
-"""Places kept that have shown that they receive; the oldest goes first."""
+MAX_OPEN = 256
+"""Places kept that have shown that they receive; the one unheard for longest goes first. More than
+may show that in a second (`punch.MAX_ANSWERS`), in which the other agent is heard twice."""
 
 
 @dataclass(frozen=True)

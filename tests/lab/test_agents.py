@@ -6,6 +6,7 @@ JSON document on standard output where ``--json`` is given, and no traceback.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 import pytest
 
-from . import agents, faults, network
+from . import agents, faults, network, networks
 from .agents import CODE, CONTROL_PORT, STAINS, Result
 from .hosts import Host, Lab, Process
 from .network import Stage
@@ -143,6 +144,23 @@ def test_an_address_typed_while_waiting_is_dialled(stage: Stage) -> None:
     pair_is_open([source])
     assert destination.wait() == OPEN, destination.stdout
     assert f"Trying {stage.source_address} too" in destination.stdout
+
+
+def test_who_is_known_by_a_second_address_answers_by_udp_from_there(lab: Lab) -> None:
+    # By its own choice the kernel would answer from the first one.
+    stage = networks.second_address(lab)
+    stage = dataclasses.replace(stage, destination_address=networks.SECOND)
+    Service()(stage)
+    faults.rules("destination", "input", f"tcp dport {CONTROL_PORT} drop")(stage)
+    pair = [
+        agents.destination(stage, peer=False, as_user=True),
+        agents.source(stage, as_user=True),
+    ]
+    for result, end in zip(agents.finish(pair), ("local", "remote"), strict=True):
+        assert not result.flaws, (result.flaws, result.stderr)
+        assert result.document is not None
+        contact = result.document["contact"]
+        assert (contact["path"], contact[end]) == ("punched", networks.SECOND)
 
 
 def test_both_screens_say_what_blocks_and_what_to_do(stage: Stage) -> None:

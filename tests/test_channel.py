@@ -1,0 +1,128 @@
+"""How long a link may be silent, and what ends no more than the link."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bothends import channel as channel_module
+from bothends.channel import (
+    BROKEN_SECONDS,
+    LONGEST_TRIP,
+    STALLED_SECONDS,
+    Channel,
+    PeerLostError,
+)
+from bothends.streams import DIRECT
+from bothends_protocol.conversation import Conversation
+from bothends_protocol.errors import ProtocolError, TamperedError
+from bothends_protocol.messages import Barrier, Message
+from bothends_protocol.pairing import SOURCE
+
+
+class StubLink:
+    """A link on which `peer` says something when it is told to."""
+
+    way = DIRECT
+
+    def __init__(self, trip: float | None) -> None:
+        self.trip = trip
+        self.aborted = False
+        self.said: asyncio.Queue[bytes | Exception] = asyncio.Queue()
+        self.peer = Conversation()
+        self.peer.attach()
+
+    async def receive(self) -> bytes:
+        said = await self.said.get()
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    def send(self, plain: bytes) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def close(self) -> None:
+        pass
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("trip", "allowed"),
+    [(None, 0.0), (1.2, 1.2), (9.0, LONGEST_TRIP)],
+    ids=["near", "far", "lossy"],
+)
+async def test_a_new_link_has_a_round_trip_to_be_heard_on(
+    monkeypatch: pytest.MonkeyPatch, trip: float | None, allowed: float
+) -> None:
+    monkeypatch.setattr(channel_module, "HEARTBEAT_SECONDS", 0.0)
+    clock = [0.0]
+    redialled: list[float] = []
+    links: asyncio.Queue[Any] = asyncio.Queue()
+    contact: Any = SimpleNamespace(
+        links=links, redial=lambda: redialled.append(clock[0]), drop=lambda _: None
+    )
+    channel = Channel(contact, SOURCE, lambda _: None)
+    monkeypatch.setattr(channel, "_now", lambda: clock[0])
+    link: Any = StubLink(trip)
+    channel.start(link, None)
+    await turns()
+    clock[0] = STALLED_SECONDS + allowed - 0.1
+    await turns()
+    assert not redialled
+    clock[0] += 0.2
+    await turns()
+    assert redialled
+    # Once it was heard on, the other side's heartbeat is what comes, however far away it is.
+    link.peer.ping(0.0)
+    link.said.put_nowait(link.peer.outgoing()[0])
+    await turns()
+    redialled.clear()
+    clock[0] += STALLED_SECONDS + 0.1
+    await turns()
+    assert redialled
+    assert not link.aborted
+    clock[0] += BROKEN_SECONDS - STALLED_SECONDS
+    await turns()
+    assert link.aborted
+    await channel.close()
+
+
+@pytest.mark.parametrize("met", [TamperedError("altered"), ProtocolError("a frame of 4 GB")])
+async def test_a_record_that_does_not_open_ends_the_link_and_not_the_session(
+    met: ProtocolError,
+) -> None:
+    redialled: list[bool] = []
+    delivered: list[Message | PeerLostError] = []
+    links: asyncio.Queue[Any] = asyncio.Queue()
+    contact: Any = SimpleNamespace(
+        links=links,
+        redial=lambda: redialled.append(True),
+        drop=lambda _: None,
+        settle_again=lambda _: None,
+    )
+    channel = Channel(contact, SOURCE, delivered.append)
+    first, second = StubLink(None), StubLink(None)
+    start: Any = first
+    channel.start(start, None)
+    await turns()
+    first.said.put_nowait(met)
+    await turns()
+    assert redialled
+    links.put_nowait(second)
+    await channel.moved.wait()
+    message = Barrier(number=1)
+    second.peer.send(message)
+    second.said.put_nowait(second.peer.outgoing()[0])
+    await turns()
+    assert delivered == [message]
+    await channel.close()
