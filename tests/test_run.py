@@ -15,7 +15,7 @@ from bothends_protocol.pairing import SOURCE
 @pytest.mark.parametrize("later", range(5))
 async def test_what_comes_as_the_time_for_moving_ends_is_not_lost(later: int) -> None:
     run = Run(Options(role=SOURCE), say=print, show_code=print)
-    waiting = asyncio.ensure_future(run._next_event(None))
+    waiting = asyncio.ensure_future(run._first_of(None))
     for _ in range(3):
         await asyncio.sleep(0)
     message = Barrier(number=1)

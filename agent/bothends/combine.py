@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import codecs
-import importlib
 import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bothends_protocol.code import Code
 from bothends_protocol.errors import InputError, ProtocolError
@@ -186,10 +184,10 @@ def _remarks(source: Saved, destination: Saved) -> Iterator[str]:
 
 
 def _never_met(source: Saved, destination: Saved) -> tuple[Verdict, tuple[str, ...]]:
-    # Rules of their own, rarely wanted.
-    offline: Any = importlib.import_module("bothends_protocol.offline")
-    found = offline.joint(source.evidence, destination.evidence)
-    return found.verdict, tuple(found.notes)
+    from bothends_protocol.offline import joint  # noqa: PLC0415  rules of their own, rarely wanted
+
+    found = joint(source.evidence, destination.evidence)
+    return found.verdict, found.notes
 
 
 def _contact(source: Saved, *, met: bool) -> dict[str, object]:
