@@ -305,7 +305,8 @@ class Contact:
 
     async def _pair_met(self, stream: Stream, *, began: bool) -> None:
         self.refusals.pop(MEETING_POINT, None)
-        link = Link(stream, dialled=began, chosen=True)
+        # Where other ways are tried too, whoever is at the meeting point must not end them.
+        link = Link(stream, dialled=began, chosen=not self._known)
         settled = await self._pair(link, MEETING_POINT)
         if began and not settled and self._rendezvous is not None:
             await self._pause(_LAST_RETRY)

@@ -178,8 +178,6 @@ class Puncher:
         self, role: str, number: int, offered: Callable[[PunchedStream, bool], None]
     ) -> None:
         self.knocker = Knocker(role, number, secrets.token_bytes)
-        self.other_versions: dict[str, int] = {}
-        """Addresses at which a bothends of another protocol version knocked."""
         self._role = role
         self._offered = offered
         self._sockets: dict[int, Datagrams] = {}
@@ -258,8 +256,6 @@ class Puncher:
         if not self._may_answer(chosen=self.chose(place)):
             return
         knock = self.knocker.receive(data, place)
-        if knock.version is not None and len(self.other_versions) < MAX_PLACES:
-            self.other_versions[place[0]] = knock.version
         if knock.answer is not None:
             self._send(knock.answer, place)
         if knock.opened and self._role == SOURCE:

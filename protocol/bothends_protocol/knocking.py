@@ -65,8 +65,6 @@ class Knock:
     """To be sent back."""
     opened: bool = False
     """Whether the other end showed, for the first time, that it receives what is sent to it."""
-    version: int | None = None
-    """The protocol version of the other end, where that is another."""
 
 
 class Knocker:
@@ -90,10 +88,9 @@ class Knocker:
         if len(data) != KNOCK_SIZE:
             return Knock()
         magic, version, kind = _HEAD.unpack_from(data)
-        if magic != _MAGIC or kind != _KNOCK:
+        # Another version shows by TCP, where a sentence about it can be answered.
+        if magic != _MAGIC or kind != _KNOCK or version != PROTOCOL_VERSION:
             return Knock()
-        if version != PROTOCOL_VERSION:
-            return Knock(version=version)
         role, flags, number, nonce, cookie, echo = _KNOCK_BODY.unpack_from(data, _HEAD.size)
         if number != self.number or role == self._role_byte or nonce == self._nonce:
             return Knock()
