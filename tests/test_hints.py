@@ -282,7 +282,7 @@ def test_addresses_typed_at_a_waiting_destination(port: str) -> None:
     agent.type("127.0.0.1:99999\n")
     agent.until("That is no address: ")
     agent.type("127.0.0.1:1\n")
-    agent.until("Trying 127.0.0.1:1 too")
+    agent.until("Looking for the other computer at 127.0.0.1:1, too.")
     agent.type("\x03")
     assert agent.end() == 130
 
@@ -294,6 +294,6 @@ def test_a_source_says_after_a_moment_what_to_type(port: str) -> None:
     agent.until("Not found yet")
     agent.until("bothends destination PORTS")
     agent.type("127.0.0.1:2\n")
-    agent.until("Trying 127.0.0.1:2 too")
+    agent.until("Looking for the other computer at 127.0.0.1:2, too.")
     agent.type("\x03")
     assert agent.end() == 130

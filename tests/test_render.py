@@ -119,8 +119,24 @@ def test_no_contact() -> None:
     page = flat(shown("no-contact", source=None, contact=contact))
     assert page.startswith("NO CONTACT: No contact with the source within 600 seconds.")
     assert "What was tried • 192.168.1.9:24242: timed out" in page
-    assert "--peer ADDRESS" in page
+    assert "--rendezvous URL" in page
     assert "Verdict" not in page
+
+
+@pytest.mark.parametrize(
+    ("met", "said", "not_said"),
+    [
+        ((), "--peer ADDRESS", "Compare the code"),
+        (("no answer",), "port 24242", "--peer ADDRESS"),
+        (("no answer", "the code is wrong"), "Compare the code", "port 24242"),
+    ],
+)
+def test_advice_without_contact_goes_with_what_was_met(
+    met: tuple[str, ...], said: str, not_said: str
+) -> None:
+    advice = " ".join(no_contact_advice(met))
+    assert said in advice
+    assert not_said not in advice
 
 
 def test_lost() -> None:

@@ -637,7 +637,7 @@ def test_with_json_lines_only() -> None:
 
 def test_a_terminal_counts_in_one_line() -> None:
     page = shown(Terminal())
-    assert "Still OPEN since 12:00:00, 2 tests.\r\x1b[K" in page
+    assert "Still OPEN since 12:00:00 (2 tests in all).\r\x1b[K" in page
 
 
 def test_a_screen_that_is_gone_ends_nothing() -> None:

@@ -184,7 +184,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     add("--save", metavar="FILE", help="keep this side's evidence, for bothends combine")
     add("--paste", action="store_true", help="print it as text for a chat, encrypted and masked")
     add("--paste-addresses", action="store_true", help="the same with addresses and names shown")
-    add("-v", "--verbose", action="count", default=0, help="say more on standard error")
+    add("-v", "--verbose", action="count", default=0, help="more details of both computers")
 
 
 def _add_rendezvous(commands: _Commands) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+from bothends_protocol.addresses import bare, is_loopback
 from bothends_protocol.code import Code, parse_code
 from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.evidence import HostFacts
@@ -136,7 +137,10 @@ def _keep(options: Options, outcome: Outcome) -> None:
     try:
         if options.save is not None:
             save_evidence(options.save, outcome.kept)
-            _say(f"Evidence saved: {options.save}. Keep the pairing code: combine asks for it.")
+            _say(
+                f"Evidence saved: {options.save}. `bothends combine` checks it "
+                "by the pairing code: keep that too."
+            )
         if options.paste:
             _paste(options, paste_lines(outcome.kept, addresses=options.paste_addresses))
     except OSError as error:
@@ -216,7 +220,12 @@ def _take_address(options: Options, run: Run, text: str) -> None:
     except UsageError:
         _say("That is no address: type ADDRESS, ADDRESS:PORT or NAME, and press Enter.")
         return
-    _say(f"Trying {text} too.")
+    own = {bare(item.address) for item in run.facts.addresses}
+    here = bare(endpoint.host) in own or is_loopback(endpoint.host)
+    if here and endpoint.port == options.control_port:
+        _say(f"{text} is this computer's own address: type the other computer's.")
+        return
+    _say(f"Looking for the other computer at {text}, too.")
     run.also(endpoint)
 
 
@@ -229,7 +238,7 @@ def _options(args: argparse.Namespace) -> Options:
     code = _code(args, role)
     return Options(
         role=role,
-        ports=_ports(args.ports) if role == DESTINATION else (),
+        ports=_test_ports(args, control_port) if role == DESTINATION else (),
         code=code,
         code_fixed=code is not None,
         code_shared=args.code is not None or args.code_file is not None,
@@ -264,6 +273,16 @@ def _rendezvous(args: argparse.Namespace) -> str | None:
         return parse_url(args.rendezvous)
     except InputError as error:
         raise UsageError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+
+
+def _test_ports(args: argparse.Namespace, control_port: int) -> tuple[str, ...]:
+    wanted = _ports(args.ports)
+    if any(control_port in part for text in wanted for part in parse_ports(text)):
+        raise UsageError(
+            f"Port {control_port} is where the agents meet, so it cannot be tested: give both "
+            "sides another --control-port."
+        )
+    return wanted
 
 
 def _ports(text: str) -> tuple[str, ...]:

@@ -451,7 +451,8 @@ class Contact:
         if self._session is not None or not link.chosen:
             return False
         sentences = {
-            "wrong-code": f"The computer at {place} waits with another code: check the words.",
+            "wrong-code": f"The computer at {place} waits with another code: check the words, "
+            "or take the code that stands on its screen now.",
             "other-number": f"The computer at {place} waits with another code: check the "
             "number in front of the words.",
             "same-role": f"Bothends at {place} was started as {self.role} too: start one "

@@ -29,10 +29,9 @@ from bothends_protocol.verdict import Check, Fix, Verdict
 from .files import write_whole
 from .render import _COMMAND as COMMAND
 from .render import _INLINE as INLINE
-from .render import _NO_CONTACT_ADVICE as NO_CONTACT_ADVICE
 from .render import _shell as shell
 from .render import _with_rights as with_rights
-from .render import clean, dumps
+from .render import clean, dumps, no_contact_advice
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -95,6 +94,12 @@ def write_page(path: Path, document: dict[str, object]) -> None:
     write_whole(path, page(document).encode("utf-8"))
 
 
+def _met(document: Mapping[str, object]) -> list[str]:
+    contact = document.get("contact")
+    refused = contact.get("refused") if isinstance(contact, Mapping) else None
+    return [str(what) for what in refused.values()] if isinstance(refused, Mapping) else []
+
+
 def page(document: Mapping[str, object]) -> str:
     """Return `document` as the text of a page."""
     environment = _environment()
@@ -113,7 +118,7 @@ def page(document: Mapping[str, object]) -> str:
         others=[check for check in verdict.checks if check not in primary],
         uncovered=[code for code in verdict.blockers if code not in inside],
         alone=_alone(document.get("alone")),
-        advice=NO_CONTACT_ADVICE if verdict.status == "no-contact" else (),
+        advice=no_contact_advice(_met(document)) if verdict.status == "no-contact" else (),
         # Of a third computer that combined what both had saved.
         combined="verified" in document,
         notes=document.get("notes") or (),

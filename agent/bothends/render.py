@@ -21,7 +21,7 @@ import subprocess
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -36,7 +36,16 @@ from bothends_protocol.verdict import VERDICT_FORMAT, Blocker, Check, Fix, Verdi
 
 from .picture import ASCII, UNICODE, Line, Span, Symbols, draw
 
-__all__ = ["STYLES", "clean", "document", "dumps", "head", "print_text", "text"]
+__all__ = [
+    "STYLES",
+    "clean",
+    "document",
+    "dumps",
+    "head",
+    "no_contact_advice",
+    "print_text",
+    "text",
+]
 
 STYLES = {
     "good": "bold green",
@@ -54,16 +63,22 @@ _HEADS = {
     "undetermined": ("CANNOT TELL", "warn"),
     "no-contact": ("NO CONTACT", "warn"),
 }
-_NO_CONTACT_ADVICE = (
-    (
-        "Check that bothends runs on both computers: destination on the one that should accept "
-        "connections, source on the other, both with the same pairing code."
-    ),
-    (
-        "Name the other computer's address on either side, or better on both: --peer ADDRESS. One "
-        "direction is often enough."
-    ),
-    "A firewall on both sides may keep the agents apart: let TCP and UDP port 24242 in on one.",
+_COMPARE_CODES = (
+    "Compare the code with the one that stands on the destination's screen now: after three wrong "
+    "ones it makes a new one."
+)
+_RUN_BOTH = (
+    "Check that bothends runs on both computers: destination on the one that should accept "
+    "connections, source on the other, both with the same pairing code."
+)
+_NAME_THE_OTHER = (
+    "Name the other computer's address: --peer ADDRESS, on both sides if a firewall on both lets "
+    "nothing in."
+)
+_LET_IN = "If that does not help, let TCP and UDP port 24242 in on one of the two computers."
+_MEET = (
+    "If neither can reach the other, name a meeting point on both: --rendezvous URL. One can be "
+    "started with `bothends rendezvous` on a computer that both reach."
 )
 KNOWN_ALONE = "What this computer knows alone"
 _SHORT_ID = 12
@@ -201,6 +216,14 @@ def print_text(  # noqa: PLR0913  as above
         stream.writelines(_plain(line) + "\n" for line in lines)
 
 
+def no_contact_advice(met: Iterable[str]) -> tuple[str, ...]:
+    """Return what to do where the two did not meet; `met` is what was met where it was tried."""
+    tried = list(met)
+    if any("code" in what for what in tried):
+        return (_COMPARE_CODES,)
+    return (_RUN_BOTH, *(() if tried else (_NAME_THE_OTHER,)), _LET_IN, _MEET)
+
+
 def print_alone(alone: Alone, stream: TextIO) -> None:
     """Write to `stream` what one side without contact knows, and what to do about it."""
     encoding = stream.encoding or "ascii"
@@ -209,7 +232,7 @@ def print_alone(alone: Alone, stream: TextIO) -> None:
     page = _Page("", {}, False, max(_MIN_WIDTH, min(width, _MAX_WIDTH)), symbols)
     lines = [
         *_listed(KNOWN_ALONE, alone.lines, page),
-        *_listed("What to do", _NO_CONTACT_ADVICE, page),
+        *_listed("What to do", no_contact_advice(item.met for item in alone.dialled), page),
     ]
     lines = [tuple(_encodable(span, encoding) for span in line) for line in lines]
     stream.writelines(_plain(line) + "\n" for line in lines)
@@ -310,8 +333,9 @@ def _check(check: Check, page: _Page, *, alone: bool) -> Iterator[Line]:
         for line in draw(check.segments, page.symbols, page.width - 2):
             yield (Span("  "), *(Span(clean(span.text), span.style) for span in line))
     yield from _blockers(check, page)
+    told = {line for blocker in check.blockers for line in blocker.because}
+    seen = [line for segment in check.segments for line in segment.because if line not in told]
     if check.status != "blocked" or page.verbose:
-        seen = [line for segment in check.segments for line in segment.because]
         yield from _listed("How we know", list(dict.fromkeys(seen)), page)
     yield from _candidates(check, page)
     yield from _listed("Please note", check.notes, page)
@@ -433,10 +457,10 @@ def _brief(check: Check) -> str:
 
 def _no_contact(contact: Mapping[str, object], page: _Page) -> Iterator[Line]:
     refused = contact.get("refused")
-    if isinstance(refused, Mapping):
-        met = [f"{place}: {what}" for place, what in refused.items()]
-        yield from _listed("What was tried", met, page)
-    yield from _listed("What to do", _NO_CONTACT_ADVICE, page)
+    found = refused if isinstance(refused, Mapping) else {}
+    met = [f"{place}: {what}" for place, what in found.items()]
+    yield from _listed("What was tried", met, page)
+    yield from _listed("What to do", no_contact_advice(map(str, found.values())), page)
 
 
 def _details(contact: Mapping[str, object], page: _Page) -> Iterator[Line]:

@@ -53,8 +53,12 @@ class LiveScreen:
         """Show that a test brought nothing new: on a terminal only, in a line that goes again."""
         if not self._terminal or not timeline.entries:
             return
-        entry = timeline.entries[-1]
-        self._write(f"Still {head(entry.status)} since {entry.at[_TIME]}, {timeline.tests} tests.")
+        since = next(
+            (one for one in reversed(timeline.entries) if one.differs), timeline.entries[0]
+        )
+        self._write(
+            f"Still {head(since.status)} since {since.at[_TIME]} ({timeline.tests} tests in all)."
+        )
         self._counting = True
 
     def hint(self, text: str) -> None:

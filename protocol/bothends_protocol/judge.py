@@ -288,7 +288,7 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     causes = (*causes, *_standing(j, causes))
     causes = tuple({cause[0]: cause for cause in reversed(causes)}.values())[::-1]
     codes = [c[0] for c in path] or [c.code for c in left]
-    next_step = "" if path else left[0].decide if left else _NOTHING_FITS
+    next_step = "" if path else _decide(j, left)
     return _Finding(
         path_clear=False,
         reachable="no",
@@ -297,6 +297,19 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
         candidates=_union((code for code, _, _ in causes), codes, (c[0] for c in services)),
         next_step=next_step,
     )
+
+
+def _decide(j: Journey, left: Sequence[PathCause]) -> str:
+    """The step that would tell more, of those that are not taken already."""
+    if not left:
+        return _NOTHING_FITS
+    seen = j.source_packets and j.destination_packets
+    steps = [cause.decide for cause in left if not (seen and cause.decide.startswith(_TO_SEE))]
+    return steps[0] if steps else _NOTHING_MORE
+
+
+_TO_SEE = "Run bothends on "
+_NOTHING_MORE = "Test again from a third computer, on the same network as one of the two."
 
 
 def _least(j: Journey, cause: PathCause, *, losing: bool) -> int:

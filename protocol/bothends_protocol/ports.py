@@ -57,7 +57,7 @@ def parse_ports(text: str) -> list[PortSet]:
         if match is None:
             raise InputError(
                 f"{item!r} is not a port: write a number such as 4242, a range such as "
-                "1024-5999, or udp:4242"
+                "4000-4100, or several: 4242,4252"
             )
         # `udp:1,2` means both on udp: a prefix holds until the next one.
         transport = match["transport"] or transport

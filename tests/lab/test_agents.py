@@ -143,7 +143,7 @@ def test_an_address_typed_while_waiting_is_dialled(stage: Stage) -> None:
     source = agents.source(stage, peer=False)
     pair_is_open([source])
     assert destination.wait() == OPEN, destination.stdout
-    assert f"Trying {stage.source_address} too" in destination.stdout
+    assert f"Looking for the other computer at {stage.source_address}, too." in destination.stdout
 
 
 def test_who_is_known_by_a_second_address_answers_by_udp_from_there(lab: Lab) -> None:
