@@ -149,6 +149,8 @@ class Contact:
         self._wake = asyncio.Event()
         self._puncher = Puncher(self.role, self.code.number, self._punched)
         self._rendezvous: Rendezvous | None = None
+        self._meeting = False
+        """Whether a stream at the meeting point is wanted, or being paired."""
 
     @property
     def proven(self) -> tuple[str, ...]:
@@ -268,7 +270,12 @@ class Contact:
             url, self.code.number, self.role, self._met, self._troubled, side
         )
         self._rendezvous.start()
-        self._rendezvous.dial()
+        self._meet()
+
+    def _meet(self) -> None:
+        if self._rendezvous is not None and not self._meeting:
+            self._meeting = True
+            self._rendezvous.dial()
 
     def _troubled(self, sentence: str) -> None:
         self.refusals[MEETING_POINT] = sentence
@@ -470,6 +477,9 @@ class Contact:
         self._wake.set()
         self._tasks.cancel()
         self._puncher.rest()
+        self._meeting = False
+        if self._rendezvous is not None:
+            self._rendezvous.rest()
         while not self.links.empty():
             self.links.get_nowait()
         for other in self._open - {link}:
@@ -489,8 +499,8 @@ class Contact:
         """Try to take the session up again by every way that is known, beside listening."""
         if self.closed_to_new:
             self._redial_known()
-            if self._rendezvous is not None:
-                self._rendezvous.dial()
+        # Not only then: two that met there may be trying each other's addresses still.
+        self._meet()
 
     def _redial_known(self) -> None:
         self.closed_to_new = False

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import secrets
 import socket
@@ -70,6 +71,11 @@ OPEN_SECONDS = 5.0
 FIRST_PAUSE = 0.1
 LAST_PAUSE = 2.0
 """Seconds between one try to connect and the next: at first, and at most."""
+
+SOON_PAUSE = 0.4
+SOON_SECONDS = 5.0
+"""For so long after a connection that served the pause is no longer than that: two who talk by
+way of a meeting point that was started again miss each other for 4 seconds (`channel`) at most."""
 
 PING_SECONDS = 2.0
 """Between signs of life on a quiet connection, and the wait for the answer to one: a server that
@@ -325,6 +331,10 @@ class Rendezvous:
             self._wanted = True
             asyncio.get_running_loop().call_soon(self._dial_if_wanted)
 
+    def rest(self) -> None:
+        """Open no stream that was asked for and is not open yet."""
+        self._wanted = False
+
     def renumber(self, number: int) -> None:
         """Give up the old number for `number`: a new code was drawn."""
         self._say_leave(self._mailbox)
@@ -352,6 +362,8 @@ class Rendezvous:
 
     async def _keep_connected(self) -> None:
         pause = FIRST_PAUSE
+        served = -math.inf
+        clock = asyncio.get_running_loop().time
         while True:
             self._reached = False
             self._attempt = asyncio.ensure_future(self._use(self._mailbox))
@@ -368,9 +380,9 @@ class Rendezvous:
                 if isinstance(error, ssl.SSLCertVerificationError):
                     return  # trying again does not help
             if self._reached:
-                pause = FIRST_PAUSE
+                pause, served = FIRST_PAUSE, clock()
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LAST_PAUSE)
+            pause = min(2 * pause, SOON_PAUSE if clock() - served < SOON_SECONDS else LAST_PAUSE)
 
     async def _use(self, mailbox: Mailbox) -> None:
         """Use `mailbox` over one connection, until that ends."""
