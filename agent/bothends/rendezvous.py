@@ -21,8 +21,8 @@ import os
 import secrets
 import socket
 import ssl
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from bothends_protocol.code import MAX_NUMBER
@@ -54,11 +54,11 @@ from bothends_protocol.parcels import (
     write_parcel,
 )
 
-from .streams import RENDEZVOUS, Stream
+from .streams import RENDEZVOUS, Stream, tune
 from .tasks import Tasks
 
 if TYPE_CHECKING:
-    from websockets.asyncio.client import ClientConnection, connect
+    from websockets.asyncio.client import ClientConnection
 
 __all__ = ["Rendezvous", "RendezvousStream", "allocate", "new_side", "parse_url"]
 
@@ -547,16 +547,21 @@ class Rendezvous:
             asyncio.get_running_loop().call_later(delay, self._attempt.cancel)
 
 
-def _connect(url: str) -> connect:
-    """Connect to `url` itself: through no proxy, to no other place that it may name."""
+@contextlib.asynccontextmanager
+async def _connect(url: str) -> AsyncIterator[ClientConnection]:
+    """Connect to `url` itself: through no proxy, to no other place that it may name.
+
+    In small segments (`streams.tune`), so that it works where large packets vanish.
+    """
     from websockets.asyncio.client import connect  # noqa: PLC0415  60 ms to load
 
     class Direct(connect):
         def process_redirect(self, exc: Exception) -> Exception | str:
             return exc
 
-    return Direct(
+    async with Direct(
         url,
+        sock=await _socket_to(url),
         compression=None,
         proxy=None,
         user_agent_header=None,
@@ -566,7 +571,39 @@ def _connect(url: str) -> connect:
         close_timeout=CLOSE_SECONDS,
         max_size=MAX_RECEIVED,
         logger=_QUIET,
-    )
+    ) as connection:
+        yield connection
+
+
+async def _socket_to(url: str) -> socket.socket:
+    """Return a socket that is connected to one of the addresses of `url`, or raise OSError."""
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    port = parts.port or _PORTS[parts.scheme]
+    found = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    errors: dict[int | None, OSError] = {}
+    for family, kind, protocol, _, name in found:
+        try:
+            return await _connected(socket.socket(family, kind, protocol), name)
+        except OSError as error:
+            errors[error.errno] = error
+    if len(errors) == 1:
+        raise errors.popitem()[1]
+    raise OSError("none of its addresses works")
+
+
+async def _connected(sock: socket.socket, name: tuple[Any, ...]) -> socket.socket:
+    try:
+        sock.setblocking(False)
+        tune(sock)
+        await asyncio.get_running_loop().sock_connect(sock, name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+_PORTS = {"ws": 80, "wss": 443}
 
 
 def _hello(role: str) -> bytes:

@@ -279,7 +279,7 @@ def delay(milliseconds: float) -> Fault:
 
 
 def no_multicast(stage: Stage) -> None:
-    """The switch passes none on. (With it goes IPv6, which finds its neighbours by multicast.)"""
+    """The switch passes none on; with it goes IPv6, which finds its neighbours by multicast."""
     _in_switch(
         stage, "forward", "ip daddr 224.0.0.0/4 counter drop", "ip6 daddr ff00::/8 counter drop"
     )
@@ -314,8 +314,8 @@ def black_hole(size: int) -> Fault:
     """
 
     def swallow(stage: Stage) -> None:
-        for host in (stage.source, stage.destination):
-            host.python(PLAIN_CARD, DEVICE)
+        for port in stage.network.ports:
+            stage.lab.hosts[port.host].python(PLAIN_CARD, port.device)
         _in_switch(
             stage,
             "forward",

@@ -21,9 +21,7 @@ _OWN_PYTHON = {"PYTHONPATH": ""}
 """They are Debian's own programs, with the packages of Debian's own interpreter."""
 
 
-def ufw(
-    *commands: str, on: str = "destination", inward: str = "deny", mdns: bool = True
-) -> Fault:
+def ufw(*commands: str, on: str = "destination", inward: str = "deny", mdns: bool = True) -> Fault:
     """Switch ufw on after these commands: ``ufw("allow 4242/tcp")``.
 
     As it comes it lets mDNS in; ``mdns=False`` takes that away.

@@ -11,6 +11,7 @@ import dataclasses
 import signal
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -103,7 +104,7 @@ def agreed(processes: Sequence[Process], expected: Expected, paths: Sequence[str
     return results
 
 
-def document_of(result: Result) -> dict[str, dict[str, object]]:
+def document_of(result: Result) -> dict[str, Any]:
     assert result.document is not None, result.stderr
     return result.document
 
@@ -315,23 +316,28 @@ def test_large_packets_vanish_before_a_meeting_point(lab: Lab) -> None:
 
 # -- cuts
 
-CUT_RESET = """
-while nft add rule bridge cut way meta l4proto tcp reject with tcp reset; do
-  sleep 0.1; nft flush chain bridge cut way; sleep 0.9
-done
-"""
 CUT_SILENT = """
 while nft add rule bridge cut way drop; do
   sleep 0.4; nft flush chain bridge cut way; sleep 0.6
 done
 """
+CUT_RESET = """
+while nft add rule inet cut way meta l4proto tcp reject with tcp reset; do
+  nft add rule inet cut way drop
+  sleep 0.5; nft flush chain inet cut way; sleep 0.5
+done
+"""
 CUT_LINK = """
 while sleep 0.7 && ip link set dev eth0 down && sleep 0.3; do ip link set dev eth0 up; done
 """
-CUT_TABLE = f"""table bridge cut {{
+
+
+def _cut_table(family: str, hook: str) -> str:
+    """A table whose empty chain `way` meets all of the contact."""
+    return f"""table {family} cut {{
   chain way {{ }}
   chain control {{
-    type filter hook prerouting priority 0;
+    type filter hook {hook} priority 0;
     th dport {CONTROL_PORT} jump way
     th sport {CONTROL_PORT} jump way
   }}
@@ -339,13 +345,18 @@ CUT_TABLE = f"""table bridge cut {{
 """
 
 
-def cut_every_second(stage: Stage, kind: str) -> Process:
+def cut_every_second(stage: Stage, kind: str) -> list[Process]:
     """Begin to cut the contact once a second; ends when it is killed."""
     if kind == "link":
-        return stage.source.popen(["sh", "-c", CUT_LINK])
-    stage.network.switch.nft(CUT_TABLE)
-    script = CUT_RESET if kind == "reset" else CUT_SILENT
-    return stage.network.switch.popen(["sh", "-c", script])
+        return [stage.source.popen(["sh", "-c", CUT_LINK])]
+    if kind == "silent":
+        stage.network.switch.nft(_cut_table("bridge", "prerouting"))
+        return [stage.network.switch.popen(["sh", "-c", CUT_SILENT])]
+    # Each end's TCP is told that the other has reset the connection as soon as it sends.
+    ends = (stage.source, stage.destination)
+    for host in ends:
+        host.nft(_cut_table("inet", "output"))
+    return [host.popen(["sh", "-c", CUT_RESET]) for host in ends]
 
 
 @pytest.mark.parametrize("kind", ["reset", "silent", "link"])
@@ -355,9 +366,11 @@ def test_cut_every_second(stage: Stage, kind: str) -> None:
     faults.destination_drop("4000-9999")(stage)
     cutting = cut_every_second(stage, kind)
     how = How(ports=LONG, both=("--timeout", "60"))
-    agreed(start(stage, how), LONG_DROPPED, NEAR)
-    assert cutting.poll() is None, cutting.stderr
-    cutting.kill()
+    results = agreed(start(stage, how), LONG_DROPPED, NEAR)
+    for process in cutting:
+        assert process.poll() is None, process.stderr
+        process.kill()
+    assert all(document_of(result)["contact"]["breaks"] for result in results)
 
 
 # -- a meeting point that goes
@@ -433,12 +446,20 @@ def test_two_pairs_on_one_segment(lab: Lab, code: str, *, as_user: bool) -> None
     for host, address in zip(ends, ("192.168.7.110", "192.168.7.120"), strict=True):
         stage.network.attach(host, network.SEGMENT, f"{address}/24")
     stage.network.up()
-    other = Stage(stage.network, *ends, "192.168.7.110", "192.168.7.120")
+    other = dataclasses.replace(
+        stage,
+        source=ends[0],
+        destination=ends[1],
+        source_address="192.168.7.110",
+        destination_address="192.168.7.120",
+    )
     faults.destination_drop()(stage)
-    how = {"peer": False, "mdns": True, "as_user": as_user}
     pairs = [
-        [agents.destination(pair, code=words, **how) for pair, words in ((stage, CODE), (other, code))],
-        [agents.source(pair, code=words, **how) for pair, words in ((stage, CODE), (other, code))],
+        [
+            begin(pair, peer=False, mdns=True, as_user=as_user, code=words)
+            for pair, words in ((stage, CODE), (other, code))
+        ]
+        for begin in (agents.destination, agents.source)
     ]
     first, second = zip(*pairs, strict=True)
     agreed(first, DROPPED, NEAR)
