@@ -322,8 +322,8 @@ while nft add rule bridge cut way drop; do
 done
 """
 CUT_RESET = """
-while nft add rule inet cut way meta l4proto tcp reject with tcp reset; do
-  nft add rule inet cut way drop
+while nft add rule inet cut way 'tcp flags & rst == 0 reject with tcp reset'; do
+  nft add rule inet cut way meta l4proto udp drop
   sleep 0.5; nft flush chain inet cut way; sleep 0.5
 done
 """
@@ -352,10 +352,11 @@ def cut_every_second(stage: Stage, kind: str) -> list[Process]:
     if kind == "silent":
         stage.network.switch.nft(_cut_table("bridge", "prerouting"))
         return [stage.network.switch.popen(["sh", "-c", CUT_SILENT])]
-    # Each end's TCP is told that the other has reset the connection as soon as it sends.
+    # Whatever one end sends, the other's firewall answers with a reset. By the filter inbound:
+    # one that keeps what a host sends itself is a fault of its own.
     ends = (stage.source, stage.destination)
     for host in ends:
-        host.nft(_cut_table("inet", "output"))
+        host.nft(_cut_table("inet", "input"))
     return [host.popen(["sh", "-c", CUT_RESET]) for host in ends]
 
 
