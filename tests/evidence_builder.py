@@ -129,6 +129,10 @@ class Story:
     more_addresses: tuple[str, ...] = ()
     """Of who should take the connection."""
     neighbour: Neighbour | None = None
+    gateways: tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]] = ((), ())
+    """Of the one who opens the connection, and of the one who should take it."""
+    path: str = "direct"
+    """By which way the two met."""
     routes: tuple[Route, ...] = ()
     """What the source's kernel says of the way there."""
     way_back: tuple[Route, ...] = ()
@@ -241,9 +245,9 @@ def _opener(story: Story) -> Evidence:
         session=b"session",
         facts=_facts(story.opener, card=CARD_OF_OPENER, privileged=story.source_sees),
         contact=ContactFacts(
-            path="direct",
-            local=story.opener,
-            remote=story.taker,
+            path=story.path,
+            local=story.opener if story.path == "direct" else "",
+            remote=story.taker if story.path == "direct" else "",
             rtt=0.001,
             typed=story.typed,
             proven=(story.taker,),
@@ -258,6 +262,7 @@ def _opener(story: Story) -> Evidence:
         rules=story.source_rules,
         hop_probes=story.hop_probes,
         neighbours=(story.neighbour,) if story.neighbour else (),
+        gateways=story.gateways[0],
     )
 
 
@@ -334,7 +339,10 @@ def _taker(story: Story) -> Evidence:
             forwards=story.forwards,
         ),
         contact=ContactFacts(
-            path="direct", local=story.taker, remote=story.seen_as or story.opener, rtt=0.001
+            path=story.path,
+            local=story.taker if story.path == "direct" else "",
+            remote=(story.seen_as or story.opener) if story.path == "direct" else "",
+            rtt=0.001,
         ),
         ports=tuple(f"tcp:{port}" for port in story.ports),
         service=story.wanted,
@@ -353,6 +361,7 @@ def _taker(story: Story) -> Evidence:
         rules=story.destination_rules,
         self_connects=story.self_connects,
         routes=story.way_back or (Route(destination=story.opener, interface="eth0"),),
+        gateways=story.gateways[1],
         # The agent asks this about packets that it saw.
         returns=story.returns if story.destination_sees else (),
     )

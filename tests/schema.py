@@ -29,8 +29,12 @@ KEYS = (
     "destination",
     "contact",
     "seconds",
+    "watch",
+    "verified",
+    "notes",
 )
-"""Keys of the contract in its order; `directions` with --both-ways only."""
+"""Keys of the contract in its order; `directions` with --both-ways, `watch` with --watch only, the
+last two of `combine` only."""
 
 
 @cache

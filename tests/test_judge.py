@@ -102,6 +102,20 @@ def neighbour(next_hop: str, state: str = "reachable", *, to: str = THERE) -> Ne
     )
 
 
+GATEWAY, OTHER_GATEWAY = (
+    Neighbour(
+        destination="default",
+        next_hop=ROUTER,
+        interface="eth0",
+        state="reachable",
+        round=0,
+        hardware=f"02:00:5e:00:00:{last}",
+    )
+    for last in ("01", "02")
+)
+SILENT_GATEWAY = msgspec.structs.replace(GATEWAY, state="failed", hardware=None)
+
+
 def always(fate: Fate, **more: object) -> Story:
     """As often as loss alone must not be taken for a filter."""
     return Story(fates=(fate,) * CERTAIN, **more)  # type: ignore[arg-type]
@@ -417,6 +431,28 @@ GOLDEN = [
         "address.no-host",
         always(KEPT, neighbour=neighbour(THERE, "failed")),
         "?B---  address.no-host!",
+    ),
+    everywhere(
+        "the network keeps the two apart",
+        "network.client-isolation",
+        always(
+            KEPT,
+            neighbour=neighbour(THERE, "failed"),
+            gateways=((GATEWAY,), (GATEWAY,)),
+            path="rendezvous",
+        ),
+        "?B---  network.client-isolation~",
+    ),
+    everywhere(
+        "the destination's network only looks like the source's",
+        "address.private",
+        always(
+            KEPT,
+            neighbour=neighbour(THERE, "failed"),
+            gateways=((GATEWAY,), (OTHER_GATEWAY,)),
+            path="rendezvous",
+        ),
+        "?B---  address.private~",
     ),
     everywhere(
         "the gateway is off",
@@ -1052,6 +1088,57 @@ def test_of_many_ports_some_lose_their_few_requests_by_chance(*, losing: bool) -
     named = [blocker.code for blocker in first.blockers if blocker.code.startswith("network.")]
     assert named == ([] if losing else ["network.drop"])
     assert "network.drop" in first.candidates
+
+
+Gateways = tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]
+
+
+@pytest.mark.parametrize(
+    ("gateways", "blockers", "candidates"),
+    [
+        (((GATEWAY,), (GATEWAY,)), ["network.client-isolation"], []),
+        (((GATEWAY, OTHER_GATEWAY), (OTHER_GATEWAY,)), ["network.client-isolation"], []),
+        (((GATEWAY,), (OTHER_GATEWAY,)), ["address.private"], []),
+        (((), ()), [], ["address.no-host", "network.client-isolation", "address.private"]),
+        (
+            ((GATEWAY,), (SILENT_GATEWAY,)),
+            [],
+            ["address.no-host", "network.client-isolation", "address.private"],
+        ),
+    ],
+    ids=["one gateway", "one of two", "two of one name", "no gateway", "a silent one"],
+)
+@pytest.mark.parametrize("path", ["rendezvous", "offline"])
+def test_two_that_never_reached_each_other_are_apart_or_elsewhere(
+    path: str, gateways: Gateways, blockers: list[str], candidates: list[str]
+) -> None:
+    nobody = always(KEPT, neighbour=neighbour(THERE, "failed"), gateways=gateways, path=path)
+    verdict = judge(*replace(nobody, typed=(THERE,)).evidence())
+    assert list(verdict.blockers) == blockers
+    assert list(verdict.candidates) == blockers + candidates
+
+
+def test_a_stranger_at_the_address_of_two_that_never_met_may_be_on_another_network() -> None:
+    story = always(LOST, neighbour=neighbour(THERE), path="rendezvous", typed=(THERE,))
+    verdict = judge(*story.evidence())
+    assert verdict.status == "undetermined"
+    assert {"address.duplicate", "address.private"} <= set(verdict.candidates)
+    met = replace(story, gateways=((GATEWAY,), (GATEWAY,)))
+    assert list(judge(*met.evidence()).blockers) == ["address.duplicate"]
+
+
+def test_where_the_two_only_met_at_a_meeting_point_a_translated_request_may_have_arrived() -> None:
+    # The source does not see its own packets, and behind its NAT they have other ports.
+    story = always(DROPPED, path="rendezvous", typed=(THERE,), source_sees=False)
+    source, destination = story.evidence()
+    renamed = [
+        msgspec.structs.replace(s, source="11.0.0.1", source_port=s.source_port + 1)
+        for s in destination.sightings
+    ]
+    destination = msgspec.structs.replace(destination, sightings=tuple(renamed))
+    verdict = judge(source, destination)
+    assert not [code for code in verdict.blockers if not code.startswith("destination.")]
+    assert "destination.firewall-drop" in verdict.candidates
 
 
 def test_ports_with_other_causes_are_other_checks() -> None:

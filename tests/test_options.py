@@ -58,7 +58,7 @@ def test_everything_at_once() -> None:
         *("--peer", "[2001:db8::1]:99", "--peer", "nas.example:1", "--peer", "2001:db8::2"),
         *("--target", "nas.example", "--target", "[2001:db8::3]"),
         *("--control-port", "5", "--no-mdns", "--wait", "1.5", "--timeout", "2"),
-        *("--both-ways", "--json", "-vv"),
+        *("--both-ways", "--json", "-vv", "--save", "evidence", "--paste-addresses"),
     )
     assert found.peers == (
         Endpoint("192.0.2.1", 5),
@@ -69,8 +69,14 @@ def test_everything_at_once() -> None:
     assert found.targets == ("nas.example", "2001:db8::3")
     assert (found.control_port, found.wait, found.timeout) == (5, 1.5, 2)
     assert (found.mdns, found.both_ways, found.json, found.verbose) == (False, True, True, 2)
+    assert (found.save, found.paste, found.paste_addresses) == (Path("evidence"), True, True)
     assert str(found.code) == CODE
     assert found.code_fixed
+
+
+def test_paste_masks_unless_asked() -> None:
+    found = options(*SOURCE, "--paste")
+    assert (found.paste, found.paste_addresses, found.save) == (True, False, None)
 
 
 @pytest.mark.parametrize("content", [CODE, f"{CODE}\n", f"  {CODE.upper()}  \n"])
@@ -159,6 +165,11 @@ WRONG: list[tuple[list[str], str]] = [
     ([*DESTINATION, "--code-file", "/dev/zero"], "code"),
     (["source", "7-abandon"], "code"),
     ([*DESTINATION, "--report", "/no/such/folder/page.html"], "/no/such/folder"),
+    *(
+        ([*DESTINATION, "--save", name], f"'{name}'")
+        for name in ("/no/such/folder/evidence", "/", "")
+    ),
+    ([*DESTINATION, "--save"], "--save"),
     ([*DESTINATION, "--target", "nas"], "--target"),
     ([*SOURCE, "--service", "backupd"], "--service"),
 ]
@@ -245,7 +256,7 @@ def test_any_words_give_options_or_one_sentence(argv: list[str]) -> None:
     # SystemExit: an abbreviation of --help or --version.
     with contextlib.suppress(UsageError, SystemExit):
         args = cli._parser().parse_args(argv)
-        if args.command != "demo":
+        if args.command not in ("demo", "combine"):
             found = command._options(args)
             assert found.ports or found.role == "source"
             assert all(peer.host for peer in found.peers)
@@ -273,7 +284,14 @@ print(*sys.modules, file=sys.stderr)
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["--version"], ["source", "--help"], ["destination", "--help"]]
+    "argv",
+    [
+        ["--help"],
+        ["--version"],
+        ["source", "--help"],
+        ["destination", "--help"],
+        ["combine", "--help"],
+    ],
 )
 def test_help_loads_nothing_it_does_not_need(argv: list[str]) -> None:
     done = subprocess.run(

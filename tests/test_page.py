@@ -21,6 +21,7 @@ from bothends.page import page, write_page
 from bothends.render import clean, document
 from bothends_protocol.codes import CODES, plain
 from bothends_protocol.evidence import HostFacts
+from bothends_protocol.timeline import Change, Listing, Timeline
 from bothends_protocol.verdict import Verdict
 from samples import VERDICTS, blocker, check, host
 
@@ -341,3 +342,13 @@ def test_facts_longer_than_a_record_may_be_are_shown() -> None:
     text = Reader(page(made(VERDICTS["no-contact"], source=long))).text
     assert "n" * 2000 in text
     assert "o" * 3000 in text
+
+
+def test_what_changed_when_is_on_the_page() -> None:
+    entries = Timeline(lambda _: "2026-11-22T12:34:56.000+00:00")
+    entries.add(Listing(VERDICTS["blocked"]))
+    entries.add(Listing(VERDICTS["open"], (Change(what="firewall", on="destination"),)))
+    text = page(document(VERDICTS["open"], timeline=entries))
+    assert "What changed when" in text
+    assert "12:34:56 A rule of the destination&#39;s firewall changed." in text
+    assert "What changed when" not in page(document(VERDICTS["open"]))

@@ -18,7 +18,6 @@ import contextlib
 import errno
 import os
 import secrets
-import socket
 import time
 from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +45,7 @@ from bothends_protocol.onesided import (
 from bothends_protocol.pairing import DESTINATION
 from bothends_protocol.ports import format_ports, parse_ports
 
+from .gateways import make_resolved
 from .interfaces import idle_interfaces
 from .witness.netlink import (
     Hop,
@@ -83,9 +83,6 @@ MAX_PEERS = 4
 MAX_GATEWAYS = 4
 MAX_NAME_SERVERS = 3
 """As many as the resolver takes from its file (MAXNS, resolv.conf(5))."""
-
-_DISCARD_PORT = 9
-"""The discard service (RFC 863): nobody waits for an answer, nothing is started by it."""
 
 _DNS_PORT = 53
 _POLL_SECONDS = 0.02
@@ -391,31 +388,13 @@ async def _gateways() -> tuple[Gateway, ...] | None:
 
 async def _gateway(hop: Hop) -> Gateway:
     address = hop.gateway or ""
-    _make_resolved(address, hop.interface)
+    make_resolved(address, hop.interface)
     until = time.monotonic() + GATEWAY_SECONDS
     while (state := neighbour_answers(address, hop.interface)) == "silent":
         if time.monotonic() > until:
             break
         await asyncio.sleep(_POLL_SECONDS)
     return Gateway(address=address, interface=hop.interface, state=state)
-
-
-def _make_resolved(address: str, interface: str) -> None:
-    """Have the kernel find out the hardware address, by a datagram that no router passes on."""
-    version6 = ":" in address
-    # What cannot be sent, the kernel's table then knows nothing new about.
-    with contextlib.suppress(OSError):
-        index = socket.if_nametoindex(interface)
-        with socket.socket(
-            socket.AF_INET6 if version6 else socket.AF_INET, socket.SOCK_DGRAM
-        ) as sock:
-            sock.setblocking(False)
-            if version6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 1)
-                sock.sendto(b"\0", (address, _DISCARD_PORT, 0, index))
-            else:
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
-                sock.sendto(b"\0", (address, _DISCARD_PORT))
 
 
 # Name servers ---------------------------------------------------------------------------------

@@ -64,6 +64,10 @@ class Channel:
         """The one that serves, or served last."""
         self.moved = asyncio.Event()
         """Set when another link takes over."""
+        self.patience = LOST_SECONDS
+        """Silence, in seconds, after which the other side is lost."""
+        self.broken: Callable[[], None] = lambda: None
+        """Called when a link broke and another is looked for."""
         self._contact = contact
         self._role = role
         self._deliver = deliver
@@ -178,12 +182,13 @@ class Channel:
 
     async def _await_next(self, following: asyncio.Future[tuple[Link, bytes | None]]) -> None:
         """Take the conversation up again by any way; raise `PeerLostError` where none works."""
+        self.broken()
         self._contact.redial()
-        left = LOST_SECONDS - (self._now() - self._heard)
+        left = self.patience - (self._now() - self._heard)
         await asyncio.wait([following], timeout=max(left, 0.5))
         if not following.done():
             raise PeerLostError(
-                f"nothing was heard from the other side for {LOST_SECONDS:.0f} seconds"
+                f"nothing was heard from the other side for {self.patience:.0f} seconds"
             )
 
     async def _use(self, link: Link, first: bytes | None) -> None:

@@ -56,6 +56,10 @@ def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
             from .rendezvous_server import rendezvous  # noqa: PLC0415
 
             return rendezvous
+        if args.command == "combine":
+            from .combine import combine  # noqa: PLC0415
+
+            return combine
         from .command import agent  # noqa: PLC0415
 
         return agent
@@ -91,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_destination(commands)
     _add_source(commands)
     _add_rendezvous(commands)
+    _add_combine(commands)
     _add_demo(commands)
     return parser
 
@@ -163,8 +168,16 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     add("--wait", metavar="SECONDS", default="600", help="for the other side (600)")
     add("--timeout", metavar="SECONDS", default="60", help="from pairing to verdict (60)")
     add("--both-ways", action="store_true", help="test the other direction too")
+    add(
+        "--watch",
+        action="store_true",
+        help="keep testing, on both sides, and list what changed when",
+    )
     add("--json", action="store_true", help="print the verdict as one JSON document")
     add("--report", metavar="FILE.html", help="write the verdict as a page, too")
+    add("--save", metavar="FILE", help="keep this side's evidence, for bothends combine")
+    add("--paste", action="store_true", help="print it as text for a chat, encrypted and masked")
+    add("--paste-addresses", action="store_true", help="the same with addresses and names shown")
     add("-v", "--verbose", action="count", default=0, help="say more on standard error")
 
 
@@ -181,6 +194,23 @@ def _add_rendezvous(commands: _Commands) -> None:
     )
     command.add_argument("--certificate", metavar="FILE", help="serve wss:// with it (PEM)")
     command.add_argument("--key", metavar="FILE", help="the key of the certificate (PEM)")
+
+
+def _add_combine(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "combine",
+        allow_abbrev=False,
+        help="a joint verdict from the evidence that both sides saved",
+        description="Judge the evidence that both sides saved with --save or printed with "
+        "--paste, on any computer and without any network.",
+    )
+    add = command.add_argument
+    add("files", nargs="+", metavar="FILE", help="saved or pasted evidence (- for standard input)")
+    add("--code", metavar="CODE", help="the pairing code of the run (better: --code-file)")
+    add("--code-file", metavar="FILE", help="read the pairing code from FILE (- for stdin)")
+    add("--json", action="store_true", help="print the verdict as one JSON document")
+    add("--report", metavar="FILE.html", help="write the verdict as a page, too")
+    add("-v", "--verbose", action="count", default=0, help="say more of both computers")
 
 
 def _add_demo(commands: _Commands) -> None:

@@ -13,16 +13,20 @@ import sys
 from pathlib import Path
 
 from bothends_protocol.code import Code, parse_code
-from bothends_protocol.errors import InputError
+from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.ports import parse_ports
+from bothends_protocol.timeline import Timeline
 from bothends_protocol.verdict import EXIT_STATUS, Verdict
 
 from . import hints, render
 from .cli import UsageError
 from .options import Endpoint, Options
-from .run import Outcome, Run
+from .outcome import Outcome
+from .run import Run
+from .saving import paste_lines, save_evidence
+from .screen import LiveScreen, list_lines
 
 __all__ = ["agent", "usage_document"]
 
@@ -42,33 +46,41 @@ def agent(args: argparse.Namespace) -> int:
 
 
 async def _run(options: Options) -> int:
-    task = asyncio.current_task()
-    if task is not None:
-        with contextlib.suppress(NotImplementedError, AttributeError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     typed = hints.TypedLines(lambda text: _take_address(options, run, text), lambda: not run.paired)
+    screen = _screen(options)
     run = Run(
         options,
         say=_say,
         show_code=lambda code, facts: _show_code(options, code, facts, typing=typing),
+        screen=screen,
     )
+    loop = asyncio.get_running_loop()
+    # Where there are no such handlers, Ctrl-C cancels the run, which is as good but for --watch.
+    with contextlib.suppress(NotImplementedError, AttributeError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, run.interrupt)
     typing = typed.start()
     later: asyncio.TimerHandle | None = None
     if options.role == SOURCE:
-        later = asyncio.get_running_loop().call_later(
-            hints.HINT_SECONDS, lambda: _hint(options, run, typing=typing)
-        )
+        later = loop.call_later(hints.HINT_SECONDS, lambda: _hint(options, run, typing=typing))
     try:
         outcome = await run.run()
     except asyncio.CancelledError:
-        _show(options, run.interrupted())
-        return INTERRUPTED
+        outcome = run.interrupted()
     finally:
         typed.close()
         if later is not None:
             later.cancel()
+        screen.close()
     _show(options, outcome)
-    return EXIT_STATUS[outcome.verdict.status]
+    _keep(options, outcome)
+    return INTERRUPTED if outcome.interrupted else EXIT_STATUS[outcome.verdict.status]
+
+
+def _screen(options: Options) -> LiveScreen:
+    if options.json:
+        return LiveScreen(sys.stderr, None)
+    return LiveScreen(sys.stdout, lambda outcome: _print(options, outcome))
 
 
 def usage_document(sentence: str) -> str:
@@ -88,15 +100,7 @@ def _show(options: Options, outcome: Outcome) -> None:
         if options.json:
             print(render.dumps(_document(outcome)), flush=True)
         elif verdict.status != "no-contact":
-            render.print_text(
-                outcome.verdict,
-                role=options.role,
-                source=outcome.source,
-                destination=outcome.destination,
-                contact=outcome.contact,
-                verbose=options.verbose > 0,
-            )
-            sys.stdout.flush()
+            _print_end(options, outcome)
     except OSError as error:
         # Whoever read the output has gone, or the disk is full; the exit status still tells.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -111,6 +115,56 @@ def _show(options: Options, outcome: Outcome) -> None:
             _say(f"The report {options.report} cannot be written: {error.strerror}.")
 
 
+def _print_end(options: Options, outcome: Outcome) -> None:
+    # With --watch the verdicts were shown as they came, but for the word that the other is lost.
+    if outcome.timeline is None or outcome.contact.get("lost"):
+        _print(options, outcome)
+    if outcome.timeline is not None:
+        _print_list(outcome.timeline)
+
+
+def _keep(options: Options, outcome: Outcome) -> None:
+    """Save and print the evidence, as far as that was asked for and there is any."""
+    wanted = options.save is not None or options.paste
+    if wanted and outcome.kept is None:
+        _say("bothends: There is no evidence to be saved: the run ended before there was any.")
+    if not wanted or outcome.kept is None:
+        return
+    try:
+        if options.save is not None:
+            save_evidence(options.save, outcome.kept)
+            _say(f"Evidence saved: {options.save}. Keep the pairing code: combine asks for it.")
+        if options.paste:
+            _paste(options, paste_lines(outcome.kept, addresses=options.paste_addresses))
+    except OSError as error:
+        _say(f"bothends: The evidence cannot be saved: {error.strerror}.")
+    except ProtocolError as error:
+        _say(f"bothends: The evidence cannot be saved: {error}.")
+
+
+def _paste(options: Options, lines: list[str]) -> None:
+    seen = "Addresses are shown" if options.paste_addresses else "Addresses and names are masked"
+    _say(f"Paste all {len(lines)} lines where they are needed. {seen} to those who have the code.")
+    print(*lines, sep="\n", file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
+def _print(options: Options, outcome: Outcome) -> None:
+    render.print_text(
+        outcome.verdict,
+        role=options.role,
+        source=outcome.source,
+        destination=outcome.destination,
+        contact=outcome.contact,
+        verbose=options.verbose > 0,
+    )
+    sys.stdout.flush()
+
+
+def _print_list(timeline: Timeline) -> None:
+    lines = [f"  {line}" for entry in timeline.entries for line in list_lines(entry)]
+    print("", "What changed when:", *lines, sep="\n", flush=True)
+
+
 def _document(outcome: Outcome) -> dict[str, object]:
     return render.document(
         outcome.verdict,
@@ -119,6 +173,7 @@ def _document(outcome: Outcome) -> dict[str, object]:
         contact=outcome.contact,
         seconds=outcome.seconds,
         alone=outcome.alone,
+        timeline=outcome.timeline,
     )
 
 
@@ -185,7 +240,11 @@ def _options(args: argparse.Namespace) -> Options:
         timeout=_seconds(args.timeout, "--timeout"),
         json=args.json,
         report=_report(args.report),
+        save=_save(args.save),
+        paste=args.paste or args.paste_addresses,
+        paste_addresses=args.paste_addresses,
         both_ways=args.both_ways,
+        watch=args.watch,
         verbose=args.verbose,
     )
 
@@ -330,4 +389,17 @@ def _report(name: str | None) -> Path | None:
     path = Path(name)
     if not path.parent.is_dir():
         raise UsageError(f"The folder of the report {name!r} does not exist.")
+    return path
+
+
+def _save(name: str | None) -> Path | None:
+    if name is None:
+        return None
+    path = Path(name)
+    if not path.parent.is_dir():
+        raise UsageError(f"The folder of the evidence file {name!r} does not exist.")
+    if path.is_dir():
+        raise UsageError(f"The evidence file {name!r} is a folder.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"The folder of the evidence file {name!r} cannot be written to.")
     return path

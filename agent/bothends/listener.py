@@ -14,6 +14,7 @@ import errno
 import os
 import secrets
 import socket
+import struct
 from collections.abc import Callable
 
 from bothends_protocol.addresses import family, normal
@@ -32,6 +33,10 @@ MAX_CONVERSATIONS = 256
 
 ANSWER_SECONDS = 5.0
 """How long a connection may take to answer the challenge before it is a stranger's."""
+
+
+_AT_ONCE = struct.pack("=ii", 1, 0)
+"""struct linger: drop the connection when it is closed, without a wait."""
 
 
 class OwnListeners:
@@ -87,6 +92,7 @@ class OwnListeners:
         loop = asyncio.get_running_loop()
         nonce = secrets.token_bytes(NONCE_SIZE)
         heard = b""
+        genuine = False
         at = self._clock()
         try:
             with contextlib.suppress(OSError, TimeoutError):
@@ -97,6 +103,7 @@ class OwnListeners:
                         if not data:
                             break
                         heard += data
+            genuine = is_answer(self._key, nonce, heard)
             self._took(
                 Acceptance(
                     at=at,
@@ -105,11 +112,18 @@ class OwnListeners:
                     port=port,
                     remote_address=remote,
                     remote_port=remote_port,
-                    genuine=is_answer(self._key, nonce, heard),
+                    genuine=genuine,
                 )
             )
+            if genuine:
+                await _until_closed(conn)
+                genuine = False
         finally:
             self._talking -= 1
+            if genuine:
+                # Ended before the other agent closed it: see `_until_closed`.
+                with contextlib.suppress(OSError):
+                    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
             conn.close()
 
     async def close(self) -> None:
@@ -119,6 +133,18 @@ class OwnListeners:
             sock.close()
         self._sockets.clear()
         await self._tasks.finish()
+
+
+async def _until_closed(conn: socket.socket) -> None:
+    """Let the other agent close first.
+
+    Who closes first keeps the port in TIME_WAIT for a minute, and a service that does not ask
+    for SO_REUSEADDR could not be started on it meanwhile.
+    """
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while await asyncio.get_running_loop().sock_recv(conn, ANSWER_SIZE):
+                pass
 
 
 def _listening(address: str, port: int) -> socket.socket:

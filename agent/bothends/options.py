@@ -49,5 +49,10 @@ class Options:
     timeout: float = RUN_SECONDS
     json: bool = False
     report: Path | None = None
+    save: Path | None = None
+    paste: bool = False
+    paste_addresses: bool = False
+    """Whether the pasted evidence shows addresses and names as they are."""
     both_ways: bool = False
+    watch: bool = False
     verbose: int = 0

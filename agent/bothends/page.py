@@ -16,8 +16,6 @@ import base64
 import datetime as dt
 import functools
 import hashlib
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +26,7 @@ from bothends_protocol.codes import plain
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.verdict import Check, Fix, Verdict
 
+from .files import write_whole
 from .render import _COMMAND as COMMAND
 from .render import _INLINE as INLINE
 from .render import _NO_CONTACT_ADVICE as NO_CONTACT_ADVICE
@@ -93,21 +92,7 @@ def write_page(path: Path, document: dict[str, object]) -> None:
     A file that is there keeps its old content until the new one is complete.
     Raises `OSError` where that cannot be done, and nothing else.
     """
-    text = page(document).encode("utf-8")
-    # A link stays one, and what it leads to is replaced. Path.resolve raises RuntimeError on loops.
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        # A device or a pipe must not be replaced; a folder is refused here by the system.
-        target.write_bytes(text)
-        return
-    temporary = target.with_name(f".bothends-{secrets.token_hex(8)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(text)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, page(document).encode("utf-8"))
 
 
 def page(document: Mapping[str, object]) -> str:
@@ -124,10 +109,14 @@ def page(document: Mapping[str, object]) -> str:
         contact=document.get("contact") or {},
         seconds=_seconds(document.get("seconds")),
         shown=primary,
+        watch=document.get("watch") or (),
         others=[check for check in verdict.checks if check not in primary],
         uncovered=[code for code in verdict.blockers if code not in inside],
         alone=_alone(document.get("alone")),
         advice=NO_CONTACT_ADVICE if verdict.status == "no-contact" else (),
+        # Of a third computer that combined what both had saved.
+        combined="verified" in document,
+        notes=document.get("notes") or (),
         raw=dumps(document),
         written=dt.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
         style=style,

@@ -56,6 +56,7 @@ class Recorder:
     routes: dict[Route, None] = field(default_factory=dict)
     returns: dict[Return, None] = field(default_factory=dict)
     neighbours: list[Neighbour] = field(default_factory=list)
+    gateways: tuple[Neighbour, ...] = ()
     rules: list[MatchingRule] = field(default_factory=list)
     self_connects: list[SelfConnect] = field(default_factory=list)
     witnesses: dict[str, Witness] = field(default_factory=dict)
@@ -103,6 +104,7 @@ class Recorder:
             routes=tuple(self.routes),
             returns=tuple(self.returns),
             neighbours=tuple(self.neighbours),
+            gateways=self.gateways,
             rules=tuple(self.rules),
             self_connects=tuple(self.self_connects),
         )

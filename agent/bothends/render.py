@@ -31,11 +31,12 @@ from bothends_protocol.codes import plain
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.firewalls import WANTS_ROOT
 from bothends_protocol.onesided import Alone
+from bothends_protocol.timeline import Timeline
 from bothends_protocol.verdict import VERDICT_FORMAT, Blocker, Check, Fix, Verdict
 
 from .picture import ASCII, UNICODE, Line, Span, Symbols, draw
 
-__all__ = ["STYLES", "clean", "document", "dumps", "print_text", "text"]
+__all__ = ["STYLES", "clean", "document", "dumps", "head", "print_text", "text"]
 
 STYLES = {
     "good": "bold green",
@@ -99,6 +100,11 @@ def _harmless(char: str) -> str:
     return "\ufffd" if unicodedata.category(char).startswith("C") else char
 
 
+def head(status: str) -> str:
+    """Return the word for a status that stands at the head of a verdict."""
+    return _HEADS.get(status, (status.upper(), ""))[0]
+
+
 # For programs --------------------------------------------------------------------------------
 
 
@@ -110,6 +116,7 @@ def document(
     contact: Mapping[str, object] | None = None,
     seconds: Mapping[str, float] | None = None,
     alone: Alone | None = None,
+    timeline: Timeline | None = None,
 ) -> dict[str, object]:
     """Return the document of `--json` (docs/verdict.schema.json), keys in the contract's order.
 
@@ -124,6 +131,8 @@ def document(
         "contact": {"path": "offline", "lost": False, **(contact or {})},
         "seconds": dict(seconds or {}),
     }
+    if timeline is not None:
+        body["watch"] = timeline.plain()
     return body if alone is None else {**body, "alone": msgspec.to_builtins(alone)}
 
 
@@ -144,16 +153,18 @@ def text(  # noqa: PLR0913  each says something else about the reader
     destination: HostFacts | None = None,
     contact: Mapping[str, object] | None = None,
     verbose: bool = False,
+    notes: Sequence[str] = (),
     width: int = 80,
     symbols: Symbols = UNICODE,
 ) -> list[Line]:
-    """Return the verdict as lines for the screen of `role`."""
+    """Return the verdict as lines for the screen of `role`; a third computer's role is empty."""
     hosts = {"source": source, "destination": destination}
-    page = _Page(role, hosts, verbose, max(_MIN_WIDTH, min(width, _MAX_WIDTH)), symbols)
+    columns = max(_MIN_WIDTH, min(width, _MAX_WIDTH))
+    page = _Page(role, hosts, verbose, columns, symbols, tuple(notes))
     return list(_verdict(verdict, contact or {}, page))
 
 
-def print_text(
+def print_text(  # noqa: PLR0913  as above
     verdict: Verdict,
     *,
     role: str,
@@ -161,6 +172,7 @@ def print_text(
     destination: HostFacts | None = None,
     contact: Mapping[str, object] | None = None,
     verbose: bool = False,
+    notes: Sequence[str] = (),
     stream: TextIO | None = None,
 ) -> None:
     """Write the verdict to `stream` (standard output).
@@ -178,6 +190,7 @@ def print_text(
         destination=destination,
         contact=contact,
         verbose=verbose,
+        notes=notes,
         width=shutil.get_terminal_size().columns - 1 if terminal else 80,
         symbols=UNICODE if _can_show(UNICODE, encoding) else ASCII,
     )
@@ -244,6 +257,8 @@ class _Page:
     verbose: bool
     width: int
     symbols: Symbols
+    notes: tuple[str, ...] = ()
+    """What is to be said of the verdict as a whole."""
 
     def name(self, role: str) -> str:
         """What a host calls itself; empty where that is not known."""
@@ -270,6 +285,7 @@ def _verdict(verdict: Verdict, contact: Mapping[str, object], page: _Page) -> It
     yield from _listed("Also tested", [_brief(check) for check in others], page)
     if verdict.status == "no-contact":
         yield from _no_contact(contact, page)
+    yield from _listed("About this verdict", page.notes, page)
     if page.verbose:
         yield from _details(contact, page)
     yield from _signature(verdict, page)
@@ -366,11 +382,10 @@ def _where(on: str, check: Check, page: _Page) -> str:
     if on not in page.hosts:
         return "On the router or the network between"
     computer = _computer(on, check)
-    which = "this computer" if computer == page.role else "the other computer"
-    name = page.name(computer)
-    label = f"{which}, {name}" if name else which
-    other_way = f", the {computer} of the pair" if computer != on else ""
-    return f"On the {on} ({label}{other_way})"
+    which = "this computer" if computer == page.role else "the other computer" if page.role else ""
+    other_way = f"the {computer} of the pair" if computer != on else ""
+    label = ", ".join(filter(None, (which, page.name(computer), other_way)))
+    return f"On the {on} ({label})" if label else f"On the {on}"
 
 
 def _computer(on: str, check: Check) -> str:
@@ -451,7 +466,8 @@ def _host(facts: HostFacts) -> str:
 
 def _signature(verdict: Verdict, page: _Page) -> Iterator[Line]:
     if verdict.verdict_id is not None:
-        says = f"Verdict {verdict.verdict_id[:_SHORT_ID]}. The other computer shows the same."
+        same = " The other computer shows the same." if page.role else ""
+        says = f"Verdict {verdict.verdict_id[:_SHORT_ID]}.{same}"
         yield from _paragraph(says, page, style="dim")
 
 

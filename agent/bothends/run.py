@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bothends_protocol.addresses import is_near
@@ -22,8 +22,7 @@ from bothends_protocol.code import Code, make_code
 from bothends_protocol.errors import ProtocolError
 from bothends_protocol.evidence import ContactFacts, Evidence, HostFacts, Target, Witness
 from bothends_protocol.judge import lost_verdict
-from bothends_protocol.messages import BYES, MAX_NAMED, Bye, Mark, Message, Offer, Where
-from bothends_protocol.onesided import Alone
+from bothends_protocol.messages import MAX_NAMED, Bye, Mark, Message, Offer, Where
 from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
 from bothends_protocol.ports import parse_ports
 from bothends_protocol.session import (
@@ -43,6 +42,7 @@ from bothends_protocol.session import (
     Report,
     Send,
     Session,
+    State,
 )
 from bothends_protocol.verdict import Verdict
 from bothends_protocol.wire import pack
@@ -52,17 +52,21 @@ from .channel import Channel, PeerLostError, nominated
 from .contact import Contact
 from .discovery import Discovery
 from .facts import host_facts
+from .gateways import gateway_neighbours
 from .link import Link
 from .listener import OwnListeners
 from .names import UnresolvedError, resolve
 from .observer import Observer
 from .options import Endpoint, Options
+from .outcome import Outcome
 from .overheard import Overheard
 from .own_rules import OwnRules
 from .prober import Prober
 from .recorder import Recorder
+from .saving import Kept
 from .streams import DIRECT, RENDEZVOUS
 from .tasks import Tasks
+from .watch import LeftError, Note, Screen, Stop, Watch, why_left
 from .witness.packets import PacketWitness, may_see_packets
 
 __all__ = ["Outcome", "Run"]
@@ -84,25 +88,24 @@ FINISH_SECONDS = 5.0
 """After --timeout, for both sides to exchange what they have."""
 
 
-@dataclass
-class Outcome:
-    """What a run ends with."""
-
-    verdict: Verdict
-    source: HostFacts | None = None
-    destination: HostFacts | None = None
-    contact: dict[str, object] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    alone: Alone | None = None
-    """Without contact: what this side knows alone."""
-
-
+@dataclass(frozen=True)
 class _Deadline:
-    """The time allowed from pairing to verdict is over."""
+    """The time allowed for the test `of` that session is over."""
+
+    of: Session
+    last: bool
+    """Whether the probing was ended before, so that nothing is left to do."""
 
 
-_Event = Message | Report | PeerLostError | _Deadline
+@dataclass(frozen=True)
+class _Reported:
+    """A job of the test `of` that session is done."""
+
+    of: Session
+    report: Report
+
+
+_Event = Message | _Reported | PeerLostError | _Deadline | Note | Stop
 """What happens to a run."""
 
 
@@ -115,11 +118,14 @@ class Run:
         *,
         say: Callable[[str], None],
         show_code: Callable[[Code, HostFacts], None],
+        screen: Screen | None = None,
     ) -> None:
+        """`screen` shows the verdicts of --watch as they come."""
         self.options = options
         self.paired = False
         self._say = say
         self._show_code = show_code
+        self._screen = screen
         self._begun = time.monotonic()
         self._paired_at = 0.0
         self._recorder = Recorder(options.role)
@@ -130,6 +136,8 @@ class Run:
         self._early: _Event | None = None
         self._side: str | None = None
         self._tasks = Tasks()
+        self._jobs = Tasks()
+        """Those of the test that is on."""
         self._typed: tuple[str, ...] = ()
         self._targets: tuple[Target, ...] = ()
         self._contact: Contact | None = None
@@ -143,6 +151,11 @@ class Run:
         self._prober: Prober | None = None
         self._observer: Observer | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._watch: Watch | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._stopping = False
+        self._allowed = options.timeout
+        """Seconds for one test: with --watch the shorter of both sides' time-outs."""
 
     @property
     def facts(self) -> HostFacts:
@@ -156,6 +169,7 @@ class Run:
 
     async def run(self) -> Outcome:
         """Return the outcome; whatever happens, leave nothing open."""
+        self._task = asyncio.current_task()
         try:
             contact = self._contact = await self._make_contact()
             failure = await self._meet(contact)
@@ -230,15 +244,20 @@ class Run:
                 chosen.cancel()
                 await asyncio.gather(chosen, return_exceptions=True)
 
-    async def _resolve_typed(self, contact: Contact) -> None:
+    async def _resolve_targets(self) -> None:
+        found: list[Target] = []
         for text in self.options.targets:
             try:
-                self._targets += (
-                    Target(text=text, addresses=await resolve(text, seconds=NAME_SECONDS)),
-                )
+                addresses = await resolve(text, seconds=NAME_SECONDS)
+                found.append(Target(text=text, addresses=addresses))
             except UnresolvedError as error:
-                self._targets += (Target(text=text, error=str(error)),)
-                self._say(f"{text!r} does not resolve: {error}.")
+                found.append(Target(text=text, error=str(error)))
+                if self._watch is None:  # else said once already, and the verdict names it
+                    self._say(f"{text!r} does not resolve: {error}.")
+        self._targets = tuple(found)
+
+    async def _resolve_typed(self, contact: Contact) -> None:
+        await self._resolve_targets()
         for peer in self.options.peers:
             await self._dial_typed(contact, peer)
 
@@ -321,32 +340,31 @@ class Run:
     # The session -------------------------------------------------------------------------
 
     async def _converse(self, contact: Contact) -> Outcome:
-        link, channel, keys = self._link, self._channel, self._keys
-        if link is None or keys is None or channel is None:
+        link, channel = self._link, self._channel
+        if link is None or channel is None:
             raise ProtocolError("not paired")
         if link.way == RENDEZVOUS:
             link = self._link = await self._move(contact, channel)
         if self._discovery is not None:
             self._tasks.start(self._discovery.close())
-        key = keys.derive("challenge")
-        self._own = OwnListeners(key, self._recorder.clock, self._recorder.acceptances.append)
-        self._prober = Prober(self._recorder, key, link.remote)
-        self._rules = OwnRules(self._recorder, privileged=self._facts.privileged)
-        session = self._session = Session(
-            self.options.role, self._offer(contact, link), secrets.token_bytes
-        )
-        self._deadline = asyncio.get_running_loop().call_later(
-            # The leader ends the probing; the other waits for that a little longer.
-            self.options.timeout + (0.0 if session.leads else FINISH_SECONDS),
-            self._events.put_nowait,
-            _Deadline(),
-        )
         try:
-            return await self._drive(session, channel)
+            outcome = await self._test(contact)
+            if outcome.verdict.verdict_id is None:
+                return outcome
+            if self._watch is None:
+                # The other side needs this side's `Agreed` to print the same verdict.
+                await channel.finish()
+                return outcome
+            return await self._watch.run(
+                outcome, test=lambda: self._test_again(contact), next_event=self._next_event
+            )
         except ProtocolError as error:
             channel.send(Bye(reason="failed"))
             await channel.settle()
-            return self._lost(f"the other side broke the protocol: {error}")
+            reason = f"the other side broke the protocol: {error}"
+            if self._watch is not None and self._watch.on:
+                return self._watch.lost(reason)
+            return self._lost(reason)
 
     async def _move(self, contact: Contact, channel: Channel) -> Link:
         """Try to go on without the meeting point; return the link that serves then.
@@ -360,7 +378,7 @@ class Run:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MOVE_SECONDS if waits else self.options.timeout):
                 while True:
-                    event = await self._next_event(channel if waits else None)
+                    event = await self._first_of(channel if waits else None)
                     if isinstance(event, Where):
                         nets = [(item.address, item.prefix) for item in self._facts.addresses]
                         near = [a for a in event.addresses if is_near(a, nets)]
@@ -375,7 +393,7 @@ class Run:
             raise ProtocolError("not paired")
         return channel.link
 
-    async def _next_event(self, moving: Channel | None) -> _Event | None:
+    async def _first_of(self, moving: Channel | None) -> _Event | None:
         """Return what happens next; None where `moving` has got another link first."""
         event = asyncio.ensure_future(self._events.get())
         waiting: list[asyncio.Future[Any]] = [event]
@@ -388,48 +406,129 @@ class Run:
             for one in waiting:
                 one.cancel()
 
-    def _offer(self, contact: Contact, link: Link) -> Offer:
+    async def _test(self, contact: Contact) -> Outcome:
+        """Make one test: a fresh session, over the contact that there is."""
+        keys, channel = self._keys, self._channel
+        if keys is None or channel is None:
+            raise ProtocolError("not paired")
+        self._link = channel.link or self._link
+        key = keys.derive("challenge")
+        self._own = OwnListeners(key, self._recorder.clock, self._recorder.acceptances.append)
+        self._prober = Prober(self._recorder, key, self._remote())
+        self._rules = OwnRules(self._recorder, privileged=self._facts.privileged)
+        session = self._session = Session(
+            self.options.role, self._offer(contact), secrets.token_bytes
+        )
+        # The leader ends the probing; the other waits for that a little longer.
+        self._set_deadline(
+            session,
+            self._allowed + (0.0 if session.leads else self._longer()),
+            last=not session.leads,
+        )
+        try:
+            return await self._drive(session, channel)
+        finally:
+            await self._end_test()
+
+    async def _test_again(self, contact: Contact) -> Outcome:
+        """Make a further test: everything may have changed."""
+        self._recorder = Recorder(self.options.role)
+        self._facts = host_facts(privileged=self._privileged)
+        await self._resolve_targets()
+        return await self._test(contact)
+
+    def _longer(self) -> float:
+        """How much longer who does not lead waits; in the loop only for a leader that hangs."""
+        return FINISH_SECONDS if self._watch is None else 4 * FINISH_SECONDS
+
+    def _remote(self) -> str:
+        """The other side's address, as the link in use shows it."""
+        link = (self._channel.link if self._channel else None) or self._link
+        return link.remote if link else ""
+
+    def _offer(self, contact: Contact) -> Offer:
         return Offer(
             ports=self.options.ports,
             targets=self._targets,
             typed=self._typed,
             addresses=tuple(item.address for item in self._facts.addresses),
-            remote=link.remote,
+            remote=self._remote(),
             proven=contact.proven,
             both_ways=self.options.both_ways,
             timeout=self.options.timeout,
+            watch=self.options.watch,
         )
 
     async def _drive(self, session: Session, channel: Channel) -> Outcome:
-        late = False
         while True:
             for order in self._take_orders(session):
                 if isinstance(order, Conclude):
-                    return await self._conclude(order, channel)
+                    return self._conclude(order)
                 self._carry_out(order, channel)
+            event = await self._next_event()
+            if self._is_of_the_loop(event, session):
+                continue
+            if isinstance(event, Bye | PeerLostError):
+                return self._lost(why_left(event))
+            if isinstance(event, _Deadline):
+                if event.last:
+                    return await self._out_of_time(channel)
+                session.hurry()
+                self._set_deadline(session, FINISH_SECONDS, last=True)
+            elif isinstance(event, _Reported):
+                session.report(event.report)
+            elif isinstance(event, Message):
+                self._receive(session, event)
+
+    def _is_of_the_loop(self, event: _Event, session: Session) -> bool:
+        """Let --watch have what is its own; return whether the test need not care."""
+        if self._watch is None:
+            return False
+        agreeing = session.state is State.AGREEING
+        if self._watch.take(event, agreeing=agreeing):
+            return True
+        # The other side may have the verdict already, and its word is on the way.
+        return isinstance(event, _Deadline) and agreeing and self._watch.on
+
+    def _set_deadline(self, session: Session, seconds: float, *, last: bool) -> None:
+        self._deadline = asyncio.get_running_loop().call_later(
+            seconds, self._events.put_nowait, _Deadline(session, last)
+        )
+
+    async def _next_event(self) -> _Event:
+        """Return what happens next, without what belongs to a test that has ended."""
+        while True:
             event = self._early or await self._events.get()
             self._early = None
-            if isinstance(event, PeerLostError):
-                return self._lost(str(event))
-            if isinstance(event, Bye):
-                return self._lost(BYES.get(event.reason, BYES["failed"]))
-            if isinstance(event, _Deadline):
-                if late or not session.leads:
-                    return await self._out_of_time(channel)
-                late = True
-                session.hurry()
-                self._deadline = asyncio.get_running_loop().call_later(
-                    FINISH_SECONDS, self._events.put_nowait, _Deadline()
-                )
-            elif isinstance(event, Report):
-                session.report(event)
-            else:
-                self._receive(session, event)
+            if isinstance(event, _Reported | _Deadline) and (
+                event.of is not self._session or self._prober is None
+            ):
+                continue
+            return event
 
     def _receive(self, session: Session, message: Message) -> None:
         session.receive(message)
         if isinstance(message, Offer):
+            self._agree_to_stay(message)
             self._begin_watching(session)
+
+    def _agree_to_stay(self, theirs: Offer) -> None:
+        """With --watch on either side both stay, from the first test on."""
+        channel = self._channel
+        if channel is None or self._watch is not None:
+            return
+        if not (self.options.watch or theirs.watch):
+            return
+        if not self.options.watch:
+            self._say("The other side asked to keep testing (--watch). Ctrl-C ends both sides.")
+        self._allowed = min(self.options.timeout, max(theirs.timeout, 0.0))
+        self._watch = Watch(self.options.role, channel, self._events.put_nowait, self._screen)
+        both = self.options.both_ways or theirs.both_ways
+        wanted = self.options.ports or (theirs.ports if both else ())
+        ports = [
+            p for t in wanted for part in parse_ports(t) if part.transport == "tcp" for p in part
+        ]
+        self._watch.begin(ports, lambda: self._own.inodes if self._own else ())
 
     def _begin_watching(self, session: Session) -> None:
         """Both offers are known: what is to be watched, and between which addresses."""
@@ -447,7 +546,7 @@ class Run:
             self._recorder,
             self._own,
             {link.local: "", **cards},
-            [link.remote, *theirs.addresses],
+            [self._remote(), *theirs.addresses],
             self._packets,
             self.options.service,
         )
@@ -484,11 +583,13 @@ class Run:
             if self._observer is not None:
                 self._observer.mark()
         else:
-            self._tasks.start(self._work(self._job(order, channel.rtt)))
+            job = self._job(order, channel.rtt)
+            if self._session is not None:
+                self._jobs.start(self._work(self._session, job))
 
-    async def _work(self, job: Coroutine[Any, Any, Report]) -> None:
+    async def _work(self, session: Session, job: Coroutine[Any, Any, Report]) -> None:
         try:
-            self._events.put_nowait(await job)
+            self._events.put_nowait(_Reported(session, await job))
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -516,7 +617,11 @@ class Run:
                 return Collected(seen_here)
             case Freeze():
                 await observer.finish()
-                await rules.write(self._link.remote if self._link else "")
+                await rules.write(self._remote())
+                if self._path() == RENDEZVOUS:
+                    self._recorder.gateways = await gateway_neighbours()
+                if self._watch is not None:
+                    self._watch.look()
                 return Frozen(pack(self._freeze()))
             case Gather(plan, seen):
                 tried = await prober.gather(plan, seen, rtt)
@@ -525,12 +630,15 @@ class Run:
                 return Gathered(tried)
         raise ProtocolError("an unknown order")
 
-    def _freeze(self) -> Evidence:
+    def _close_packets(self) -> None:
         if self._packets is not None:
             self._packets.drain()
             self._recorder.witnesses["packets"] = self._packets.state()
             self._packets.close()
             self._packets = None
+
+    def _freeze(self) -> Evidence:
+        self._close_packets()
         link, session, contact = self._link, self._session, self._contact
         if link is None or session is None or contact is None:
             raise ProtocolError("nothing to freeze")
@@ -563,10 +671,10 @@ class Run:
 
     # Ends --------------------------------------------------------------------------------
 
-    async def _conclude(self, end: Conclude, channel: Channel) -> Outcome:
-        # The other side needs this side's `Agreed` to print the same verdict.
-        await channel.finish()
+    def _conclude(self, end: Conclude) -> Outcome:
+        other = end.destination if self.options.role == SOURCE else end.source
         return Outcome(
+            kept=self._kept(b"", other),
             verdict=end.verdict,
             source=end.source.facts,
             destination=end.destination.facts,
@@ -575,6 +683,10 @@ class Run:
         )
 
     async def _out_of_time(self, channel: Channel) -> Outcome:
+        if self._watch is not None and self._watch.on:
+            if self.options.role == SOURCE:
+                return self._lost("the time allowed ran out")  # and the loop goes on
+            raise LeftError(PeerLostError("the other side did not end its test"))
         channel.send(Bye(reason="timeout"))
         await channel.settle()
         return self._lost(f"the time allowed ({self.options.timeout:g} s) ran out")
@@ -582,6 +694,7 @@ class Run:
     def _lost(self, reason: str) -> Outcome:
         evidence = self._freeze() if self._session is not None else None
         return Outcome(
+            kept=self._kept(b"" if evidence is None else pack(evidence)),
             verdict=lost_verdict(
                 evidence, f"The two sides could not agree on a verdict: {reason}."
             ),
@@ -590,6 +703,14 @@ class Run:
             contact=self._contact_facts(lost=True),
             seconds=self._seconds(),
         )
+
+    def _kept(self, evidence: bytes, other: Evidence | None = None) -> Kept | None:
+        """What is to be saved: what was frozen before both came to agree, else `evidence`."""
+        session, contact = self._session, self._contact
+        if session is None or contact is None:
+            return None
+        data = session.frozen or evidence
+        return Kept(data, contact.code, self._keys, session.peer_digest, other) if data else None
 
     def _no_contact(self, reason: str) -> Outcome:
         return Outcome(
@@ -602,9 +723,20 @@ class Run:
             seconds=self._seconds(),
         )
 
+    def interrupt(self) -> None:
+        """Ctrl-C: with --watch, once the first verdict stands, an end in order."""
+        if self._watch is not None and self._watch.on and not self._stopping:
+            self._stopping = True
+            self._events.put_nowait(Stop(interrupted=True))
+        elif self._task is not None:
+            self._task.cancel()
+
     def interrupted(self) -> Outcome:
         """Return what can be said of a run that was interrupted."""
+        if self._watch is not None and self._watch.on:
+            return self._watch.outcome(interrupted=True)
         outcome = self._no_contact("Interrupted before the two sides had agreed on a verdict.")
+        outcome.interrupted = True
         if self.paired:
             outcome.verdict = lost_verdict(None, outcome.verdict.summary)
             outcome.contact = self._contact_facts(lost=True)
@@ -632,20 +764,11 @@ class Run:
 
     async def _close(self) -> None:
         """Close everything in the order in which it depends on each other."""
-        if self._deadline is not None:
-            self._deadline.cancel()
         # What is still under way must not start anything whose owner has been closed.
         self._tasks.cancel()
-        if self._prober is not None:
-            self._prober.close()
-        if self._observer is not None:
-            await self._observer.close()
-        if self._packets is not None:
-            self._packets.close()
-        if self._rules is not None:
-            await self._rules.close()
-        if self._own is not None:
-            await self._own.close()
+        if self._watch is not None:
+            await self._watch.close()
+        await self._end_test()
         if self._channel is not None:
             await self._say_bye(self._channel)
             await self._channel.close()
@@ -654,6 +777,26 @@ class Run:
         if self._discovery is not None:
             await self._discovery.close()
         await self._tasks.finish()
+
+    async def _end_test(self) -> None:
+        """Close what belongs to the test that is on; safe to call again."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._jobs.cancel()
+        if self._prober is not None:
+            self._prober.close()
+            self._prober = None
+        if self._observer is not None:
+            await self._observer.close()
+            self._observer = None
+        self._close_packets()
+        if self._rules is not None:
+            await self._rules.close()
+            self._rules = None
+        if self._own is not None:
+            await self._own.close()
+            self._own = None
+        await self._jobs.finish()
 
     async def _say_bye(self, channel: Channel) -> None:
         """On an interrupt, tell the other side at once instead of letting it wait."""

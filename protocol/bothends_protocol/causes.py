@@ -75,7 +75,24 @@ def _no_route(j: Journey) -> bool | None:
 def _no_host(j: Journey) -> bool | None:
     if j.neighbour is None or j.return_error is not None or j.astray:
         return False
-    return j.unresolved and bare(j.neighbour.next_hop) == bare(j.address)
+    if j.local and j.unmet:
+        # The destination has it. So it is kept apart from the source, or elsewhere.
+        return False if j.together is not None else None if j.unresolved and j.on_link else False
+    return j.unresolved and j.on_link
+
+
+def _isolated(j: Journey) -> bool | None:
+    """Both on one network, and neither gets through to the other, by any way."""
+    if not (j.local and j.unmet and j.on_link) or j.stranger or j.together is False:
+        return False
+    return True if j.together and j.unresolved else None
+
+
+def _elsewhere(j: Journey) -> bool | None:
+    """The destination has the address on another network than the source's, of the same name."""
+    if not (j.local and j.unmet and j.on_link) or j.together:
+        return False
+    return True if j.together is False else None
 
 
 def _source_filter(j: Journey) -> bool | None:
@@ -138,21 +155,23 @@ def _wrong_host(j: Journey) -> bool | None:
 
 def _duplicate(j: Journey) -> bool | None:
     """The destination has the address, and on the source's network another answers for it."""
-    return bool(j.local and j.stranger)
+    if not (j.local and j.stranger):
+        return False
+    if not j.unmet or j.together:
+        return True
+    return None if j.together is None else False
 
 
 def _not_forwarded(j: Journey) -> bool | None:
     """Behind a router only: on the source's own network nobody forwards."""
     if not j.destination_known or j.local or j.unresolved:
         return False
-    on_link = j.neighbour is not None and bare(j.neighbour.next_hop) == bare(j.address)
-    return False if on_link else None
+    return False if j.on_link else None
 
 
 def _for_somebody_else(j: Journey) -> bool:
     """Whether the address is not the destination's, and nobody between translates it."""
-    on_link = j.neighbour is not None and bare(j.neighbour.next_hop) == bare(j.address)
-    return j.destination_known and not j.local and on_link
+    return j.destination_known and not j.local and j.on_link
 
 
 def _destination_drop(j: Journey) -> bool | None:
@@ -272,6 +291,21 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         _ANY,
         _no_host,
         "Check the address: is it the destination's, and is the destination switched on?",
+    ),
+    PathCause(
+        "network.client-isolation",
+        (Stage.MADE, Stage.ARRIVED),
+        _ANY,
+        _isolated,
+        "Connect one of the two computers by cable, or both to the same network that is not a "
+        "guest network, and test again.",
+    ),
+    PathCause(
+        "address.private",
+        (Stage.MADE, Stage.ARRIVED),
+        _ANY,
+        _elsewhere,
+        "Find out whether both computers are on the same network: do they use the same router?",
     ),
     PathCause(
         "network.unreachable",

@@ -422,6 +422,9 @@ class Evidence(_Record, frozen=True):
     routes: tuple[Route, ...] = ()
     returns: tuple[Return, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    gateways: tuple[Neighbour, ...] = ()
+    """This host's default gateways, where the two did not meet directly: by them two hosts know
+    whether they are on one network."""
     rules: tuple[MatchingRule, ...] = ()
     self_connects: tuple[SelfConnect, ...] = ()
 

@@ -11,17 +11,21 @@ from typing import Annotated
 import msgspec
 
 from .evidence import Port, Probe, RoundPlan, Target, Text
+from .timeline import MAX_CHANGES, Change, What
 from .wire import pack, unpack
 
 __all__ = [
     "BYES",
     "REFUSALS",
+    "Again",
     "Agreed",
     "Barrier",
     "Bye",
+    "Changed",
     "Done",
     "EvidencePart",
     "Finish",
+    "Listed",
     "Mark",
     "Message",
     "Offer",
@@ -50,8 +54,9 @@ BYES = {
     "interrupted": "bothends was interrupted on the other computer",
     "timeout": "the time allowed ran out on the other computer",
     "failed": "bothends failed on the other computer",
+    "ended": "the live repair loop was ended on the other computer",
 }
-"""Why a side leaves before the verdict."""
+"""Why a side leaves before the verdict, or (`ended`) when it has seen enough of them."""
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag=True):
@@ -82,6 +87,8 @@ class Offer(_Message, frozen=True):
     both_ways: bool = False
     timeout: float = 60.0
     """Seconds from pairing to verdict that this side allows."""
+    watch: bool = False
+    """Whether this side stays and tests again; then both do."""
 
 
 class Where(_Message, frozen=True):
@@ -201,6 +208,33 @@ class Bye(_Message, frozen=True):
     reason: str
 
 
+class Changed(_Message, frozen=True):
+    """Something changed on the sender's side: the leader is to test again."""
+
+    what: What
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    """Of a program that listens; 0 for all else."""
+
+
+class Again(_Message, frozen=True):
+    """The leader begins a further test; the other side answers with the same.
+
+    What comes before the answer still belongs to the test before.
+    """
+
+    number: Annotated[int, msgspec.Meta(ge=2, le=2**32)]
+    """Tests are counted from 1."""
+
+
+class Listed(_Message, frozen=True):
+    """The leader ends a further test, and says what is to be listed of it."""
+
+    number: Annotated[int, msgspec.Meta(ge=2, le=2**32)]
+    verdict_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Empty: it did not come to a verdict in time."""
+    changed: Annotated[tuple[Change, ...], msgspec.Meta(max_length=MAX_CHANGES)] = ()
+
+
 Message = (
     Bye
     | Where
@@ -214,6 +248,9 @@ Message = (
     | Finish
     | EvidencePart
     | Agreed
+    | Changed
+    | Again
+    | Listed
 )
 
 

@@ -25,6 +25,8 @@ def narrate(j: Journey) -> tuple[str, ...]:
         _replied(j),
         _returned(j),
         _outcome(j),
+        _nobody_there(j),
+        _gateways(j),
     ]
     return tuple(line for line in (*lines, *_burst(j)) if line)
 
@@ -156,6 +158,29 @@ def _outcome(j: Journey) -> str:
     return "The source got no answer at all."
 
 
+def _nobody_there(j: Journey) -> str:
+    if j.neighbour is None or not j.unresolved:
+        return ""
+    return (
+        f"Nothing on the source's network answers to {j.neighbour.next_hop}: the question for its "
+        "hardware address stays without an answer."
+    )
+
+
+def _gateways(j: Journey) -> str:
+    if j.together is None or not j.on_link:
+        return ""
+    if j.together:
+        return (
+            "Both computers reach the same gateway (it has the same hardware address), so they are "
+            "on one network; but neither reached the other, by any way."
+        )
+    return (
+        "Both computers have a gateway of the same address, but these are two machines: the "
+        "networks only look alike."
+    )
+
+
 def _errors(j: Journey) -> str:
     return ", ".join(sorted({t.attempt.error for t in j.failed if t.attempt.error}))
 
@@ -210,4 +235,10 @@ def _place(check: Check) -> str:
 
 
 def _sentence(text: str) -> str:
-    return (text[:1].upper() + text[1:] if text else "Nothing could be tested") + "."
+    return (text[:1].upper() + text[1:] if text else _NOTHING) + "."
+
+
+_NOTHING = (
+    "Nothing could be tested, since no address is known at which the destination can be reached: "
+    "start the source again with --target and that address"
+)

@@ -191,6 +191,10 @@ class Journey:
     """Who said that the time of a request ran out which was to end at the first router."""
     self_connect: SelfConnect | None = None
     """What came of the destination's connection to its own service."""
+    unmet: bool = False
+    """Whether the two never reached each other directly: at a meeting point, or not at all."""
+    together: bool | None = None
+    """Whether the two are on one network, as their gateways show; None where that is unknown."""
     source_rules: tuple[MatchingRule, ...] = ()
     """Rules of the source's own firewall that match the requests or the answers."""
     destination_rules: tuple[MatchingRule, ...] = ()
@@ -206,6 +210,11 @@ class Journey:
         if not any(trail.connected for trail in self.trails) or self.burst is None:
             return False
         return bool(self.burst.forwarded or self.burst.reached.get(Stage.DELIVERED))
+
+    @property
+    def on_link(self) -> bool:
+        """Whether the source looks for the address on its own network."""
+        return self.neighbour is not None and bare(self.neighbour.next_hop) == bare(self.address)
 
     @property
     def unresolved(self) -> bool:
@@ -390,6 +399,8 @@ def observe(
         wanted_elsewhere=tuple(wanted),
         first_router=_first_router(source, key),
         self_connect=_self_connect(table, key),
+        unmet=_unmet(source, table),
+        together=_together(source, table),
         source_rules=_rules(source, key),
         destination_rules=_rules(table, key),
     )
@@ -533,6 +544,26 @@ def _stranger(neighbour: Neighbour | None, table: Evidence | None) -> bool | Non
     return neighbour.hardware not in table.facts.hardware
 
 
+def _unmet(source: Evidence | None, table: Evidence | None) -> bool:
+    if source is None or table is None:
+        return False
+    return {source.contact.path, table.contact.path} <= {"rendezvous", "offline"}
+
+
+def _together(source: Evidence | None, table: Evidence | None) -> bool | None:
+    """Whether both have one gateway, by its hardware address; two of the same name are two."""
+    if source is None or table is None:
+        return None
+    here, there = (
+        {(bare(g.next_hop), g.hardware) for g in side.gateways if g.hardware is not None}
+        for side in (source, table)
+    )
+    if here & there:
+        return True
+    alike = {address for address, _ in here} & {address for address, _ in there}
+    return False if alike else None
+
+
 def _seen_as(
     attempts: Iterable[Attempt], source: Evidence | None, table: Evidence | None
 ) -> frozenset[str]:
@@ -670,6 +701,7 @@ class _Matcher:
             if s.way == "out" and s.flags == "S" and s.icmp is None and self._is_mine(s)
         )
         self._outside = _outside_address(source, table)
+        self._unmet = _unmet(source, table)
 
     def _is_mine(self, s: Sighting) -> bool:
         a = self.attempt
@@ -686,10 +718,16 @@ class _Matcher:
         requests = [s for s in sightings if self._is_request(s, way)]
         if any(s.seq in self._seqs or self._is_mine(s) for s in requests):
             return True
-        if way == "in" and self._outside:
-            translated = any(bare(s.source) == self._outside for s in requests)
-            return None if translated else False
+        if way == "in" and any(self._may_be_mine(s) for s in requests):
+            return None
         return False
+
+    def _may_be_mine(self, s: Sighting) -> bool:
+        """Whether a NAT may have made this of the request, with a port and number of its own."""
+        if self._outside:
+            return bare(s.source) == self._outside
+        # Met at a meeting point, the two do not know how each looks to the other.
+        return self._unmet and s.destination_port == self.attempt.port
 
     def _is_request(self, s: Sighting, way: str) -> bool:
         return (

@@ -245,6 +245,16 @@ class Session:
         """Whether this side announces the rounds."""
         return self.role == SOURCE
 
+    @property
+    def frozen(self) -> bytes:
+        """The evidence of this side once it is frozen, empty before."""
+        return self._own_bytes
+
+    @property
+    def peer_digest(self) -> bytes:
+        """SHA-256 of the other side's evidence once it is here whole, empty before."""
+        return hashlib.sha256(self._peer_bytes).digest() if self._peer_complete else b""
+
     def receive(self, message: Message) -> None:
         """Take a message of the other side; raise `ProtocolError` where it is out of turn."""
         handler = _TABLE.get((self.state, type(message)))
@@ -485,7 +495,10 @@ class Session:
         if theirs.role != other_role(self.role) or theirs.session != mine.session:
             raise ProtocolError("the evidence belongs to another run")
         source, destination = (mine, theirs) if self.leads else (theirs, mine)
-        verdict = judge(source, destination)
+        try:
+            verdict = judge(source, destination)
+        except InputError as error:
+            raise ProtocolError("evidence with ports that are none") from error
         self._result = Conclude(verdict, source, destination)
         self._send(self._agreed(verdict))
         self.state = State.AGREEING

@@ -35,6 +35,7 @@ __all__ = [
     "RuleSet",
     "Rules",
     "find",
+    "legacy_saves",
     "matching_rules",
     "nat_of",
     "read_ruleset",
@@ -306,6 +307,22 @@ async def _read_saves(document: object) -> list[Save]:
         # A program of the common name may be of either kind; its first line says which.
         if output and ("nf_tables" in output.partition("\n")[0]) != legacy
     ]
+
+
+async def legacy_saves() -> tuple[str, ...]:
+    """Return what iptables-save of the older kind lists, nothing where it has no tables here.
+
+    Nftables announces a change; this kind does not, and must be read. Never raises.
+    """
+    texts = []
+    for version, program in ((4, "iptables"), (6, "ip6tables")):
+        if not _has_legacy(version):
+            continue
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_TIMEOUT):
+                found = _program(f"{program}-legacy-save", f"{program}-save")
+                texts.append(await _run(found) or "")
+    return tuple(texts)
 
 
 def _has_iptables(document: object) -> bool:
