@@ -146,6 +146,8 @@ class Contact:
         self._open: set[Link] = set()
         self._proven: dict[str, None] = {}
         self._known: dict[tuple[str, int], None] = {}
+        self._refused_by: dict[str, int | None] = {}
+        """The error with which the last try at an address ended."""
         self._wake = asyncio.Event()
         self._puncher = Puncher(self.role, self.code.number, self._punched)
         self._rendezvous: Rendezvous | None = None
@@ -161,6 +163,15 @@ class Contact:
     def dialled(self) -> tuple[tuple[str, int], ...]:
         """Addresses and ports at which the other agent was looked for, the first ones first."""
         return tuple(self._dialled)
+
+    def filtered(self, way: str) -> frozenset[str]:
+        """Return the addresses where a filter refuses connections, as far as dialling shows.
+
+        `way` is the one on which the two have met. A closed port is refused too, and the other
+        side may have been started later; but once the two had to meet by UDP it listened there.
+        """
+        filtering = {errno.EHOSTUNREACH} | ({errno.ECONNREFUSED} if way == PUNCHED else set())
+        return frozenset(at for at, error in self._refused_by.items() if error in filtering)
 
     # Listening ---------------------------------------------------------------------------
 
@@ -235,7 +246,9 @@ class Contact:
             reader, writer = await _dial(address, port)
         except (OSError, TimeoutError) as error:
             self.refusals[place] = _what(error)
+            self._refused_by[address] = getattr(error, "errno", None)
             return False
+        self._refused_by.pop(address, None)
         link = Link(TcpStream(reader, writer), dialled=True)
         self.refusals[place] = SILENT
         return await self._pair(link, place)
