@@ -28,6 +28,7 @@ __all__ = [
     "Rules",
     "black_hole",
     "closed",
+    "contact_resets",
     "control_blocked",
     "default_deny",
     "delay",
@@ -305,6 +306,23 @@ def control_blocked(
 
     block.__name__ = "_".join(("control_blocked", *transports, to or "both"))
     return block
+
+
+def contact_resets(stage: Stage) -> None:
+    """Once a second a packet on a TCP connection of the contact is answered by a reset.
+
+    It is the source's next one. Whatever the destination sends on that connection from then on
+    is answered by a reset too, of the source's own kernel. To connect anew is not disturbed.
+    """
+    once = "tcp flags & (syn | rst) == 0 limit rate 1/second burst 1 packets"
+    rules(
+        "destination",
+        "input",
+        *(
+            f"tcp {end} {CONTROL_PORT} {once} counter reject with {RESET}"
+            for end in ("dport", "sport")
+        ),
+    )(stage)
 
 
 def black_hole(size: int) -> Fault:

@@ -320,23 +320,15 @@ while nft add rule bridge cut way drop; do
   sleep 0.4; nft flush chain bridge cut way; sleep 0.6
 done
 """
-CUT_RESET = """
-while nft add rule inet cut way 'tcp flags & rst == 0 reject with tcp reset'; do
-  nft add rule inet cut way meta l4proto udp drop
-  sleep 0.5; nft flush chain inet cut way; sleep 0.5
-done
-"""
 CUT_LINK = """
 while sleep 0.7 && ip link set dev eth0 down && sleep 0.3; do ip link set dev eth0 up; done
 """
 
 
-def _cut_table(family: str, hook: str) -> str:
-    """A table whose empty chain `way` meets all of the contact."""
-    return f"""table {family} cut {{
+CUT_TABLE = f"""table bridge cut {{
   chain way {{ }}
   chain control {{
-    type filter hook {hook} priority 0;
+    type filter hook prerouting priority 0;
     th dport {CONTROL_PORT} jump way
     th sport {CONTROL_PORT} jump way
   }}
@@ -345,18 +337,14 @@ def _cut_table(family: str, hook: str) -> str:
 
 
 def cut_every_second(stage: Stage, kind: str) -> list[Process]:
-    """Begin to cut the contact once a second; ends when it is killed."""
+    """Begin to cut the contact once a second; return what must go on running for it."""
     if kind == "link":
         return [stage.source.popen(["sh", "-c", CUT_LINK])]
     if kind == "silent":
-        stage.network.switch.nft(_cut_table("bridge", "prerouting"))
+        stage.network.switch.nft(CUT_TABLE)
         return [stage.network.switch.popen(["sh", "-c", CUT_SILENT])]
-    # Whatever one end sends, the other's firewall answers with a reset. By the filter inbound:
-    # one that keeps what a host sends itself is a fault of its own.
-    ends = (stage.source, stage.destination)
-    for host in ends:
-        host.nft(_cut_table("inet", "input"))
-    return [host.popen(["sh", "-c", CUT_RESET]) for host in ends]
+    faults.contact_resets(stage)
+    return []
 
 
 @pytest.mark.parametrize("kind", ["reset", "silent", "link"])
