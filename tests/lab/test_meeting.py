@@ -20,6 +20,7 @@ from .agents import CODE, CONTROL_PORT, Result
 from .faults import MDNS, Fault
 from .grading import Expected, Grade, blocked, grade, open_
 from .hosts import Lab, Process
+from .meet import CUTS, cut_every_second
 from .network import Builder, Stage
 from .rows import DESTINATION_DROP, NOT_RUNNING
 from .services import Service, meeting_point
@@ -315,45 +316,12 @@ def test_large_packets_vanish_before_a_meeting_point(lab: Lab) -> None:
 
 # -- cuts
 
-CUT_SILENT = """
-while nft add rule bridge cut way drop; do
-  sleep 0.4; nft flush chain bridge cut way; sleep 0.6
-done
-"""
-CUT_LINK = """
-while sleep 0.7 && ip link set dev eth0 down && sleep 0.3; do ip link set dev eth0 up; done
-"""
 
-
-CUT_TABLE = f"""table bridge cut {{
-  chain way {{ }}
-  chain control {{
-    type filter hook prerouting priority 0;
-    th dport {CONTROL_PORT} jump way
-    th sport {CONTROL_PORT} jump way
-  }}
-}}
-"""
-
-
-def cut_every_second(stage: Stage, kind: str) -> list[Process]:
-    """Begin to cut the contact once a second; return what must go on running for it."""
-    if kind == "link":
-        return [stage.source.popen(["sh", "-c", CUT_LINK])]
-    if kind == "silent":
-        stage.network.switch.nft(CUT_TABLE)
-        return [stage.network.switch.popen(["sh", "-c", CUT_SILENT])]
-    faults.contact_resets(stage)
-    return []
-
-
-@pytest.mark.parametrize("kind", ["reset", "silent", "link"])
+@pytest.mark.parametrize("kind", CUTS)
 def test_cut_every_second(stage: Stage, kind: str) -> None:
     serve(stage)
     faults.loss(20)(stage)
     faults.destination_drop("4000-9999")(stage)
-    if kind == "reset":
-        faults.control_blocked("udp")(stage)
     cutting = cut_every_second(stage, kind)
     how = How(ports=LONG, both=("--timeout", "60"))
     results = agreed(start(stage, how), LONG_DROPPED, NEAR)
