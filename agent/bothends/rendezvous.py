@@ -308,6 +308,7 @@ class Rendezvous:
         """The other agent's side, once it has said hello."""
         self._streams: dict[bytes, RendezvousStream] = {}
         self._wanted = False
+        self._leaving = False
         self._reached = False
         self._noticed = ""
         self._closed = asyncio.Event()
@@ -342,6 +343,7 @@ class Rendezvous:
 
     async def close(self) -> None:
         """Leave the meeting point in order, within a bounded time; safe to call again."""
+        self._leaving = True
         mailbox = self._mailbox
         for stream in list(self._streams.values()):
             stream.abort()
@@ -480,6 +482,8 @@ class Rendezvous:
 
         Some servers count every side that ever was in it, and refuse the third.
         """
+        if self._leaving:
+            return  # both do at the end, and nobody is waited for
         old = self._mailbox
         self._begin_anew(self._fresh_mailbox(old.side, int(old.nameplate)))
 
