@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bothends.picture import ASCII, UNICODE, Span, draw
-from bothends.render import clean, document, dumps, print_text, text
+from bothends.render import clean, document, dumps, no_contact_advice, print_text, text
 from bothends_protocol.codes import CODES, plain
 from bothends_protocol.verdict import Verdict
 from samples import VERDICTS, blocker, check, host, segments

@@ -264,6 +264,14 @@ async def test_an_abort_breaks_the_stream_at_both_ends(place: Place) -> None:
     there.close()
 
 
+async def test_two_that_leave_at_once_both_leave_in_order(place: Place) -> None:
+    source, destination = place.pair(place.meeting_point())
+    await joined(source, destination)
+    await asyncio.gather(source.way.close(), destination.way.close())
+    assert source.way._closed.is_set()
+    assert destination.way._closed.is_set()
+
+
 async def test_only_the_source_opens_streams(place: Place) -> None:
     source, destination = place.pair(place.meeting_point())
     destination.way.dial()

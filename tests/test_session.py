@@ -64,7 +64,7 @@ from bothends_protocol.session import (
     State,
 )
 from bothends_protocol.stages import Stage
-from bothends_protocol.wire import pack
+from bothends_protocol.wire import compress, pack
 from evidence_builder import DROPPED, HERE, THERE, Story
 
 MAX_STEPS = 20 * MAX_ROUNDS
@@ -659,7 +659,7 @@ def state_of(session: Session) -> State:
 
 def send(session: Session, evidence: Evidence | bytes) -> None:
     data = evidence if isinstance(evidence, bytes) else pack(evidence)
-    session.receive(EvidencePart(data=data, last=True))
+    session.receive(EvidencePart(data=compress(data), last=True))
 
 
 SOURCE_EVIDENCE, DESTINATION_EVIDENCE = Story().evidence()

@@ -215,6 +215,7 @@ class Channel:
         except LinkClosedError:
             pass
         finally:
+            self._heard = max(self._heard, link.heard)
             self._link = None
             self._conversation.detach()
             self._changed.set()
@@ -239,7 +240,7 @@ class Channel:
             link = self._link
             if link is None:
                 continue
-            silence = self._now() - self._heard
+            silence = self._now() - max(self._heard, link.heard)
             if silence > BROKEN_SECONDS:
                 self._silent = True
                 link.abort()

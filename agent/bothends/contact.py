@@ -153,9 +153,13 @@ class Contact:
         self._open: set[Link] = set()
         self._proven: dict[str, None] = {}
         self._known: dict[tuple[str, int], None] = {}
+        self._refused_by: dict[str, int | None] = {}
+        """The error with which the last try at an address ended."""
         self._wake = asyncio.Event()
         self._puncher = Puncher(self.role, self.code.number, self._punched)
         self._rendezvous: Rendezvous | None = None
+        self._meeting = False
+        """Whether a stream at the meeting point is wanted, or being paired."""
 
     @property
     def proven(self) -> tuple[str, ...]:
@@ -166,6 +170,15 @@ class Contact:
     def dialled(self) -> tuple[tuple[str, int], ...]:
         """Addresses and ports at which the other agent was looked for, the first ones first."""
         return tuple(self._dialled)
+
+    def filtered(self, way: str) -> frozenset[str]:
+        """Return the addresses where a filter refuses connections, as far as dialling shows.
+
+        `way` is the one on which the two have met. A closed port is refused too, and the other
+        side may have been started later; but once the two had to meet by UDP it listened there.
+        """
+        filtering = {errno.EHOSTUNREACH} | ({errno.ECONNREFUSED} if way == PUNCHED else set())
+        return frozenset(at for at, error in self._refused_by.items() if error in filtering)
 
     # Listening ---------------------------------------------------------------------------
 
@@ -256,7 +269,9 @@ class Contact:
             reader, writer = await _dial(address, port)
         except (OSError, TimeoutError) as error:
             self.refusals[place] = _what(error)
+            self._refused_by[address] = getattr(error, "errno", None)
             return False
+        self._refused_by.pop(address, None)
         chosen = self._dialled.get((address, port), False)
         link = Link(TcpStream(reader, writer), dialled=True, chosen=chosen)
         self.refusals[place] = SILENT
@@ -293,7 +308,12 @@ class Contact:
             url, self.code.number, self.role, self._met, self._troubled, side
         )
         self._rendezvous.start()
-        self._rendezvous.dial()
+        self._meet()
+
+    def _meet(self) -> None:
+        if self._rendezvous is not None and not self._meeting:
+            self._meeting = True
+            self._rendezvous.dial()
 
     def _troubled(self, sentence: str) -> None:
         self.refusals[MEETING_POINT] = sentence
@@ -511,6 +531,9 @@ class Contact:
         self._wake.set()
         self._tasks.cancel()
         self._puncher.rest()
+        self._meeting = False
+        if self._rendezvous is not None:
+            self._rendezvous.rest()
         while not self.links.empty():
             self.links.get_nowait()
         for other in self._open - {link}:
@@ -530,8 +553,8 @@ class Contact:
         """Try to take the session up again by every way that is known, beside listening."""
         if self.closed_to_new:
             self._redial_known()
-            if self._rendezvous is not None:
-                self._rendezvous.dial()
+        # Not only then: two that met there may be trying each other's addresses still.
+        self._meet()
 
     def _redial_known(self) -> None:
         self.closed_to_new = False

@@ -46,6 +46,8 @@ class Link:
         self.way = stream.way
         self.remote, self.remote_port = stream.remote, stream.remote_port
         self.local = stream.local
+        self.heard = 0.0
+        """When something came last, also where it was no whole frame yet."""
         self.keys: Keys | None = None
         self.root: Keys | None = None
         """The keys of the first pairing, from which those of the session come."""
@@ -145,6 +147,7 @@ class Link:
                 raise LinkClosedError(str(error)) from error
             if not data:
                 raise LinkClosedError("the connection was closed")
+            self.heard = self._now()
             self._ready = self._frames.feed(data)
         return self._ready.pop(0)
 

@@ -54,6 +54,11 @@ AFAR_SECONDS = 0.6
 
 NEIGHBOUR_PAUSE = 0.05
 
+REFUSAL_SECONDS = 1.3
+"""For an ICMP refusal where the host is known to refuse: Linux sends 6 of them to one peer and then
+one a second (icmp_ratelimit), and those may have gone to what the contact sent. The kernel asks
+again after 1 s, which is when the next one is due."""
+
 WORDS_SECONDS = 0.05
 """How long a service that accepted may take to speak or to close again, beside two round
 trips: one that refuses its client at once does so at once."""
@@ -117,6 +122,8 @@ class Prober:
         self._key = key
         self.packets: PacketWitness | None = None
         """This side's packet witness, once it is open."""
+        self.filtered: frozenset[str] = frozenset()
+        """Addresses where a filter refused the contact."""
         self._tries: list[_Try] = []
         self._short: list[_Try] = []
         """Those with a small time to live."""
@@ -155,6 +162,20 @@ class Prober:
         # gives them a grace. Only a challenge begun is heard to its end.
         if any(t.own and t.outcome == "connected" and not t.settled for t in self._tries):
             await self._settle(SETTLE_SECONDS + 2 * rtt)
+        await self._await_refusal()
+
+    async def _await_refusal(self) -> None:
+        """Where a filter refused the contact and all is silent: wait until it may refuse again."""
+        waiting = [t for t in self._tries if t.probe.address in self.filtered]
+        if not waiting or any(t.outcome != "silent" for t in waiting):
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REFUSAL_SECONDS):
+                while all(t.outcome == "silent" for t in waiting):
+                    self._changed.clear()
+                    await self._changed.wait()
+        if all(t.outcome == "silent" for t in waiting):
+            self.filtered = frozenset()  # it does not: no need to wait again
 
     async def gather(
         self, plan: RoundPlan, seen: tuple[SeenPort, ...], rtt: float

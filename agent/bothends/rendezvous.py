@@ -16,12 +16,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import secrets
 import socket
 import ssl
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from bothends_protocol.code import MAX_NUMBER
@@ -53,11 +54,11 @@ from bothends_protocol.parcels import (
     write_parcel,
 )
 
-from .streams import RENDEZVOUS, Stream
+from .streams import RENDEZVOUS, Stream, tune
 from .tasks import Tasks
 
 if TYPE_CHECKING:
-    from websockets.asyncio.client import ClientConnection, connect
+    from websockets.asyncio.client import ClientConnection
 
 __all__ = ["Rendezvous", "RendezvousStream", "allocate", "new_side", "parse_url"]
 
@@ -70,6 +71,11 @@ OPEN_SECONDS = 5.0
 FIRST_PAUSE = 0.1
 LAST_PAUSE = 2.0
 """Seconds between one try to connect and the next: at first, and at most."""
+
+SOON_PAUSE = 0.4
+SOON_SECONDS = 5.0
+"""For so long after a connection that served the pause is no longer than that: two who talk by
+way of a meeting point that was started again miss each other for 4 seconds (`channel`) at most."""
 
 PING_SECONDS = 2.0
 """Between signs of life on a quiet connection, and the wait for the answer to one: a server that
@@ -302,6 +308,7 @@ class Rendezvous:
         """The other agent's side, once it has said hello."""
         self._streams: dict[bytes, RendezvousStream] = {}
         self._wanted = False
+        self._leaving = False
         self._reached = False
         self._noticed = ""
         self._closed = asyncio.Event()
@@ -325,6 +332,10 @@ class Rendezvous:
             self._wanted = True
             asyncio.get_running_loop().call_soon(self._dial_if_wanted)
 
+    def rest(self) -> None:
+        """Open no stream that was asked for and is not open yet."""
+        self._wanted = False
+
     def renumber(self, number: int) -> None:
         """Give up the old number for `number`: a new code was drawn."""
         self._say_leave(self._mailbox)
@@ -332,6 +343,7 @@ class Rendezvous:
 
     async def close(self) -> None:
         """Leave the meeting point in order, within a bounded time; safe to call again."""
+        self._leaving = True
         mailbox = self._mailbox
         for stream in list(self._streams.values()):
             stream.abort()
@@ -352,6 +364,8 @@ class Rendezvous:
 
     async def _keep_connected(self) -> None:
         pause = FIRST_PAUSE
+        served = -math.inf
+        clock = asyncio.get_running_loop().time
         while True:
             self._reached = False
             self._attempt = asyncio.ensure_future(self._use(self._mailbox))
@@ -368,9 +382,9 @@ class Rendezvous:
                 if isinstance(error, ssl.SSLCertVerificationError):
                     return  # trying again does not help
             if self._reached:
-                pause = FIRST_PAUSE
+                pause, served = FIRST_PAUSE, clock()
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LAST_PAUSE)
+            pause = min(2 * pause, SOON_PAUSE if clock() - served < SOON_SECONDS else LAST_PAUSE)
 
     async def _use(self, mailbox: Mailbox) -> None:
         """Use `mailbox` over one connection, until that ends."""
@@ -468,6 +482,8 @@ class Rendezvous:
 
         Some servers count every side that ever was in it, and refuse the third.
         """
+        if self._leaving:
+            return  # both do at the end, and nobody is waited for
         old = self._mailbox
         self._begin_anew(self._fresh_mailbox(old.side, int(old.nameplate)))
 
@@ -535,16 +551,21 @@ class Rendezvous:
             asyncio.get_running_loop().call_later(delay, self._attempt.cancel)
 
 
-def _connect(url: str) -> connect:
-    """Connect to `url` itself: through no proxy, to no other place that it may name."""
+@contextlib.asynccontextmanager
+async def _connect(url: str) -> AsyncIterator[ClientConnection]:
+    """Connect to `url` itself: through no proxy, to no other place that it may name.
+
+    In small segments (`streams.tune`), so that it works where large packets vanish.
+    """
     from websockets.asyncio.client import connect  # noqa: PLC0415  60 ms to load
 
     class Direct(connect):
         def process_redirect(self, exc: Exception) -> Exception | str:
             return exc
 
-    return Direct(
+    async with Direct(
         url,
+        sock=await _socket_to(url),
         compression=None,
         proxy=None,
         user_agent_header=None,
@@ -554,7 +575,39 @@ def _connect(url: str) -> connect:
         close_timeout=CLOSE_SECONDS,
         max_size=MAX_RECEIVED,
         logger=_QUIET,
-    )
+    ) as connection:
+        yield connection
+
+
+async def _socket_to(url: str) -> socket.socket:
+    """Return a socket that is connected to one of the addresses of `url`, or raise OSError."""
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    port = parts.port or _PORTS[parts.scheme]
+    found = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    errors: dict[int | None, OSError] = {}
+    for family, kind, protocol, _, name in found:
+        try:
+            return await _connected(socket.socket(family, kind, protocol), name)
+        except OSError as error:
+            errors[error.errno] = error
+    if len(errors) == 1:
+        raise errors.popitem()[1]
+    raise OSError("none of its addresses works")
+
+
+async def _connected(sock: socket.socket, name: tuple[Any, ...]) -> socket.socket:
+    try:
+        sock.setblocking(False)
+        tune(sock)
+        await asyncio.get_running_loop().sock_connect(sock, name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+_PORTS = {"ws": 80, "wss": 443}
 
 
 def _hello(role: str) -> bytes:

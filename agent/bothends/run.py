@@ -447,6 +447,8 @@ class Run:
         key = keys.derive("challenge")
         self._own = OwnListeners(key, self._recorder.clock, self._recorder.acceptances.append)
         self._prober = Prober(self._recorder, key, self._remote())
+        if self._link is not None:
+            self._prober.filtered = contact.filtered(self._link.way)
         self._rules = OwnRules(self._recorder, privileged=self._facts.privileged)
         session = self._session = Session(
             self.options.role, self._offer(contact), secrets.token_bytes

@@ -61,6 +61,7 @@ from .plan import (
 )
 from .ports import MAX_PORT, parse_ports
 from .verdict import Verdict
+from .wire import compress, decompress
 
 __all__ = [
     "Arm",
@@ -82,8 +83,9 @@ __all__ = [
     "State",
 ]
 
-PART_SIZE = 64 * 1024
-"""Bytes of evidence per message."""
+PART_SIZE = 8 * 1024
+"""Bytes of compressed evidence per message: few packets, so that on a slow way something whole
+comes through now and then."""
 
 MAX_ROUNDS = 400
 """Rounds in one run: all 65,535 ports twice over, in waves of 512, and repeats."""
@@ -234,6 +236,7 @@ class Session:
         self._entropy = entropy
         self._finishing = False
         self._own_bytes = b""
+        self._peer_packed = bytearray()
         self._peer_bytes = b""
         self._peer_complete = False
         self._peer_agreed: Agreed | None = None
@@ -472,19 +475,20 @@ class Session:
 
     def _on_frozen(self, report: Frozen) -> None:
         self._own_bytes = report.data
-        pieces = [
-            report.data[at : at + PART_SIZE] for at in range(0, len(report.data), PART_SIZE)
-        ] or [b""]
+        packed = compress(report.data)
+        pieces = [packed[at : at + PART_SIZE] for at in range(0, len(packed), PART_SIZE)]
         for index, piece in enumerate(pieces):
             self._send(EvidencePart(data=piece, last=index == len(pieces) - 1))
         self.state = State.EXCHANGING
         self._judge_if_complete()
 
     def _on_part(self, message: EvidencePart) -> None:
-        if self._peer_complete or len(self._peer_bytes) + len(message.data) > MAX_EVIDENCE:
+        if self._peer_complete or len(self._peer_packed) + len(message.data) > MAX_EVIDENCE:
             raise ProtocolError("more evidence than allowed")
-        self._peer_bytes += message.data
-        self._peer_complete = message.last
+        self._peer_packed += message.data
+        if message.last:
+            self._peer_bytes = decompress(bytes(self._peer_packed), MAX_EVIDENCE)
+            self._peer_complete = True
         if self.state is State.EXCHANGING:
             self._judge_if_complete()
 

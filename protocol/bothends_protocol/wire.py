@@ -7,6 +7,7 @@ unseen beside what the types say.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, TypeVar
 
 import msgpack
@@ -14,7 +15,7 @@ import msgspec
 
 from .errors import MisuseError, ProtocolError
 
-__all__ = ["pack", "unpack"]
+__all__ = ["compress", "decompress", "pack", "unpack"]
 
 T = TypeVar("T")
 
@@ -63,3 +64,20 @@ def _check_depth(value: object, left: int) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_depth(item, left - 1)
+
+
+def compress(data: bytes) -> bytes:
+    """Return `data` in fewer bytes (zlib, RFC 1950): evidence repeats itself."""
+    return zlib.compress(data)
+
+
+def decompress(packed: bytes, most: int) -> bytes:
+    """Return what `compress` made of it; raise `ProtocolError` where that is over `most` bytes."""
+    reader = zlib.decompressobj()
+    try:
+        data = reader.decompress(packed, most + 1)
+    except zlib.error as error:
+        raise ProtocolError("not compressed as agreed") from error
+    if len(data) > most or not reader.eof or reader.unused_data:
+        raise ProtocolError("compressed data that is cut, or larger than allowed")
+    return data

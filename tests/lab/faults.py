@@ -17,14 +17,19 @@ import itertools
 import json
 from collections.abc import Callable
 
-from .network import DEVICE, Stage
+from .network import DEVICE, PLAIN_CARD, Stage
 
 __all__ = [
     "ADMIN",
+    "MDNS",
     "PORT_UNREACHABLE",
     "RESET",
     "Fault",
     "Rules",
+    "black_hole",
+    "closed",
+    "contact_resets",
+    "control_blocked",
     "default_deny",
     "delay",
     "destination_drop",
@@ -35,6 +40,7 @@ __all__ = [
     "hits",
     "isolated",
     "loss",
+    "no_multicast",
     "no_neighbour",
     "no_way_back",
     "path_drop",
@@ -54,6 +60,9 @@ RESET = "tcp reset"
 PORT_UNREACHABLE = "icmpx port-unreachable"
 ADMIN = "icmpx admin-prohibited"
 """How a rule can refuse: what follows ``reject with``."""
+
+MDNS = "udp dport 5353"
+"""What a firewall lets in that lets mDNS in: ``default_deny(MDNS)``."""
 
 CONTROL_PORT = 24242
 _numbers = itertools.count(1)
@@ -166,6 +175,17 @@ def default_deny(*allowed: str, on: str = "destination") -> Rules:
     )
 
 
+def closed(*allowed: str) -> Fault:
+    """Both hosts let nothing in but answers, and what is allowed: ``closed(MDNS)``."""
+
+    def close(stage: Stage) -> None:
+        for end in ("source", "destination"):
+            default_deny(*allowed, on=end)(stage)
+
+    close.__name__ = "_".join(("closed", *allowed)).replace(" ", "_")
+    return close
+
+
 def strict_reverse_path(stage: Stage) -> None:
     """Drop what comes in by another way than answers would go (needs an asymmetric route)."""
     stage.destination.sysctl(ipv4__conf__all__rp_filter=1)
@@ -257,3 +277,83 @@ def delay(milliseconds: float) -> Fault:
 
     slow.__name__ = f"delay_{milliseconds:g}"
     return slow
+
+
+def no_multicast(stage: Stage) -> None:
+    """The switch passes none on; with it goes IPv6, which finds its neighbours by multicast."""
+    _in_switch(
+        stage, "forward", "ip daddr 224.0.0.0/4 counter drop", "ip6 daddr ff00::/8 counter drop"
+    )
+
+
+def control_blocked(
+    *transports: str, to: str | None = None, reject: bool = False, port: int = CONTROL_PORT
+) -> Fault:
+    """The control port is closed on the way to one host, or to both, by TCP, by UDP or by both.
+
+    By the receiving host's own filter where it is rejected, else in the switch, before it.
+    """
+
+    def block(stage: Stage) -> None:
+        for end in ("source", "destination") if to is None else (to,):
+            matches = [f"{transport} dport {port}" for transport in transports]
+            if reject:
+                lines = [f"{match} counter reject with {PORT_UNREACHABLE}" for match in matches]
+                rules(end, "input", *lines)(stage)
+            else:
+                where = stage.sees("daddr", end)
+                _in_switch(stage, "forward", *(f"{where} {one} counter drop" for one in matches))
+
+    block.__name__ = "_".join(("control_blocked", *transports, to or "both"))
+    return block
+
+
+def contact_resets(stage: Stage) -> None:
+    """Once a second a packet on a TCP connection of the contact is answered by a reset.
+
+    It is the source's next one. Whatever the destination sends on that connection from then on
+    is answered by a reset too, of the source's own kernel. To connect anew is not disturbed.
+    """
+    once = "tcp flags & (syn | rst) == 0 limit rate 1/second burst 1 packets"
+    rules(
+        "destination",
+        "input",
+        *(
+            f"tcp {end} {CONTROL_PORT} {once} counter reject with {RESET}"
+            for end in ("dport", "sport")
+        ),
+    )(stage)
+
+
+def black_hole(size: int) -> Fault:
+    """Packets longer than ``size`` vanish on the way, and nobody is told.
+
+    The cards cut what they send themselves, since the switch would see it uncut otherwise.
+    """
+
+    def swallow(stage: Stage) -> None:
+        for port in stage.network.ports:
+            stage.lab.hosts[port.host].python(PLAIN_CARD, port.device)
+        _in_switch(
+            stage,
+            "forward",
+            f"ip length > {size} counter drop",
+            f"meta protocol ip6 meta length > {size} counter drop",
+        )
+
+    swallow.__name__ = f"black_hole_{size}"
+    return swallow
+
+
+def _in_switch(stage: Stage, hook: str, *lines: str) -> None:
+    """Rules about frames on their way through the switch."""
+    body = "\n".join(f"    {line}" for line in lines)
+    stage.network.switch.nft(
+        f"""table bridge fault{next(_numbers)} {{
+  chain {hook} {{
+    type filter hook {hook} priority 0;
+{body}
+  }}
+}}
+"""
+    )

@@ -16,16 +16,23 @@ from .services import Daemon, message_bus
 __all__ = ["firewalld", "iptables_legacy", "ufw"]
 
 READY_TIMEOUT = 20.0
+_UFW_BEFORE = ("/etc/ufw/before.rules", "/etc/ufw/before6.rules")
 _OWN_PYTHON = {"PYTHONPATH": ""}
 """They are Debian's own programs, with the packages of Debian's own interpreter."""
 
 
-def ufw(*commands: str, on: str = "destination", inward: str = "deny") -> Fault:
-    """Switch ufw on after these commands: ``ufw("allow 4242/tcp")``."""
+def ufw(*commands: str, on: str = "destination", inward: str = "deny", mdns: bool = True) -> Fault:
+    """Switch ufw on after these commands: ``ufw("allow 4242/tcp")``.
+
+    As it comes it lets mDNS in; ``mdns=False`` takes that away.
+    """
 
     def enable(stage: Stage) -> None:
         host = stage.host(on)
         _only_inside(host)
+        for path in () if mdns else _UFW_BEFORE:
+            kept = [line for line in host.read(path).splitlines() if "--dport 5353" not in line]
+            host.write(path, "\n".join([*kept, ""]), mode=0o640)
         for command in (f"default {inward} incoming", *commands, "--force enable"):
             host.run(["ufw", *command.split()], env=_OWN_PYTHON)
 

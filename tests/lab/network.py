@@ -31,6 +31,7 @@ __all__ = [
     "lan_and_third",
     "lonely",
     "routed",
+    "routed2",
 ]
 
 DEVICE = "eth0"
@@ -302,6 +303,11 @@ def routed(lab: Lab, *, routers: int = 1) -> Stage:
     network.route(destination, f"default via 10.0.{routers}.1")
     network.up()
     return Stage(network, source, destination, "10.0.0.1", f"10.0.{routers}.2", hops)
+
+
+def routed2(lab: Lab) -> Stage:
+    """Two routers between."""
+    return routed(lab, routers=2)
 
 
 SOURCE_PUBLIC, DESTINATION_PUBLIC = "11.0.1.2", "11.0.2.2"

@@ -13,15 +13,17 @@ from collections.abc import Callable
 
 from . import serve, traffic
 from .hosts import Host, Process
-from .network import Stage
+from .network import THIRD, Stage
 
 __all__ = [
     "Daemon",
+    "MeetingPoint",
     "Service",
     "activated",
     "avahi",
     "background",
     "browse",
+    "meeting_point",
     "message_bus",
     "stranger",
 ]
@@ -121,6 +123,25 @@ def background(stage: Stage) -> Process:
     addresses = (stage.source_address, stage.destination_address)
     argv = [sys.executable, "-IS", traffic.__file__, str(PORT), *addresses]
     return stage.host("third").popen_ready(argv)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeetingPoint:
+    """``bothends rendezvous`` as it runs, and the URL by which agents find it."""
+
+    process: Process
+    url: str
+
+
+def meeting_point(
+    stage: Stage, on: str = "third", address: str = THIRD, port: int = 4000
+) -> MeetingPoint:
+    """Our own meeting point on a host, once it says that it listens."""
+    argv = [sys.executable, "-m", "bothends", "rendezvous", "--listen", f"{address}:{port}"]
+    process = stage.lab.host(on).popen(argv, piped=True)
+    url = f"ws://{address}:{port}/v1"
+    process.wait_for_output(url, READY_TIMEOUT)
+    return MeetingPoint(process, url)
 
 
 def message_bus(host: Host) -> Process:
