@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bothends_protocol import session as session_module
 from bothends_protocol.errors import MisuseError, ProtocolError
 from bothends_protocol.evidence import MAX_EVIDENCE, Evidence, Probe, RoundPlan, Target
 from bothends_protocol.messages import (
@@ -265,7 +266,8 @@ def test_the_prober_learns_where_the_other_agent_itself_listens() -> None:
     assert fire.own == (("tcp", THERE, 4242),)
 
 
-def test_evidence_larger_than_a_message_is_sent_in_parts() -> None:
+def test_evidence_larger_than_a_message_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "PART_SIZE", 100)
     pair = Pair(World(story=Story(fates=(DROPPED,) * 500))).run()
     parts = [m for role, m in pair.trace if role == SOURCE and isinstance(m, EvidencePart)]
     assert len(parts) > 1
@@ -689,6 +691,11 @@ def test_other_evidence_is_refused(evidence: Evidence | bytes) -> None:
     with pytest.raises(ProtocolError):
         send(session, evidence)
     assert state_of(session) is State.EXCHANGING
+
+
+def test_evidence_that_grows_beyond_all_bounds_when_unpacked_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="larger than allowed"):
+        send(exchanging(), bytes(MAX_EVIDENCE + 1))
 
 
 def test_evidence_without_end_is_refused() -> None:
