@@ -380,3 +380,11 @@ def test_an_interrupt_ends_cleanly_with_one_document(number: int, free_port: int
 def until(line: Callable[[], str], word: str) -> None:
     while word not in (text := line()):
         assert text, f"ended without {word!r}"
+
+
+def test_however_many_ports_are_named_no_text_is_longer_than_a_message_holds() -> None:
+    scattered = ",".join(str(port) for port in range(1025, 9217, 2))
+    options = read_options("destination", scattered)
+    assert max(map(len, options.ports)) <= MAX_TEXT
+    assert len(options.ports) <= MAX_NAMED
+    assert sum(len(part) for text in options.ports for part in parse_ports(text)) == 4096

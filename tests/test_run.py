@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import socket
 
 import pytest
 
-from bothends.options import Options
+from bothends.options import Endpoint, Options
+from bothends.outcome import Outcome
 from bothends.run import Run
+from bothends_protocol.code import parse_code
 from bothends_protocol.messages import Barrier
-from bothends_protocol.pairing import SOURCE
+from bothends_protocol.pairing import DESTINATION, SOURCE
 
 
 @pytest.mark.parametrize("later", range(5))
@@ -26,3 +31,78 @@ async def test_what_comes_as_the_time_for_moving_ends_is_not_lost(later: int) ->
     (result,) = await asyncio.gather(waiting, return_exceptions=True)
     kept = [result, run._early, *(run._events.get_nowait() for _ in range(run._events.qsize()))]
     assert kept.count(message) == 1
+
+
+HERE = "127.0.0.1"
+CODE = parse_code("7-abandon-ability-able")
+CUTS = 100
+PORTS = 100
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in socks:
+            sock.bind((HERE, 0))
+        return [sock.getsockname()[1] for sock in socks]
+
+
+def pair() -> dict[str, Run]:
+    source, destination, *ports = free_ports(2 + PORTS)
+    options = (
+        Options(
+            role=SOURCE,
+            code=CODE,
+            code_fixed=True,
+            mdns=False,
+            control_port=source,
+            peers=(Endpoint(HERE, destination),),
+        ),
+        Options(
+            role=DESTINATION,
+            code=CODE,
+            code_fixed=True,
+            mdns=False,
+            control_port=destination,
+            ports=(f"tcp:{','.join(map(str, sorted(ports)))}",),
+        ),
+    )
+    return {
+        each.role: Run(each, say=lambda _: None, show_code=lambda _code, _facts: None)
+        for each in options
+    }
+
+
+async def cut(runs: dict[str, Run], cuts: list[str]) -> None:
+    """Break the link that serves, again and again, on one side and then the other."""
+    for run in itertools.cycle(runs.values()):
+        if any(one._channel is not None and one._channel._finishing for one in runs.values()):
+            return  # all is said: who has gone by then is waited for
+        link = run._channel._link if run._channel is not None else None
+        if link is not None and run._session is not None:
+            link.abort()
+            cuts.append(run.options.role)
+        await asyncio.sleep(0.02)
+
+
+async def outcomes(runs: dict[str, Run]) -> list[Outcome]:
+    return list(await asyncio.gather(*(run.run() for run in runs.values())))
+
+
+@pytest.mark.timeout(110)
+async def test_a_hundred_cuts_of_the_contact_leave_the_verdict_as_it_is() -> None:
+    first, _ = await outcomes(pair())
+    expected = (first.verdict.status, first.verdict.blockers, len(first.verdict.checks))
+    cuts: list[str] = []
+    breaks = 0
+    while len(cuts) < CUTS:
+        runs = pair()
+        cutting = asyncio.ensure_future(cut(runs, cuts))
+        both = await outcomes(runs)
+        cutting.cancel()
+        breaks += int(str(both[0].contact["breaks"]))
+        assert both[0].verdict == both[1].verdict
+        assert both[0].verdict.verdict_id is not None, both[0].verdict.summary
+        found = both[0].verdict
+        assert (found.status, found.blockers, len(found.checks)) == expected
+    assert breaks > CUTS / 4  # each was a link that served, and most had to be replaced

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from bothends_protocol.addresses import bare, is_loopback
@@ -17,7 +18,7 @@ from bothends_protocol.code import Code, parse_code
 from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.pairing import DESTINATION, SOURCE
-from bothends_protocol.ports import parse_ports
+from bothends_protocol.ports import PortSet, parse_ports
 from bothends_protocol.timeline import Timeline
 from bothends_protocol.verdict import EXIT_STATUS, Verdict
 
@@ -294,7 +295,18 @@ def _ports(text: str) -> tuple[str, ...]:
         raise UsageError("This version tests TCP only, not UDP yet.")
     if sum(len(part) for part in wanted) > MAX_PORTS:
         raise UsageError(f"This version tests at most {MAX_PORTS} ports in one run.")
-    return tuple(f"{part.transport}:{part}" for part in wanted)
+    return tuple(f"{part.transport}:{text}" for part in wanted for text in _in_pieces(part))
+
+
+def _in_pieces(part: PortSet) -> Iterator[str]:
+    """A set as texts none of which is longer than a message may hold."""
+    ranges = str(part).split(",")
+    for start in range(0, len(ranges), _RANGES):
+        yield ",".join(ranges[start : start + _RANGES])
+
+
+_RANGES = 80
+"""Ranges in one text: 12 letters each at most, and `evidence.MAX_TEXT` is 1,024."""
 
 
 def _offline_ports(text: str) -> tuple[str, ...]:

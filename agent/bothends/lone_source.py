@@ -44,6 +44,10 @@ MAX_BURST_PROBES = 4
 MAX_PACKETS = 300_000
 """Connection requests in all, however long it waits: of a week that is one in two seconds."""
 
+START_SECONDS = 2.0
+"""Before the first round: most that meet have met by then, and their cold probe is to be the
+first; what a firewall refuses before would also use up what it may say by ICMP."""
+
 SOON_SECONDS, SOON_ROUNDS = 4.0, 10
 LATER_SECONDS, LATER_AFTER = 10.0, 600.0
 SLOW_SECONDS = 60.0
@@ -110,6 +114,7 @@ class LoneSource:
     async def run(self) -> None:
         """Probe for as long as there is something to probe, and packets are left."""
         clock = self._recorder.clock
+        await asyncio.sleep(START_SECONDS)
         done = 0
         while self._probes and self._packets > 0:
             began = clock()
