@@ -20,6 +20,9 @@ from hypothesis import strategies as st
 from bothends import __main__, cli, command
 from bothends.cli import UsageError
 from bothends.options import Endpoint, Options
+from bothends_protocol.evidence import MAX_TEXT
+from bothends_protocol.messages import MAX_NAMED
+from bothends_protocol.ports import parse_ports
 
 CODE = "7-abandon-ability-able"
 USAGE, NO_CONTACT, INTERRUPTED = 2, 4, 130
@@ -384,7 +387,7 @@ def until(line: Callable[[], str], word: str) -> None:
 
 def test_however_many_ports_are_named_no_text_is_longer_than_a_message_holds() -> None:
     scattered = ",".join(str(port) for port in range(1025, 9217, 2))
-    options = read_options("destination", scattered)
-    assert max(map(len, options.ports)) <= MAX_TEXT
-    assert len(options.ports) <= MAX_NAMED
-    assert sum(len(part) for text in options.ports for part in parse_ports(text)) == 4096
+    found = options("destination", scattered)
+    assert max(map(len, found.ports)) <= MAX_TEXT
+    assert len(found.ports) <= MAX_NAMED
+    assert sum(len(part) for text in found.ports for part in parse_ports(text)) == 4096
