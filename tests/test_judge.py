@@ -1164,6 +1164,14 @@ def test_a_stranger_at_the_address_of_two_that_never_met_may_be_on_another_netwo
     assert list(judge(*met.evidence()).blockers) == ["address.duplicate"]
 
 
+def test_where_nothing_was_tried_the_addresses_to_try_are_named() -> None:
+    source, destination = Story(path="rendezvous").evidence()
+    nothing = [msgspec.structs.replace(side, rounds=()) for side in (source, destination)]
+    verdict = judge(*nothing)
+    assert (verdict.status, verdict.checks) == ("undetermined", ())
+    assert f"(it has {THERE})" in verdict.summary
+
+
 def test_where_the_two_only_met_at_a_meeting_point_a_translated_request_may_have_arrived() -> None:
     # The source does not see its own packets, and behind its NAT they have other ports.
     story = always(DROPPED, path="rendezvous", typed=(THERE,), source_sees=False)

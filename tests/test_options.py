@@ -132,6 +132,8 @@ WRONG: list[tuple[list[str], str]] = [
     ([*SOURCE, "--ports", "backup"], "backup"),
     ([*SOURCE, "--ports", "udp:80"], "UDP"),
     ([*SOURCE, "--ports", "80-96"], "--ports names at most 16 ports"),
+    (["destination", "24242"], "where the agents meet"),
+    (["destination", "4000-5000", "--control-port", "4242"], "where the agents meet"),
     ([*DESTINATION, "--control-port", "0"], "--control-port"),
     ([*DESTINATION, "--control-port", "65536"], "--control-port"),
     ([*DESTINATION, "--control-port", "http"], "'http'"),

@@ -18,10 +18,11 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from .addresses import family, is_near
 from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
 from .evidence import Evidence, HostFacts
 from .fixes import FixCase, fixes_for
-from .narrate import narrate, quote, title
+from .narrate import narrate, quote, title, untested
 from .observations import Journey, Stage, Symptom, by_port, observe
 from .pairing import DESTINATION, SOURCE, other_role
 from .plan import CERTAIN, ENOUGH, HALF_OPEN, primary_addresses
@@ -64,10 +65,22 @@ def judge(source: Evidence, destination: Evidence) -> Verdict:
         checks += _checks(prober, observer)
         checks += _unresolved(prober, observer)
     ways = {check.direction for check in checks}
-    verdict = combine(checks)
+    verdict = combine(checks) if checks else _untested(source, destination)
     if len(ways) > 1:
         verdict = _with_directions(verdict, checks)
     return _signed(verdict, source, destination)
+
+
+def _untested(source: Evidence, destination: Evidence) -> Verdict:
+    """The verdict where no address was typed and none authenticated, so that nothing was tried."""
+    nets = [(item.address, item.prefix) for item in source.facts.addresses]
+    near = [a.address for a in destination.facts.addresses if is_near(a.address, nets)]
+    return Verdict(
+        verdict_id=None,
+        status="undetermined",
+        reachable="unknown",
+        summary=untested(sorted(near, key=family)),
+    )
 
 
 def lost_verdict(own: Evidence | None, summary: str) -> Verdict:

@@ -12,7 +12,7 @@ from .codes import plain
 from .observations import Journey, Stage, Symptom
 from .verdict import Check
 
-__all__ = ["narrate", "quote", "title"]
+__all__ = ["narrate", "quote", "title", "untested"]
 
 
 def narrate(j: Journey) -> tuple[str, ...]:
@@ -235,10 +235,17 @@ def _place(check: Check) -> str:
 
 
 def _sentence(text: str) -> str:
-    return (text[:1].upper() + text[1:] if text else _NOTHING) + "."
+    return (text[:1].upper() + text[1:] if text else "Nothing could be tested") + "."
 
 
-_NOTHING = (
-    "Nothing could be tested, since no address is known at which the destination can be reached: "
-    "start the source again with --target and that address"
-)
+SHOWN_ADDRESSES = 3
+
+
+def untested(addresses: Sequence[str]) -> str:
+    """Return why nothing was tested; `addresses` are those that the destination has."""
+    has = f" (it has {', '.join(addresses[:SHOWN_ADDRESSES])})" if addresses else ""
+    return (
+        "Nothing was tested, since no address is known at which the source should reach the "
+        "destination. Start both again, the source with --target and the destination's "
+        f"address{has}."
+    )

@@ -15,6 +15,7 @@ from .faults import ADMIN, RESET, Fault, Rules
 from .grading import Expected, blocked, open_
 from .rows import (
     BACKLOG_FULL,
+    CLOSES,
     DESTINATION_DROP,
     DESTINATION_REJECT,
     DESTINATION_REPLY,
@@ -73,6 +74,8 @@ MAIN: tuple[tuple[str, tuple[Service, ...], tuple[Fault, ...], Expected], ...] =
     ("loopback-only", (Service(bind=("127.0.0.1",)),), (), blocked(LOOPBACK_ONLY)),
     ("hung", (Service(stopped=True),), (), blocked(HUNG)),
     ("backlog-full", (Service(mode="full"),), (), blocked(BACKLOG_FULL)),
+    # As most services of today listen: one socket for both IP versions.
+    ("closes", (Service(mode="closes", bind=("::",), dual=True),), (), blocked(CLOSES)),
     (
         "drop+not-running",
         (),
