@@ -252,7 +252,7 @@ class Left:
 
     def __str__(self) -> str:
         """All there is, for the one who reads why a test failed."""
-        lines = [f"row {self.row.name}"]
+        lines = [f"row {self.row.name}: {self.failed or 'ran to its end'}"]
         for result in self.results:
             how = "still running" if result.code is None else f"status {result.code}"
             lines += [f"-- {result.side}: {how}", result.stderr, result.stdout]
@@ -263,13 +263,13 @@ class Left:
         """What both agents left; nothing may be amiss with them."""
         if self.failed is not None:
             raise AssertionError(str(self)) from self.failed
-        assert self.pids == (), self
-        assert [result.side for result in self.results] == list(ROLES), self
+        assert self.pids == (), str(self)
+        assert [result.side for result in self.results] == list(ROLES), str(self)
         for result in self.results:
-            assert result.code == 0, self
-            assert not [stain for stain in STAINS if stain in result.stderr], self
+            assert result.code == 0, str(self)
+            assert not [stain for stain in STAINS if stain in result.stderr], str(self)
         documents = [json.loads(result.stdout) for result in self.results]
-        assert all(isinstance(document, dict) for document in documents), self
+        assert all(isinstance(document, dict) for document in documents), str(self)
         return documents
 
     @property
@@ -279,7 +279,7 @@ class Left:
         return joint(source, destination)
 
     def _evidence(self, document: dict[str, Any]) -> Evidence:
-        assert document["status"] == "no-contact", self
+        assert document["status"] == "no-contact", str(self)
         return read_evidence(base64.b64decode(document["evidence"]))
 
 
@@ -288,18 +288,18 @@ class Batch:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
-        self._labs = {row.name: Lab() for row in rows}
+        self.labs = {row.name: Lab() for row in rows}
         self._running: dict[str, Running] = {}
         self._failed: dict[str, Exception] = {}
 
     def run(self) -> dict[str, Left]:
         """Run all rows to their end; nothing of them lives on, whatever happens."""
         with contextlib.ExitStack() as labs:
-            for lab in self._labs.values():
+            for lab in self.labs.values():
                 labs.enter_context(lab)
             for row in self._rows:
                 with self._noting(row):
-                    self._running[row.name] = Running(row, self._labs[row.name])
+                    self._running[row.name] = Running(row, self.labs[row.name])
             self._do_what_comes_later()
             results = self._results()
         return {
@@ -307,7 +307,7 @@ class Batch:
                 row,
                 results.get(row.name, ()),
                 self._failed.get(row.name),
-                tuple(self._labs[row.name].left_behind()),
+                tuple(self.labs[row.name].left_behind()),
             )
             for row in self._rows
         }
@@ -318,6 +318,9 @@ class Batch:
             yield
         except (AssertionError, LabError, TimeoutError) as error:
             self._failed[row.name] = error
+        except Exception as error:
+            error.add_note(f"in row {row.name}")
+            raise
 
     def _do_what_comes_later(self) -> None:
         due = sorted(
@@ -382,10 +385,10 @@ def test_the_two_files_say_what_is_true(batches: Batches, row: Row) -> None:
 def test_runs_that_do_not_overlap_blame_nobody(batches: Batches) -> None:
     left = batches.left(APART_ROW)
     found = left.joint
-    assert found.verdict.status == "undetermined", left
-    assert found.verdict.blockers == (), left
-    assert DROP in found.verdict.candidates, left
-    assert "The two runs did not overlap: the source's ended" in found.verdict.summary, left
+    assert found.verdict.status == "undetermined", str(left)
+    assert found.verdict.blockers == (), str(left)
+    assert DROP in found.verdict.candidates, str(left)
+    assert "The two runs did not overlap: the source's ended" in found.verdict.summary, str(left)
 
 
 @pytest.mark.parametrize("row", MET, ids=lambda row: row.name)
@@ -394,6 +397,52 @@ def test_what_was_recorded_before_the_two_met_does_not_disturb_them(
 ) -> None:
     left = batches.left(row)
     for document in left.documents:
-        assert document["evidence"] is None, left
-        assert document["blockers"] == sorted(row.expected.blockers), left
-        assert document["status"] == row.expected.status, left
+        assert document["evidence"] is None, str(left)
+        assert document["blockers"] == sorted(row.expected.blockers), str(left)
+        assert document["status"] == row.expected.status, str(left)
+
+
+def failing_command(stage: Stage) -> None:
+    stage.source.run(["false"])
+
+
+def mistake(_stage: Stage) -> None:
+    raise ZeroDivisionError
+
+
+def stopped(running: Running) -> None:
+    """Let one of the two end too early."""
+    running.processes[1].kill()
+
+
+@pytest.mark.usefixtures("_lab_works")
+def test_what_goes_wrong_with_one_row_is_told_of_that_row_alone() -> None:
+    found = Batch(
+        (
+            Row(name="broken", faults=(failing_command,), expected=open_()),
+            Row(name="stopped", later=(0.5, stopped), wait=3, expected=open_()),
+            Row(name="whole", wait=1, expected=open_()),
+        )
+    ).run()
+    assert [left.pids for left in found.values()] == [(), (), ()]
+    with pytest.raises(AssertionError, match="row broken: on source: 'false' ended with 1"):
+        _ = found["broken"].documents
+    with pytest.raises(
+        AssertionError, match=r"(?s)row stopped.*source: status 0.*destination: status -9"
+    ):
+        _ = found["stopped"].documents
+    assert [one["status"] for one in found["whole"].documents] == ["no-contact"] * 2
+
+
+@pytest.mark.usefixtures("_lab_works")
+def test_a_batch_that_fails_half_way_leaves_nothing_behind() -> None:
+    batch = Batch(
+        (
+            Row(name="first", expected=open_()),
+            Row(name="second", faults=(mistake,), expected=open_()),
+        )
+    )
+    with pytest.raises(ZeroDivisionError) as raised:
+        batch.run()
+    assert raised.value.__notes__ == ["in row second"]
+    assert all(lab.left_behind() == [] for lab in batch.labs.values())
