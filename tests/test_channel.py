@@ -30,6 +30,7 @@ class StubLink:
 
     def __init__(self, trip: float | None) -> None:
         self.trip = trip
+        self.heard = 0.0
         self.aborted = False
         self.said: asyncio.Queue[bytes | Exception] = asyncio.Queue()
         self.peer = Conversation()
