@@ -44,9 +44,9 @@ MAX_BURST_PROBES = 4
 MAX_PACKETS = 300_000
 """Connection requests in all, however long it waits: of a week that is one in two seconds."""
 
-START_SECONDS = 2.0
-"""Before the first round: most that meet have met by then, and their cold probe is to be the
-first; what a firewall refuses before would also use up what it may say by ICMP."""
+START_SECONDS = 1.0
+"""Before the first round: two that know each other's address have met by then, and their cold
+probe is to be the first; what a firewall refuses before would use up what it says by ICMP."""
 
 SOON_SECONDS, SOON_ROUNDS = 4.0, 10
 LATER_SECONDS, LATER_AFTER = 10.0, 600.0
