@@ -11,7 +11,7 @@ import json
 import select
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .hosts import Host, Process
@@ -26,7 +26,9 @@ __all__ = [
     "agent",
     "destination",
     "finish",
+    "listens",
     "source",
+    "until",
 ]
 
 CODE = "7-abandon-ability-able"
@@ -50,6 +52,13 @@ STAINS = (
     "ResourceWarning",
 )
 """What must never be on standard error, whatever happens."""
+
+
+POLL = 0.003
+"""Seconds between looks at a state of the kernel that nobody announces."""
+
+LISTENING = "0A"
+SOCKET_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,3 +186,19 @@ def _collect(process: Process) -> Result:
         seconds=process.ended - process.started,
         maxrss=process.maxrss,
     )
+
+
+def until(what: str, holds: Callable[[], bool], *running: Process, timeout: float = 20.0) -> None:
+    """Look until something holds that is announced nowhere; who runs must go on meanwhile."""
+    deadline = time.monotonic() + timeout
+    while not holds():
+        for process in running:
+            assert process.poll() is None, f"ended before: {what}\n{process.stdout}{process.stderr}"
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(POLL)
+
+
+def listens(host: Host, port: int = CONTROL_PORT) -> bool:
+    """Whether a program on the host waits for connections to the port."""
+    rows = [line.split() for table in SOCKET_TABLES for line in host.read(table).splitlines()[1:]]
+    return any(row[1].endswith(f":{port:04X}") and row[3] == LISTENING for row in rows)

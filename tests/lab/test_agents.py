@@ -12,12 +12,11 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 
 from . import agents, faults, network, networks
-from .agents import CODE, CONTROL_PORT, STAINS, Result
+from .agents import CODE, CONTROL_PORT, STAINS, Result, listens, until
 from .hosts import Host, Lab, Process
 from .network import Stage
 from .services import Service, avahi, browse, stranger
@@ -28,11 +27,6 @@ WRONG_CODE = "7-abandon-ability-about"
 USAGE, NO_CONTACT, INTERRUPTED, UNDETERMINED, BLOCKED, OPEN = 2, 4, 130, 3, 1, 0
 LOST_WITHIN = 5.0
 """Seconds within which a side must say that it has lost the other (issue 2)."""
-POLL = 0.003
-"""Seconds between looks at a state of the kernel that nobody announces."""
-
-LISTENING = "0A"
-SOCKET_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 
 
 def one(process: Process, timeout: float = agents.GIVE_UP) -> Result:
@@ -59,24 +53,10 @@ def pair_is_open(processes: list[Process]) -> None:
         assert result.document["status"] == "open", result.stderr
 
 
-def until(what: str, process: Process, holds: Callable[[], bool], timeout: float = 20.0) -> None:
-    """Look until something holds that is announced nowhere; the agent must go on meanwhile."""
-    deadline = time.monotonic() + timeout
-    while not holds():
-        assert process.poll() is None, f"ended before: {what}\n{process.stdout}{process.stderr}"
-        assert time.monotonic() < deadline, f"not in time: {what}\n{process.stderr}"
-        time.sleep(POLL)
-
-
-def listens(host: Host, port: int) -> bool:
-    rows = [line.split() for table in SOCKET_TABLES for line in host.read(table).splitlines()[1:]]
-    return any(row[1].endswith(f":{port:04X}") and row[3] == LISTENING for row in rows)
-
-
 def waiting_destination(stage: Stage, *, mdns: bool = False) -> Process:
     """The destination's agent, once it waits for the other side."""
     process = agents.destination(stage, mdns=mdns)
-    until("listens", process, lambda: listens(stage.destination, CONTROL_PORT))
+    until("listens", lambda: listens(stage.destination), process)
     return process
 
 
@@ -384,7 +364,7 @@ def _running_pair(stage: Stage) -> dict[str, Process]:
     faults.destination_drop()(stage)
     destination = agents.destination(stage)
     source = agents.source(stage)
-    until("probes", source, lambda: faults.hits(stage, "destination") > 0)
+    until("probes", lambda: faults.hits(stage, "destination") > 0, source)
     return {"source": source, "destination": destination}
 
 
@@ -417,7 +397,7 @@ def test_an_interrupt_in_the_middle_ends_cleanly(stage: Stage, victim: str) -> N
     (other,) = pair.values()
     assert one(other).code in (UNDETERMINED, INTERRUPTED)
     host = stage.host(victim)
-    assert not listens(host, CONTROL_PORT)
+    assert not listens(host)
 
 
 def test_an_interrupt_while_waiting_ends_cleanly(stage: Stage) -> None:

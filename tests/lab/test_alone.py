@@ -15,7 +15,7 @@ from .agents import CODE, CONTROL_PORT
 from .hosts import Host, Lab
 from .network import DESTINATION6, DEVICE, GATEWAY, Stage
 from .services import Service
-from .test_agents import one, until
+from .test_agents import one
 
 pytestmark = pytest.mark.lab
 
@@ -207,7 +207,7 @@ def test_an_interrupt_does_not_wait_for_it(stage: Stage) -> None:
     stage.source.ip([f"route replace default via {NOBODY}"])
     stage.source.write("/etc/resolv.conf", "nameserver 10.1.1.1\n")
     process = agents.source(stage, *WAIT)
-    until("asks", process, lambda: asks_a_name_server(stage.source))
+    agents.until("asks", lambda: asks_a_name_server(stage.source), process)
     process.send_signal(signal.SIGINT)
     result = one(process, 10)
     assert result.code == INTERRUPTED

@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from . import agents, faults, frontends, network
-from .agents import CODE, CONTROL_PORT, Result
+from .agents import CODE, CONTROL_PORT, Result, listens, until
 from .faults import MDNS, Fault
 from .grading import Expected, Grade, blocked, grade, open_
 from .hosts import Lab, Process
@@ -108,16 +108,6 @@ def agreed(processes: Sequence[Process], expected: Expected, paths: Sequence[str
 def document_of(result: Result) -> dict[str, Any]:
     assert result.document is not None, result.stderr
     return result.document
-
-
-def until(what: str, holds: Callable[[], bool], *running: Process, timeout: float = 20.0) -> None:
-    """Look until something holds that is announced nowhere; who runs must go on meanwhile."""
-    deadline = time.monotonic() + timeout
-    while not holds():
-        for process in running:
-            assert process.poll() is None, f"ended before: {what}\n{process.stderr}"
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(POLL)
 
 
 # -- two firewalls that let nothing in
@@ -385,7 +375,7 @@ def test_a_strangers_agent_at_the_private_address_that_the_peer_named(lab: Lab, 
     url = meeting_point(stage, "core", "11.0.1.1").url
     there = dataclasses.replace(stage, destination=stranger)
     waiting = agents.destination(there, peer=False, code=code)
-    until("listens", lambda: listens(there, "stranger"), waiting)
+    until("listens", lambda: listens(there.host("stranger")), waiting)
     how = How(peers=(), both=("--rendezvous", url), source=("--target", stage.destination_address))
     agreed(start(stage, how), OPEN, [RENDEZVOUS, PUNCHED])
     assert waiting.poll() is None, waiting.stderr
@@ -422,7 +412,7 @@ def test_two_pairs_on_one_segment(lab: Lab, code: str, *, as_user: bool) -> None
 
 # -- agents that are killed and started again
 
-LISTENING, ESTABLISHED = "0A", "01"
+ESTABLISHED = "01"
 
 
 def rows(stage: Stage, host: str, state: str) -> int:
@@ -435,22 +425,18 @@ def rows(stage: Stage, host: str, state: str) -> int:
     return sum(row[3] == state and (row[1] + row[2]).count(port) > 0 for row in found)
 
 
-def listens(stage: Stage, host: str) -> bool:
-    return rows(stage, host, LISTENING) > 0
-
-
 @everybody
 def test_killed_before_the_pairing_and_started_again(stage: Stage, *, as_user: bool) -> None:
     serve(stage)
     how = How(as_user=as_user)
     destination = start_destination(stage, how)
-    until("listens", lambda: listens(stage, "destination"), destination)
+    until("listens", lambda: listens(stage.host("destination")), destination)
     destination.kill()
     source = start_source(stage, how)
-    until("listens", lambda: listens(stage, "source"), source)
+    until("listens", lambda: listens(stage.host("source")), source)
     source.kill()
     destination = start_destination(stage, how)
-    until("listens", lambda: listens(stage, "destination"), destination)
+    until("listens", lambda: listens(stage.host("destination")), destination)
     agreed([destination, start_source(stage, how)], OPEN, NEAR)
 
 
@@ -469,7 +455,7 @@ def test_killed_during_the_handshake_and_started_again(
     other = "source" if kept == "destination" else "destination"
     how = How(peers=(other,))
     survivor = start_kept(stage, how)
-    until("listens", lambda: listens(stage, kept), survivor)
+    until("listens", lambda: listens(stage.host(kept)), survivor)
     survivor.send_signal(signal.SIGSTOP)
     killed = start_other(stage, how)
     if udp:

@@ -17,7 +17,7 @@ import pytest
 from schema import validate
 
 from . import agents, faults
-from .agents import Result
+from .agents import Result, listens, until
 from .hosts import Process
 from .network import DEVICE, Stage
 from .services import Service
@@ -258,7 +258,7 @@ def test_the_other_side_is_told_that_it_stays_too(stage: Stage) -> None:
 
 def test_an_interrupt_before_the_first_verdict_is_as_without(stage: Stage) -> None:
     destination = agents.destination(stage, "--watch", peer=False)
-    time.sleep(1)
+    until("listens", lambda: listens(stage.destination), destination)
     destination.send_signal(signal.SIGINT)
     (result,) = agents.finish([destination])
     assert result.code == INTERRUPTED
