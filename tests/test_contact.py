@@ -560,7 +560,7 @@ async def test_an_altered_record_is_noticed() -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        b"bothends 2\n",
+        b"bothends 1\n",
         *(PREAMBLE + frame(pack(Refusal(reason=r))) for r in ("wrong-code", "same-role")),
     ],
     ids=["version", "wrong-code", "same-role"],

@@ -21,12 +21,17 @@ from bothends_protocol.evidence import (
     HostFacts,
     Listener,
     MatchingRule,
+    NatBehaviour,
     Neighbour,
+    OpenedMapping,
     OwnListener,
+    Pinhole,
     Return,
     RoundPlan,
+    RouterWord,
     Route,
     Samples,
+    SeenAs,
     SelfConnect,
     Sighting,
     Target,
@@ -59,6 +64,12 @@ class Recorder:
     gateways: tuple[Neighbour, ...] = ()
     rules: list[MatchingRule] = field(default_factory=list)
     self_connects: list[SelfConnect] = field(default_factory=list)
+    seen_as: list[SeenAs] = field(default_factory=list)
+    confirmed: tuple[str, ...] = ()
+    router_words: list[RouterWord] = field(default_factory=list)
+    opened: list[OpenedMapping] = field(default_factory=list)
+    behaviours: list[NatBehaviour] = field(default_factory=list)
+    pinholes: list[Pinhole] = field(default_factory=list)
     witnesses: dict[str, Witness] = field(default_factory=dict)
 
     def clock(self) -> float:
@@ -107,4 +118,10 @@ class Recorder:
             gateways=self.gateways,
             rules=tuple(self.rules),
             self_connects=tuple(self.self_connects),
+            seen_as=tuple(self.seen_as),
+            confirmed=self.confirmed,
+            router_words=tuple(self.router_words),
+            opened=tuple(self.opened),
+            behaviours=tuple(self.behaviours),
+            pinholes=tuple(self.pinholes),
         )

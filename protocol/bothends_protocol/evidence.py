@@ -36,15 +36,21 @@ __all__ = [
     "Icmp",
     "Listener",
     "Listening",
+    "Mapping",
     "MatchingRule",
+    "NatBehaviour",
     "Neighbour",
     "Offline",
+    "OpenedMapping",
     "OwnListener",
+    "Pinhole",
     "Probe",
     "Return",
     "RoundPlan",
+    "RouterWord",
     "Route",
     "Samples",
+    "SeenAs",
     "SelfConnect",
     "Sighting",
     "Target",
@@ -150,7 +156,9 @@ class RoundPlan(_Record, frozen=True):
 
     number: int
     kind: Text
-    """`connect`: fresh connects to each probe. `burst`: a coded burst to its one probe."""
+    """`connect`: fresh connects to each probe. `burst`: a coded burst to its one probe.
+    `pinhole`: the observer first opens its own router from inside for these connects. `mapped`:
+    the observer first asks its router to forward the port (--map)."""
     prober: Text
     """Role that sends."""
     attempts: int
@@ -158,6 +166,8 @@ class RoundPlan(_Record, frozen=True):
     probes: tuple[Probe, ...]
     pattern: Text = ""
     """Burst: one character a window, `1` with SYNs and `0` without."""
+    local_ports: tuple[Port, ...] = ()
+    """Pinhole: the local ports of the prober's connects, one an attempt."""
 
 
 class Icmp(_Record, frozen=True):
@@ -187,6 +197,9 @@ class Attempt(_Record, frozen=True):
     icmp: Icmp | None = None
     spoke: Text = "nothing"
     """What the far end said first: `challenge` (ours, genuine), `other`, `nothing`, `closed`."""
+    tag: Port = 0
+    """The maximum segment size that its SYN offers, by which it is known behind a NAT; 0: none of
+    our choice."""
 
 
 class HopProbe(_Record, frozen=True):
@@ -204,6 +217,8 @@ class HopProbe(_Record, frozen=True):
     outcome: Text
     """As that of an `Attempt`, or `expired`."""
     icmp: Icmp | None = None
+    seconds: float = 0.0
+    """From the request to what came of it; 0 where nothing did."""
 
 
 class Sighting(_Record, frozen=True):
@@ -228,6 +243,8 @@ class Sighting(_Record, frozen=True):
     ack: Word32 = 0
     ttl: Byte = 0
     icmp: Icmp | None = None
+    mss: Port = 0
+    """The maximum segment size that a SYN offers (RFC 9293, 3.2); 0 where it offers none."""
 
 
 class Witness(_Record, frozen=True):
@@ -441,6 +458,103 @@ class Offline(_Record, frozen=True):
     counted: Counted | None = None
 
 
+class SeenAs(_Record, frozen=True):
+    """An address under which others see this host, as one of them said."""
+
+    address: Text
+    by: Text
+    """`stun`, `rendezvous` (the meeting point), or a `RouterWord`'s protocol."""
+    said_by: Text = ""
+    """Address of who said so."""
+    port: Port = 0
+    """What `local_port` is seen as; 0 where that was not said."""
+    local_port: Port = 0
+
+
+class Mapping(_Record, frozen=True):
+    """What a router says of one port of its outside address."""
+
+    transport: Text
+    port: Port
+    """Outside."""
+    client: Text | None = None
+    """The inside address that it leads to; None: the router has no such mapping."""
+    client_port: Port = 0
+    lease: int | None = None
+    """Seconds that are left; 0: for ever; None where that was not said."""
+    enabled: bool = True
+
+
+class RouterWord(_Record, frozen=True):
+    """What the default gateway says when it is asked by one protocol."""
+
+    protocol: Text
+    """`upnp`, `pcp` or `nat-pmp`."""
+    router: Text
+    """Address that was asked."""
+    outcome: Text
+    """`answers`, `silent`, `refused` (it is off), or `unusable` (what came is no answer)."""
+    detail: Text = ""
+    outside: Text | None = None
+    """The router's outside address, as it says."""
+    mappings: tuple[Mapping, ...] = ()
+    """Of the tested ports that it was asked about; no entry where it did not say."""
+
+
+class OpenedMapping(_Record, frozen=True):
+    """A port that the agent asked its router to open (--map)."""
+
+    round: int
+    """The round that was tried through it."""
+    transport: Text
+    port: Port
+    """The inside port, and the outside one that was wished for."""
+    protocol: Text
+    """By which it was asked for last: `upnp`, `pcp` or `nat-pmp`; empty where none is there."""
+    router: Text
+    outcome: Text
+    """`granted`; `other-port`, `refused`, `permanent-only`, `silent` or `failed`, and then it is
+    not there."""
+    detail: Text = ""
+    outside: Text | None = None
+    outside_port: Port = 0
+    lease: int = 0
+    """Seconds; 0: for ever."""
+    kept: bool = False
+    """Whether it stays when the run ends (--keep-map)."""
+
+
+class NatBehaviour(_Record, frozen=True):
+    """How the NAT in front of this host behaves towards UDP (RFC 5780), as a server found."""
+
+    server: Text
+    mapping: Text
+    """`none` (no NAT), `endpoint-independent`, `address-dependent`,
+    `address-and-port-dependent`, or `unknown`."""
+    filtering: Text
+    """The same words, of what is let in again; `none`: everything."""
+    keeps_port: bool | None = None
+    """Whether the outside port is the inside one."""
+    detail: Text = ""
+
+
+class Pinhole(_Record, frozen=True):
+    """A SYN that the observer sent from the tested port, to open its own router from inside.
+
+    Its time to live ends on the way, so that it opens the router and meets nobody.
+    """
+
+    round: int
+    transport: Text
+    local_port: Port
+    remote: Text
+    remote_port: Port
+    hops: Byte
+    sent: bool
+    error: Text | None = None
+    """Why it could not be sent."""
+
+
 class Evidence(_Record, frozen=True):
     """All that one side brings to the judgement."""
 
@@ -478,6 +592,14 @@ class Evidence(_Record, frozen=True):
     whether they are on one network."""
     rules: tuple[MatchingRule, ...] = ()
     self_connects: tuple[SelfConnect, ...] = ()
+    seen_as: tuple[SeenAs, ...] = ()
+    """How others see this host."""
+    confirmed: tuple[Text, ...] = ()
+    """Public addresses that the other side named as its own and the meeting point confirmed."""
+    router_words: tuple[RouterWord, ...] = ()
+    opened: tuple[OpenedMapping, ...] = ()
+    behaviours: tuple[NatBehaviour, ...] = ()
+    pinholes: tuple[Pinhole, ...] = ()
     offline: Offline | None = None
     """Only of a side that never met the other."""
 
