@@ -15,7 +15,14 @@ from bothends_protocol.errors import (
     OtherVersionError,
     ProtocolError,
 )
-from bothends_protocol.framing import MAX_FRAME, MAX_HELLO, PREAMBLE, FrameReader, frame
+from bothends_protocol.framing import (
+    MAX_FRAME,
+    MAX_HELLO,
+    PREAMBLE,
+    PROTOCOL_VERSION,
+    FrameReader,
+    frame,
+)
 
 payloads = st.lists(st.binary(max_size=MAX_HELLO), max_size=5)
 
@@ -90,7 +97,7 @@ def test_something_else_is_recognised_by_its_first_byte() -> None:
         FrameReader().feed(b"x")
 
 
-@pytest.mark.parametrize("version", [0, 2, 99999])
+@pytest.mark.parametrize("version", [0, PROTOCOL_VERSION + 1, 99999])
 def test_another_version_says_which(version: int) -> None:
     with pytest.raises(OtherVersionError) as caught:
         FrameReader().feed(b"bothends %d\nwhatever that version sends" % version)

@@ -1256,7 +1256,8 @@ def test_an_open_question_outweighs_an_open_port() -> None:
 
 
 def test_further_addresses_never_block_at_the_top() -> None:
-    run = joined(Story(), always(DROPPED, to=SECOND, more_addresses=(SECOND,), first=10))
+    first = Story(more_addresses=(SECOND,))
+    run = joined(first, always(DROPPED, to=SECOND, more_addresses=(SECOND,), first=10))
     verdict = judge(*run)
     assert {(check.address, check.primary, check.status) for check in verdict.checks} == {
         (THERE, True, "open"),

@@ -193,9 +193,9 @@ def test_another_version_is_named(whole: list[str]) -> None:
 
 def test_another_version_of_what_is_inside_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(paste, "PROTOCOL_VERSION", 2)
+        patch.setattr(paste, "PROTOCOL_VERSION", 9)
         block = block_of(lines(met(STORY)[0]))
-    with pytest.raises(ProtocolError, match="version 2 of the protocol, and this program has"):
+    with pytest.raises(ProtocolError, match="version 9 of the protocol, and this program has"):
         open_block(block, CODE)
 
 

@@ -71,6 +71,15 @@ class OwnListeners:
         asyncio.get_running_loop().add_reader(sock.fileno(), self._accept, sock, address, port)
         return OwnListener(transport="tcp", address=address, port=port, opened=True)
 
+    def release(self, port: int) -> tuple[str, ...]:
+        """Stop listening on `port`; return the addresses where that was, to open again."""
+        places = [place for place in self._sockets if place[1] == port]
+        for place in places:
+            sock = self._sockets.pop(place)
+            asyncio.get_running_loop().remove_reader(sock.fileno())
+            sock.close()
+        return tuple(address for address, _ in places)
+
     @property
     def inodes(self) -> frozenset[int]:
         """The inodes of the listening sockets, to leave them out of the socket table."""

@@ -169,7 +169,7 @@ class LoneDestination:
             recorder, self._own, self._cards, [*self._typed, *self._remotes], None, self._service
         )
         try:
-            observer.arm(_plan(self._probes))
+            observer.listen(_plan(self._probes))
         finally:
             await observer.close()
         found = Listening(

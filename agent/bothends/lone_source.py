@@ -29,7 +29,8 @@ from bothends_protocol.messages import Tried
 from bothends_protocol.pairing import SOURCE
 from bothends_protocol.plan import ATTEMPTS, BURST, CONNECT
 
-from .prober import Prober, connecting
+from .connects import connecting
+from .prober import Prober
 from .recorder import Recorder
 from .witness.counters import Sampler
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from msgspec.structs import replace
 
-from bothends_protocol.addresses import bare, family, is_wildcard
+from bothends_protocol.addresses import bare, family, is_loopback, is_wildcard
 from bothends_protocol.bursts import WINDOW_SECONDS
 from bothends_protocol.counted import as_told, view_burst
 from bothends_protocol.evidence import (
@@ -26,10 +26,12 @@ from bothends_protocol.evidence import (
     Witness,
 )
 from bothends_protocol.messages import SeenPort
-from bothends_protocol.plan import BURST
+from bothends_protocol.plan import BURST, MAPPED, PINHOLE
 from bothends_protocol.services import is_supervisor
+from bothends_protocol.tags import TRACE_TAG
 
 from .listener import OwnListeners
+from .opener import Opener
 from .recorder import Recorder
 from .self_test import SelfTest
 from .witness.counters import Sampler
@@ -58,6 +60,12 @@ _ENDED = ("FIN_WAIT1", "FIN_WAIT2", "CLOSING")
 
 HUNG_PAUSE = 0.02
 
+_OUTGOING = ("SYN_SENT",)
+"""States of a connection that the host itself began."""
+
+MAX_PLACES = 16
+"""Own addresses at which requests from behind the router are waited for."""
+
 MAX_PEER_ADDRESSES = 16
 """Addresses of the other side for which the way back is looked up."""
 
@@ -65,7 +73,7 @@ MAX_PEER_ADDRESSES = 16
 class Observer:
     """Watches the rounds that the other side probes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  each is a part of its own, handed in once
         self,
         recorder: Recorder,
         own: OwnListeners,
@@ -73,7 +81,12 @@ class Observer:
         peer_addresses: Collection[str],
         packets: PacketWitness | None,
         service: str | None,
+        opener: Opener | None = None,
+        control_port: int = 0,
     ) -> None:
+        """`opener` works at this side's router where the tested address is not its own."""
+        self._opener = opener
+        self._control_port = control_port
         self._recorder = recorder
         self._own = own
         self._addresses = {bare(address): card for address, card in addresses.items()}
@@ -85,7 +98,16 @@ class Observer:
         self._mark = 0
         self._round = 0
 
-    def arm(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
+    async def arm(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
+        """Get ready for `plan`, at the own router too; return where this agent listens."""
+        opened = self.listen(plan)
+        if self._opener is not None and plan.kind == PINHOLE:
+            await self._opener.open_pinhole(plan, self.landing(plan.probes[0].address))
+        if self._opener is not None and plan.kind == MAPPED:
+            await self._opener.open_mappings(plan)
+        return opened
+
+    def listen(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
         """Note who listens, listen where nobody does; return where this agent listens."""
         if plan.kind == BURST:
             self._sampler.start(card=self._addresses.get(bare(plan.probes[0].address), ""))
@@ -96,13 +118,11 @@ class Observer:
         self._note_listeners(ports)
         self._drain()
         self._mark = len(self._recorder.sightings)
-        opened = []
-        for probe in plan.probes:
-            if bare(probe.address) not in self._addresses:
-                continue
-            result = self._open(probe)
-            if result.opened:
-                opened.append((probe.transport, probe.address, probe.port))
+        opened = [
+            (probe.transport, probe.address, probe.port)
+            for probe in plan.probes
+            if self._open_places(probe)
+        ]
         for address in dict.fromkeys(probe.address for probe in plan.probes):
             self._look_back(address)
         return tuple(opened)
@@ -125,17 +145,56 @@ class Observer:
             self._look_at_neighbours(plan.number)
         for probe, found in zip(plan.probes, seen, strict=True):
             if not found.delivered and self._held_by_a_program(probe):
-                self._self_test.start(probe)
+                self._self_test.start(self.inside(probe))
+            if self._opener is not None and self._is_foreign(probe) and not found.arrived:
+                self._opener.look(plan.number)
         return seen
+
+    def _is_foreign(self, probe: Probe) -> bool:
+        """Whether the address is none of this host's, so that a router must translate it."""
+        return bare(probe.address) not in self._addresses
+
+    def _places(self, probe: Probe) -> list[Probe]:
+        """Where requests at `probe` may come in: there, or at any address behind a router."""
+        if not self._is_foreign(probe):
+            return [probe]
+        version = family(bare(probe.address))
+        return [
+            replace(probe, address=address)
+            for address in self._addresses
+            if family(address) == version and not is_loopback(address)
+        ][:MAX_PLACES]
+
+    def _open_places(self, probe: Probe) -> bool:
+        """Listen wherever requests at `probe` may come in; whether that is anywhere possible."""
+        # Each of them, and not the first alone: the router may lead to any address.
+        results = [self._open(place) for place in self._places(probe)]
+        return any(result.opened for result in results)
+
+    def landing(self, address: str) -> str | None:
+        """Return the address of this host at which requests to `address` come in.
+
+        Its own, or else the one by which it reaches its router.
+        """
+        if bare(address) in self._addresses:
+            return bare(address)
+        return landing_of(self._recorder.routes, self._addresses, family(bare(address)))
+
+    def inside(self, probe: Probe) -> Probe:
+        """Return `probe` as it comes in here."""
+        landing = self.landing(probe.address)
+        return replace(probe, address=landing) if landing and self._is_foreign(probe) else probe
 
     async def finish(self) -> None:
         """Wait for what is done beside the rounds."""
         await self._self_test.finish()
+        if self._opener is not None:
+            await self._opener.finish()
 
     def _held_by_a_program(self, probe: Probe) -> bool:
         """Whether a service holds the port here, which a connection does not start first."""
-        rows = self._holders(probe)
-        here = bare(probe.address) in self._addresses
+        rows = self._holders(self.inside(probe))
+        here = self.landing(probe.address) is not None
         # One that cannot be seen may be a supervisor, which would start the service.
         return here and bool(rows) and all(r.names and not is_supervisor(r.names) for r in rows)
 
@@ -169,6 +228,8 @@ class Observer:
         """Stop what is still watching; safe to call again."""
         self._sampler.close()
         await self._self_test.close()
+        if self._opener is not None:
+            await self._opener.close()
 
     def _drain(self) -> None:
         if self._packets is not None:
@@ -207,15 +268,31 @@ class Observer:
     async def _watch_connections(self, plan: RoundPlan) -> None:
         """Note the connections; watch those that no program takes until it is plain."""
         clock = self._recorder.clock
-        ports = {probe.port for probe in plan.probes}
         began = clock()
-        rows = connections(read_table() or (), ports, plan.number)
+        rows = self._connections(plan)
         while any(self._waits(row) for row in rows) and clock() - began < HUNG_SECONDS:
             await asyncio.sleep(HUNG_PAUSE)
-            rows = connections(read_table() or (), ports, plan.number)
+            rows = self._connections(plan)
         watched = round(clock() - began, 3)
         for row in rows:
             self._recorder.connections[replace(row, watched=watched)] = None
+
+    def _connections(self, plan: RoundPlan) -> tuple[Connection, ...]:
+        """The rows about the ports; behind a router the other side's at any other port, too."""
+        ports = {probe.port for probe in plan.probes}
+        if not any(self._is_foreign(probe) for probe in plan.probes):
+            return connections(read_table() or (), ports, plan.number)
+        found = connections(read_table() or (), None, plan.number)
+        return tuple(
+            row
+            for row in found
+            if row.local_port in ports
+            or (
+                row.state not in _OUTGOING
+                and bare(row.remote_address) in self._peers
+                and self._control_port not in (row.local_port, row.remote_port)
+            )
+        )
 
     def _waits(self, row: Connection) -> bool:
         return row.accepted is False and bare(row.remote_address) in self._peers
@@ -277,9 +354,17 @@ class Observer:
             if s.way == "in"
             and s.flags == "S"
             and s.icmp is None
-            and s.destination_port == probe.port
-            and bare(s.destination) == bare(probe.address)
+            and s.mss != TRACE_TAG
+            and self._lands(probe, s.destination, s.destination_port)
         ]
+
+    def _lands(self, probe: Probe, address: str, port: int) -> bool:
+        """Whether what came to this address and port of the host may have been sent to `probe`."""
+        if port != probe.port:
+            return False
+        if self._is_foreign(probe):
+            return bare(address) in self._addresses
+        return bare(address) == bare(probe.address)
 
     def _all_answered(self, plan: RoundPlan) -> bool:
         """Whether something came for every probe, and every request got its answer."""
@@ -301,7 +386,7 @@ class Observer:
         taken |= {
             (item.remote_address, item.remote_port)
             for item in self._recorder.acceptances
-            if item.genuine and _is_at(probe, item.address, item.port)
+            if item.genuine and self._lands(probe, item.address, item.port)
         }
         return len(taken)
 
@@ -311,14 +396,17 @@ class Observer:
             for row in self._recorder.listeners
             if row.transport == probe.transport
             and row.port == probe.port
-            and (_covers(row.address, probe.address) or _takes_both(row, probe.address))
+            and any(
+                _covers(row.address, place.address) or _takes_both(row, place.address)
+                for place in self._places(probe)
+            )
         ]
 
     def _rows(self, probe: Probe) -> list[Connection]:
         return [
             row
             for row in self._recorder.connections
-            if _is_at(probe, row.local_address, row.local_port)
+            if self._lands(probe, row.local_address, row.local_port)
             and bare(row.remote_address) in self._peers
         ]
 
@@ -328,11 +416,11 @@ class Observer:
         None where nobody here listens, who could show them.
         """
         own = any(
-            o.opened and _is_at(probe, o.address, o.port) for o in self._recorder.own_listeners
+            o.opened and self._lands(probe, o.address, o.port) for o in self._recorder.own_listeners
         )
         if not own and not self._holders(probe):
             return None
-        taken = [i for i in self._recorder.acceptances if _is_at(probe, i.address, i.port)]
+        taken = [i for i in self._recorder.acceptances if self._lands(probe, i.address, i.port)]
         # What became of those of earlier rounds came after the source had ended them.
         rows = (row for row in self._rows(probe) if row.round == self._round)
         return len(taken) + sum(row.state != "SYN_RECV" for row in rows)
@@ -363,8 +451,11 @@ class Observer:
         )
 
 
-def _is_at(probe: Probe, address: str, port: int) -> bool:
-    return port == probe.port and bare(address) == bare(probe.address)
+def landing_of(routes: Iterable[Route], addresses: Collection[str], version: int) -> str | None:
+    """Return the host's address by which it reaches its router, as its routes show it."""
+    found = [r.source for r in routes if r.gateway and r.source and family(r.source) == version]
+    own = [a for a in addresses if family(a) == version and not is_loopback(a)]
+    return next((bare(a) for a in found if bare(a) in own), own[0] if len(own) == 1 else None)
 
 
 def _takes_both(row: Listener, address: str) -> bool:

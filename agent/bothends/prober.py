@@ -14,11 +14,10 @@ import asyncio
 import contextlib
 import errno
 import socket
-import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bothends_protocol.addresses import bare, family, normal
+from bothends_protocol.addresses import bare, normal
 from bothends_protocol.bursts import WINDOW_SECONDS
 from bothends_protocol.challenge import CHALLENGE_SIZE, answer
 from bothends_protocol.counted import as_told, view_burst
@@ -33,14 +32,25 @@ from bothends_protocol.evidence import (
     Route,
 )
 from bothends_protocol.messages import SeenPort, Tried
-from bothends_protocol.plan import BURST
+from bothends_protocol.plan import BURST, CONNECT, PINHOLE
+from bothends_protocol.tags import TRACE_TAG, tag_of
 
+from .connects import (
+    ask_for_errors,
+    connecting,
+    icmp_error,
+    limit_hops,
+    name_of,
+    offer_segment_size,
+    outcome_of,
+)
+from .hops import SLACK_SECONDS, Tracer, farthest, has_expired
 from .recorder import Recorder
 from .witness.counters import Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state
 from .witness.packets import PacketWitness
 
-__all__ = ["Prober", "connecting"]
+__all__ = ["Prober"]
 
 SETTLE_SECONDS = 0.02
 """Least time for an answer, beside two round trips: the other side's scheduling."""
@@ -70,8 +80,9 @@ SHORT_PROBES = 2
 MAX_SHORT = 3
 """Probes for which such requests are sent: more would not all be answered."""
 
-_EXPIRED = {4: (11, 0), 6: (3, 0)}
-"""Time exceeded on the way, by IP version: ICMP (RFC 792) and ICMPv6 (RFC 4443, 3.3)."""
+MAX_TRACED = 2
+"""Probes whose way is traced: of many ports one or two stand for all, and what routers say of
+expired requests is limited."""
 
 LOST_WORDS_SECONDS = 1.5
 """For what a program said or its goodbye to come, where it is known to have closed the connection
@@ -79,11 +90,8 @@ and nothing was heard: lost, it is sent again after 0.2, 0.6 and 1.4 s (RFC 6298
 time-out of Linux)."""
 
 _LOCAL = ("no-route", "local-error")
+_ANY: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104  bound to connect from
 _READ = 256
-
-# linux/in.h, linux/in6.h, linux/errqueue.h
-_IP_RECVERR, _IPV6_RECVERR, _MSG_ERRQUEUE = 11, 25, 0x2000
-_ORIGIN_ICMP, _ORIGIN_ICMP6 = 2, 3
 
 
 @dataclass
@@ -94,6 +102,8 @@ class _Try:
     own: bool
     hops: int = 0
     """Time to live that it was given; 0: as many as the system gives."""
+    tag: int = 0
+    """Maximum segment size that it offers, of our choice; 0: the system's."""
     sock: socket.socket | None = None
     started: float = 0.0
     ended: float | None = None
@@ -124,10 +134,20 @@ class Prober:
         """This side's packet witness, once it is open."""
         self.filtered: frozenset[str] = frozenset()
         """Addresses where a filter refused the contact."""
+        self.theirs: frozenset[str] | None = None
+        """The other side's own addresses, once it has said them."""
+        self.control_port: int | None = None
+        """The port beside the tested one by which hops are asked, too."""
         self._tries: list[_Try] = []
         self._short: list[_Try] = []
         """Those with a small time to live."""
         self._shortened: set[Probe] = set()
+        self._tracer = Tracer(recorder.clock)
+        self._traced: set[Probe] = set()
+        self._trips: dict[str, float] = {}
+        """Longest round trip to a hop on the way to an address, in seconds."""
+        self._sent = 0
+        """Requests that were given a tag."""
         self._changed = asyncio.Event()
         self._sampler = Sampler(recorder.clock)
         self._burst_sockets: list[socket.socket] = []
@@ -144,6 +164,9 @@ class Prober:
         mine = {p: (p.transport, bare(p.address), p.port) in places for p in plan.probes}
         for address in dict.fromkeys(probe.address for probe in plan.probes):
             self._look_up(address)
+        if plan.kind == PINHOLE:
+            await self._through_pinhole(plan, own=mine, rtt=rtt)
+            return
         for probe in plan.probes:
             self._start(probe, own=mine[probe])
         await self._settle(SETTLE_SECONDS + 2 * rtt)
@@ -155,14 +178,54 @@ class Prober:
         for _ in range(plan.attempts - 1):
             for probe in pending:
                 self._start(probe, own=mine[probe])
-        self._end_at_first_router(pending)
+        await self._trace(plan, (p for p in pending if self._is_foreign(p)))
+        self._end_at_first_router(p for p in pending if not self._is_foreign(p))
         if self._afar(plan):
-            await self._settle(AFAR_SECONDS)
+            await self._settle(self._far_seconds(plan))
         # No wait for these: the barrier follows them on the same way, and the observer
         # gives them a grace. Only a challenge begun is heard to its end.
         if any(t.own and t.outcome == "connected" and not t.settled for t in self._tries):
             await self._settle(SETTLE_SECONDS + 2 * rtt)
         await self._await_refusal()
+
+    async def _through_pinhole(
+        self, plan: RoundPlan, *, own: Mapping[Probe, bool], rtt: float
+    ) -> None:
+        """Connect from the ports for which the other side has opened its router from inside."""
+        ports = iter(plan.local_ports)
+        for probe in plan.probes:
+            for _ in range(plan.attempts):
+                self._start(probe, own=own[probe], local_port=next(ports, 0))
+        await self._settle(SETTLE_SECONDS + 2 * rtt)
+        if self._afar(plan):
+            await self._settle(self._far_seconds(plan))
+
+    async def _trace(self, plan: RoundPlan, probes: Iterable[Probe]) -> None:
+        """Ask the hops on the way to those of `probes` that were not traced yet."""
+        for probe in probes:
+            if plan.kind != CONNECT or len(self._traced) >= MAX_TRACED or probe in self._traced:
+                continue
+            self._traced.add(probe)
+            control = self.control_port if self.control_port != probe.port else None
+            found = await self._tracer.trace(
+                plan.number, probe.address, probe.port, control=control
+            )
+            self._recorder.hop_probes.extend(found)
+            trip = max(self._trips.get(probe.address, 0.0), farthest(found))
+            if trip:
+                self._trips[probe.address] = trip
+
+    def _is_foreign(self, probe: Probe) -> bool:
+        """Whether the address is none of the other side's own, so that a router must translate."""
+        return self.theirs is not None and bare(probe.address) not in self.theirs
+
+    def _is_mapped(self, probe: Probe) -> bool:
+        """Whether the machine with the address was seen to pass requests to the port on."""
+        return any(
+            p.outcome == "expired" and p.icmp is not None and p.icmp.sender == bare(probe.address)
+            for p in self._recorder.hop_probes
+            if (p.transport, p.address, p.port) == (probe.transport, probe.address, probe.port)
+        )
 
     async def _await_refusal(self) -> None:
         """Where a filter refused the contact and all is silent: wait until it may refuse again."""
@@ -188,6 +251,17 @@ class Prober:
             await self._settle(SETTLE_SECONDS + 2 * rtt)
         if any(item.closing for item in seen):
             await self._hear(LOST_WORDS_SECONDS)
+        unseen = {(bare(item.address), item.port) for item in seen if not item.delivered}
+        await self._trace(
+            plan,
+            (
+                p
+                for p in plan.probes
+                if self._is_foreign(p)
+                and (bare(p.address), p.port) in unseen
+                and not self._answered_by_peer(p)
+            ),
+        )
         for address in dict.fromkeys(probe.address for probe in plan.probes):
             await self._look_at_neighbour(plan.number, address)
         for item in self._tries:
@@ -202,8 +276,12 @@ class Prober:
         """Close what is still open; safe to call again."""
         for item in (*self._tries, *self._short):
             self._close(item)
+        self._tracer.close()
         self._close_burst()
         self._sampler.close()
+
+    def _answered_by_peer(self, probe: Probe) -> bool:
+        return any(t.probe == probe and t.spoke == "challenge" for t in self._tries)
 
     def _outcome(self, probe: Probe) -> Tried:
         mine = [t for t in self._tries if t.probe == probe]
@@ -212,9 +290,17 @@ class Prober:
             attempts=len(mine),
             connected=sum(t.outcome == "connected" for t in mine),
             silent=sum(t.outcome == "silent" for t in mine),
-            explained=sum(_explained(t) for t in mine),
+            explained=sum(self._explained(t) for t in mine),
             left=self._left(mine),
+            mapped=self._is_mapped(probe),
         )
+
+    def _explained(self, item: _Try) -> bool:
+        """Whether the outcome tells by itself who ended the attempt."""
+        if item.icmp is not None and item.icmp.sender == bare(item.probe.address):
+            # A router that translates says so in the name of whoever is behind it, too.
+            return not self._is_foreign(item.probe)
+        return item.icmp is not None or item.outcome in _LOCAL or item.spoke == "challenge"
 
     def _left(self, tries: list[_Try]) -> int | None:
         if self.packets is None:
@@ -244,7 +330,7 @@ class Prober:
                     sends.append(round(clock() - zero, 6))
         await asyncio.sleep(zero + len(plan.pattern) * WINDOW_SECONDS - clock())
         if self._afar(plan):
-            await asyncio.sleep(AFAR_SECONDS)
+            await asyncio.sleep(self._far_seconds(plan))
         self._recorder.bursts.append(
             Burst(
                 round=plan.number,
@@ -272,6 +358,12 @@ class Prober:
     def _afar(self, plan: RoundPlan) -> bool:
         """Whether a probe goes another way than the contact, how long that way may be."""
         return any(bare(probe.address) != self._known for probe in plan.probes)
+
+    def _far_seconds(self, plan: RoundPlan) -> float:
+        """How long an answer to any of the probes may take, as far as that was measured."""
+        trips = [self._trips.get(probe.address) for probe in plan.probes]
+        known = [trip for trip in trips if trip is not None]
+        return 3 * max(known) + SLACK_SECONDS if len(known) == len(trips) else AFAR_SECONDS
 
     def prepare(self, plan: RoundPlan) -> None:
         """Begin to read the counters, ahead of the burst `plan`."""
@@ -312,19 +404,19 @@ class Prober:
         routes = self._recorder.routes
         return next((r.gateway for r in routes if r.destination == address), None)
 
-    def _start(self, probe: Probe, *, own: bool, hops: int = 0) -> None:
+    def _start(self, probe: Probe, *, own: bool, hops: int = 0, local_port: int = 0) -> None:
         item = _Try(probe, own, hops, started=self._recorder.clock())
         (self._short if hops else self._tries).append(item)
         try:
-            name = socket.getaddrinfo(
-                probe.address, probe.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-            )[0]
-            item.sock = socket.socket(name[0], socket.SOCK_STREAM)
+            kind, name = name_of(probe.address, probe.port)
+            item.sock = socket.socket(kind, socket.SOCK_STREAM)
             item.sock.setblocking(False)
-            _ask_for_errors(item.sock)
-            if hops:
-                _limit_hops(item.sock, hops)
-            result = item.sock.connect_ex(name[4])
+            ask_for_errors(item.sock)
+            self._mark(item)
+            if local_port:
+                item.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                item.sock.bind((_ANY[kind], local_port))
+            result = item.sock.connect_ex(name)
         except OSError as error:
             self._fail(item, error.errno or 0, at_once=True)
             return
@@ -336,6 +428,17 @@ class Prober:
             loop.add_writer(item.sock.fileno(), self._on_writable, item)
         else:
             self._fail(item, result, at_once=True)
+
+    def _mark(self, item: _Try) -> None:
+        """Give the request its tag, or let its time run out on the way."""
+        if item.sock is None:
+            return
+        if item.hops:
+            limit_hops(item.sock, item.hops)
+            offer_segment_size(item.sock, TRACE_TAG)
+        elif offer_segment_size(item.sock, tag_of(self._sent)):
+            item.tag = tag_of(self._sent)
+            self._sent += 1
 
     def _note_local(self, item: _Try) -> None:
         if item.sock is not None and item.local == ("", 0):
@@ -350,7 +453,7 @@ class Prober:
         # In this order: reading the error queue takes the socket's pending error away
         # (net/core/skbuff.c, sock_dequeue_err_skb), and a refusal would look like success.
         error = item.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        item.icmp = _icmp_error(item.sock)
+        item.icmp = icmp_error(item.sock)
         if error == errno.ECONNRESET:
             # A reset of the request itself says ECONNREFUSED (net/ipv4/tcp_input.c, tcp_reset):
             # this connection stood, and was cut off at once.
@@ -402,7 +505,7 @@ class Prober:
         name = errno.errorcode.get(number, str(number))
         item.error = name
         item.ended = self._recorder.clock()
-        item.outcome = _outcome(number, at_once=at_once)
+        item.outcome = outcome_of(number, at_once=at_once)
         self._changed.set()
 
     def _close(self, item: _Try) -> None:
@@ -428,6 +531,7 @@ class Prober:
             error=item.error,
             icmp=item.icmp,
             spoke=item.spoke,
+            tag=item.tag,
         )
 
     def _look_up(self, address: str) -> None:
@@ -478,8 +582,7 @@ class Prober:
 
 
 def _short(number: int, item: _Try) -> HopProbe:
-    said = None if item.icmp is None else (item.icmp.kind, item.icmp.code)
-    expired = said == _EXPIRED[family(bare(item.probe.address))]
+    expired = has_expired(item.icmp, item.probe.address)
     return HopProbe(
         round=number,
         transport=item.probe.transport,
@@ -493,78 +596,3 @@ def _short(number: int, item: _Try) -> HopProbe:
 
 def _explained(item: _Try) -> bool:
     return item.icmp is not None or item.outcome in _LOCAL or item.spoke == "challenge"
-
-
-def connecting(probe: Probe) -> socket.socket | None:
-    """Return a fresh socket that is connecting to `probe`, None where it would not."""
-    try:
-        name = socket.getaddrinfo(
-            probe.address, probe.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )[0]
-        sock = socket.socket(name[0], socket.SOCK_STREAM)
-    except OSError:
-        return None
-    try:
-        sock.setblocking(False)
-        sock.connect_ex(name[4])
-    except OSError:
-        sock.close()
-        return None
-    return sock
-
-
-def _outcome(number: int, *, at_once: bool) -> str:
-    if number in (errno.ENETUNREACH, errno.EADDRNOTAVAIL) and at_once:
-        return "no-route"
-    if number in (errno.ECONNREFUSED, errno.ECONNRESET):
-        return "refused"
-    if number == errno.ETIMEDOUT:
-        return "silent"
-    if not at_once and number in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES):
-        return "unreachable"
-    return "unreachable" if number == errno.EHOSTUNREACH else "local-error"
-
-
-def _ask_for_errors(sock: socket.socket) -> None:
-    """Have the kernel keep ICMP errors with their sender for this socket (ip(7)). Linux."""
-    level, option = (
-        (socket.IPPROTO_IPV6, _IPV6_RECVERR)
-        if sock.family == socket.AF_INET6
-        else (socket.IPPROTO_IP, _IP_RECVERR)
-    )
-    with contextlib.suppress(OSError):
-        sock.setsockopt(level, option, 1)
-
-
-def _limit_hops(sock: socket.socket, hops: int) -> None:
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
-
-
-def _icmp_error(sock: socket.socket) -> Icmp | None:
-    """Return the ICMP error that ended this socket's connect, where the kernel kept one."""
-    try:
-        _, ancillary, _, _ = sock.recvmsg(64, 512, _MSG_ERRQUEUE)
-    except (OSError, AttributeError):
-        return None
-    for level, kind, data in ancillary:
-        if (level, kind) not in ((0, _IP_RECVERR), (41, _IPV6_RECVERR)) or len(data) < 16:
-            continue
-        # struct sock_extended_err, then the offender's socket address.
-        _, origin, icmp_type, icmp_code = struct.unpack_from("=IBBB", data)
-        if origin in (_ORIGIN_ICMP, _ORIGIN_ICMP6):
-            return Icmp(kind=icmp_type, code=icmp_code, sender=_offender(data[16:]))
-    return None
-
-
-def _offender(raw: bytes) -> str:
-    if len(raw) < 8:
-        return ""
-    family = struct.unpack_from("=H", raw)[0]
-    if family == socket.AF_INET:
-        return socket.inet_ntop(socket.AF_INET, raw[4:8])
-    if family == socket.AF_INET6 and len(raw) >= 24:
-        return normal(socket.inet_ntop(socket.AF_INET6, raw[8:24]))
-    return ""

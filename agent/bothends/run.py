@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from bothends_protocol.addresses import is_near
+from bothends_protocol.addresses import bare, is_near, is_public
 from bothends_protocol.code import Code, make_code
 from bothends_protocol.errors import ProtocolError
 from bothends_protocol.evidence import ContactFacts, Evidence, HostFacts, Target, Witness
@@ -57,8 +57,10 @@ from .link import Link
 from .listener import OwnListeners
 from .names import UnresolvedError, resolve
 from .observer import Observer
+from .opener import Opener
 from .options import Endpoint, Options
 from .outcome import Outcome
+from .outside import Outside
 from .overheard import Overheard
 from .own_rules import OwnRules
 from .prober import Prober
@@ -133,6 +135,9 @@ class Run:
         self._rules: OwnRules | None = None
         self._privileged = may_see_packets()
         self._facts = host_facts(privileged=self._privileged)
+        self._outside = Outside(
+            (item.address for item in self._facts.addresses), _router_ports(options), options.stun
+        )
         self._events: asyncio.Queue[_Event] = asyncio.Queue()
         self._early: _Event | None = None
         self._side: str | None = None
@@ -220,6 +225,7 @@ class Run:
     async def _meet(self, contact: Contact) -> str | None:
         """Pair with the other side by any way; return why not, where that fails."""
         problem = await contact.listen()
+        self._outside.start()
         if problem is not None:
             sentence = f"The control port {self.options.control_port} cannot be used: {problem}."
             others = self.options.peers or self.options.rendezvous
@@ -491,6 +497,8 @@ class Run:
             both_ways=self.options.both_ways,
             timeout=self.options.timeout,
             watch=self.options.watch,
+            seen=self._outside.public()[:MAX_NAMED],
+            map=self.options.map,
         )
 
     async def _drive(self, session: Session, channel: Channel) -> Outcome:
@@ -575,15 +583,44 @@ class Run:
         self._open_packets(ports)
         if self._prober is not None:
             self._prober.packets = self._packets
+            self._prober.theirs = frozenset(map(bare, theirs.addresses))
+            self._prober.control_port = self.options.control_port
         cards = {item.address: item.interface for item in self._facts.addresses}
         self._observer = Observer(
             self._recorder,
             self._own,
             {link.local: "", **cards},
-            [self._remote(), *theirs.addresses],
+            [self._remote(), *theirs.seen, *theirs.addresses],
             self._packets,
             self.options.service,
+            self._make_opener(theirs),
+            self.options.control_port,
         )
+
+    def _make_opener(self, theirs: Offer) -> Opener:
+        own = frozenset(bare(item.address) for item in self._facts.addresses)
+
+        def public() -> tuple[str, ...]:
+            seen = (bare(theirs.remote), *self._outside.public())
+            return tuple(a for a in dict.fromkeys(seen) if is_public(a) and a not in own)
+
+        def others() -> tuple[str, ...]:
+            # Proven ones alone: the other side's word is no reason to send anything anywhere.
+            proven = (self._remote(), *(self._contact.proven if self._contact else ()))
+            return tuple(a for a in dict.fromkeys(map(bare, proven)) if is_public(a))
+
+        return Opener(
+            self._recorder,
+            self._own_listeners(),
+            public=public,
+            others=others,
+            control_port=self.options.control_port,
+        )
+
+    def _own_listeners(self) -> OwnListeners:
+        if self._own is None:
+            raise ProtocolError("no test is on")
+        return self._own
 
     def _open_packets(self, ports: list[int]) -> None:
         recorder = self._recorder
@@ -638,7 +675,7 @@ class Run:
             raise ProtocolError("a round before the offers")
         match order:
             case Arm(plan):
-                return Armed(observer.arm(plan))
+                return Armed(await observer.arm(plan))
             case Fire(plan, own):
                 await prober.fire(plan, own, rtt)
                 return Fired()
@@ -647,10 +684,12 @@ class Run:
                 cards = {item.address: item.interface for item in self._facts.addresses}
                 missing = {(s.address, s.port) for s in seen_here if not s.established}
                 stopped = [p for p in plan.probes if (p.address, p.port) in missing]
-                rules.want_awaited((p for p in stopped if p.address in cards), cards)
+                inside = map(observer.inside, stopped)
+                rules.want_awaited((p for p in inside if p.address in cards), cards)
                 return Collected(seen_here)
             case Freeze():
                 await observer.finish()
+                await self._keep_outside()
                 await rules.write(self._remote())
                 if self._path() == RENDEZVOUS:
                     self._recorder.gateways = await gateway_neighbours()
@@ -663,6 +702,19 @@ class Run:
                 rules.want_sent((t.probe for t in tried if not t.connected), routes)
                 return Gathered(tried)
         raise ProtocolError("an unknown order")
+
+    async def _keep_outside(self) -> None:
+        """Write down how this side is seen, waiting for it where that has to do with the test."""
+        session = self._session
+        own = {bare(item.address) for item in self._facts.addresses}
+        theirs = session.peer_offer.addresses if session and session.peer_offer else ()
+        known = own.union(map(bare, theirs))
+        probes = [p for plan in (session.rounds if session else ()) for p in plan.probes]
+        if any(bare(probe.address) not in known for probe in probes):
+            await self._outside.finish()
+        self._recorder.seen_as = list(self._outside.seen)
+        self._recorder.router_words = list(self._outside.words)
+        self._recorder.behaviours = list(self._outside.behaviours)
 
     def _close_packets(self) -> None:
         if self._packets is not None:
@@ -799,6 +851,7 @@ class Run:
     async def _close(self) -> None:
         """Close everything in the order in which it depends on each other."""
         await self._stop_alone()
+        await self._outside.close()
         # What is still under way must not start anything whose owner has been closed.
         self._tasks.cancel()
         if self._watch is not None:
@@ -839,3 +892,13 @@ class Run:
         if task is not None and task.cancelling():
             channel.send(Bye(reason="interrupted"))
             await asyncio.shield(channel.settle())
+
+
+MAX_ROUTER_PORTS = 8
+"""Ports that the router is asked about: each is a question of its own."""
+
+
+def _router_ports(options: Options) -> list[tuple[str, int]]:
+    """The ports that the router is asked about."""
+    parts = [part for text in options.ports for part in parse_ports(text)]
+    return [(part.transport, port) for part in parts for port in part][:MAX_ROUTER_PORTS]

@@ -5,7 +5,25 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-__all__ = ["bare", "family", "is_loopback", "is_near", "is_wildcard", "normal"]
+__all__ = [
+    "bare",
+    "family",
+    "is_carrier",
+    "is_loopback",
+    "is_near",
+    "is_private",
+    "is_public",
+    "is_wildcard",
+    "normal",
+]
+
+_CARRIER = ipaddress.ip_network("100.64.0.0/10")
+"""Shared address space of carriers (RFC 6598). On a host's own card it is mostly an overlay's."""
+
+_PRIVATE = tuple(
+    ipaddress.ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+)
+"""RFC 1918. The documentation ranges, which `ipaddress` calls private, mean nothing here."""
 
 
 def normal(address: str) -> str:
@@ -62,3 +80,47 @@ def is_near(address: str, own: Iterable[tuple[str, int]]) -> bool:
     if value.is_loopback or value.is_link_local or value.is_multicast or value.is_unspecified:
         return False
     return value.is_private or any(value in network for network in networks)
+
+
+def is_private(address: str) -> bool:
+    """Return whether `address` is one of RFC 1918 or of carriers (RFC 6598), used again anywhere.
+
+    Unique local addresses of IPv6 (RFC 4193) are nobody else's, and so are not meant.
+    """
+    try:
+        value = ipaddress.ip_address(normal(address))
+    except ValueError:
+        return False
+    return isinstance(value, ipaddress.IPv4Address) and (
+        value in _CARRIER or any(value in net for net in _PRIVATE)
+    )
+
+
+def is_carrier(address: str) -> bool:
+    """Return whether `address` is of the shared address space of carriers (RFC 6598)."""
+    try:
+        return ipaddress.ip_address(normal(address)) in _CARRIER
+    except ValueError:
+        return False
+
+
+def is_public(address: str) -> bool:
+    """Return whether `address` is one that the Internet may lead to: no private or special one."""
+    try:
+        value = ipaddress.ip_address(normal(address))
+    except ValueError:
+        return False
+    special = (
+        value.is_loopback
+        or value.is_link_local
+        or value.is_multicast
+        or value.is_unspecified
+        or value.is_reserved
+    )
+    local = isinstance(value, ipaddress.IPv6Address) and value.is_site_local
+    unique = isinstance(value, ipaddress.IPv6Address) and value in _UNIQUE
+    return not (special or local or unique or is_private(address))
+
+
+_UNIQUE = ipaddress.ip_network("fc00::/7")
+"""Unique local addresses (RFC 4193)."""

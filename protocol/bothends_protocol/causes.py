@@ -20,10 +20,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .addresses import bare, family
+from .addresses import bare, family, is_private, is_public
 from .evidence import Listener
+from .nat_causes import (
+    kept_on_the_way,
+    not_forwarded,
+    not_led_back,
+    refused_on_the_way,
+    second_router,
+    to_another_machine,
+    to_another_port,
+)
 from .observations import Journey, Stage, Symptom, Trail, loopback_only
 from .services import is_named, is_supervisor
+from .translation import Translation
 
 __all__ = ["PATH_CAUSES", "SERVICE_CAUSES", "PathCause", "ServiceCause"]
 
@@ -54,6 +64,8 @@ class PathCause:
     """True: confirmed by a witness of its own; False: excluded; None: nothing known."""
     decide: str
     """The one action that would tell it from the other candidates."""
+    likely: Callable[[Journey], bool] = lambda _j: False
+    """Whether what confirms it is no witness, so that it is never called proven."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,8 @@ def _no_route(j: Journey) -> bool | None:
 def _no_host(j: Journey) -> bool | None:
     if j.neighbour is None or j.return_error is not None or j.astray:
         return False
+    if j.local and j.apart:
+        return False  # the destination has it, in another network
     if j.local and j.unmet:
         # The destination has it. So it is kept apart from the source, or elsewhere.
         return False if j.together is not None else None if j.unresolved and j.on_link else False
@@ -88,6 +102,8 @@ def _kept_here(j: Journey) -> bool:
 
 def _isolated(j: Journey) -> bool | None:
     """Both on one network, and neither gets through to the other, by any way."""
+    if j.apart:
+        return False
     if not (j.local and j.unmet and j.on_link) or j.stranger or j.together is False:
         return False
     if _kept_here(j):
@@ -97,9 +113,21 @@ def _isolated(j: Journey) -> bool | None:
 
 def _elsewhere(j: Journey) -> bool | None:
     """The destination has the address on another network than the source's, of the same name."""
+    if j.apart and j.local and is_private(j.address):
+        return _leads_elsewhere(j)
     if not (j.local and j.unmet and j.on_link) or j.together or _kept_here(j):
         return False
     return True if j.together is False else None
+
+
+def _leads_elsewhere(j: Journey) -> bool | None:
+    """Whether an inside address of the destination means something else where the source is."""
+    if j.failed and j.stopped <= Stage.LEFT and not j.unresolved:
+        return False  # it is the source itself that keeps them
+    if j.on_link or j.neighbour is None:
+        return True
+    # Through a router: two networks may be joined by a tunnel, unless the Internet answers.
+    return True if j.icmp is not None and is_public(j.icmp.sender) else None
 
 
 def _source_filter(j: Journey) -> bool | None:
@@ -120,7 +148,9 @@ def _source_reject(j: Journey) -> bool | None:
 
 
 def _between(j: Journey) -> bool | None:
-    return False if j.unresolved or j.stranger else None
+    if j.unresolved or j.stranger:
+        return False
+    return None if j.translation is None else kept_on_the_way(j, j.translation)
 
 
 def _from_between(j: Journey) -> bool:
@@ -141,9 +171,18 @@ def _no_way_on(j: Journey) -> bool:
 
 
 def _network_reject(j: Journey) -> bool | None:
-    if j.icmp is not None:
+    if j.icmp is not None and not _in_its_name(j):
         return None if _from_between(j) else False
-    return _between(j)
+    if j.unresolved or j.stranger:
+        return False
+    return None if j.translation is None else refused_on_the_way(j, j.translation)
+
+
+def _in_its_name(j: Journey) -> bool:
+    """Whether the ICMP error is in the name of an address that a router translates."""
+    return (
+        j.translation is not None and j.icmp is not None and bare(j.icmp.sender) == bare(j.address)
+    )
 
 
 def _network_unreachable(j: Journey) -> bool | None:
@@ -157,23 +196,34 @@ def _wrong_host(j: Journey) -> bool | None:
     """An address that is none of the destination's own may belong to any machine."""
     if not j.destination_known or j.local or j.unresolved:
         return False
+    if j.translation is not None and j.translation.ours is not None:
+        # Seen from outside, the destination is the router's address, and no other.
+        return False if j.translation.ours else not j.translation.halted or None
     return True if j.stranger else None
 
 
 def _duplicate(j: Journey) -> bool | None:
     """The destination has the address, and on the source's network another answers for it."""
-    if not (j.local and j.stranger):
+    if not (j.local and j.stranger) or j.apart:
         return False
     if not j.unmet or j.together:
         return True
     return None if j.together is None else False
 
 
-def _not_forwarded(j: Journey) -> bool | None:
-    """Behind a router only: on the source's own network nobody forwards."""
-    if not j.destination_known or j.local or j.unresolved:
-        return False
-    return False if j.on_link else None
+def _behind_nat(
+    rule: Callable[[Journey, Translation], bool | None],
+) -> Callable[[Journey], bool | None]:
+    """Return `rule` for addresses that a router translates; it fits no others."""
+
+    def fits(j: Journey) -> bool | None:
+        if j.translation is None or j.unresolved or j.on_link or j.translation.ours is False:
+            return False
+        if j.translation.halted:
+            return False
+        return rule(j, j.translation)
+
+    return fits
 
 
 def _for_somebody_else(j: Journey) -> bool:
@@ -182,10 +232,25 @@ def _for_somebody_else(j: Journey) -> bool:
 
 
 def _destination_drop(j: Journey) -> bool | None:
-    if _for_somebody_else(j):
+    if _for_somebody_else(j) or _never_came(j):
         return False
     refused = j.answer_kept or (j.burst is not None and j.burst.limited is True)
     return False if refused or _no_way_back(j) is True else None
+
+
+def _never_came(j: Journey) -> bool:
+    """Whether requests end before the destination, at its router, or at another port."""
+    n = j.translation
+    if n is None:
+        return False
+    at_another_port = to_another_port(j, n) is True
+    return (
+        n.halted
+        or n.ours is False
+        or n.through_pinhole is True
+        or at_another_port
+        or (n.answered_by_holder and n.refused_behind is not None)
+    )
 
 
 def _icmp_unheard(j: Journey) -> bool:
@@ -197,7 +262,7 @@ def _icmp_unheard(j: Journey) -> bool:
 
 
 def _destination_reject(j: Journey) -> bool | None:
-    if _for_somebody_else(j):
+    if _for_somebody_else(j) or _never_came(j):
         return False
     if j.symptoms == _SILENT and not (_icmp_unheard(j) or j.answer_kept or j.kept_back):
         return False
@@ -262,6 +327,48 @@ def _always(_j: Journey) -> bool | None:
 
 
 PATH_CAUSES: tuple[PathCause, ...] = (
+    PathCause(
+        "nat.double",
+        (Stage.LEFT, Stage.ARRIVED),
+        _ANY,
+        _behind_nat(second_router),
+        "Compare the outside address that the destination's router shows on its own pages with "
+        "the address under which others see the destination.",
+        likely=lambda j: j.translation is not None and not j.translation.double_sure,
+    ),
+    PathCause(
+        "nat.no-hairpin",
+        (Stage.LEFT, Stage.CONNECTED),
+        _ANY,
+        _behind_nat(not_led_back),
+        "Test the public address from a third computer outside this network, a telephone on "
+        "mobile data for example.",
+    ),
+    PathCause(
+        "nat.no-forward",
+        (Stage.LEFT, Stage.ARRIVED),
+        _ANY,
+        _behind_nat(not_forwarded),
+        "Look at the port forwarding of the router in front of the destination, or run bothends "
+        "there as root: it then opens the router from inside for a moment, and sees whether "
+        "requests come in.",
+    ),
+    PathCause(
+        "nat.wrong-host",
+        (Stage.LEFT, Stage.ARRIVED),
+        _ANY,
+        _behind_nat(to_another_machine),
+        "Look at the port forwarding of the router in front of the destination: to which machine "
+        "does it lead?",
+    ),
+    PathCause(
+        "nat.wrong-port",
+        (Stage.LEFT, Stage.REPLIED),
+        _ANY,
+        _behind_nat(to_another_port),
+        "Look at the port forwarding of the router in front of the destination: to which port of "
+        "it does it lead?",
+    ),
     PathCause(
         "destination.firewall-drop",
         (Stage.ARRIVED, Stage.DELIVERED),
@@ -407,13 +514,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         _ANY,
         _duplicate,
         "Switch the other machine off or give it another address.",
-    ),
-    PathCause(
-        "nat.no-forward",
-        (Stage.LEFT, Stage.ARRIVED),
-        _ANY,
-        _not_forwarded,
-        "Look at the port forwarding of the router in front of the destination.",
     ),
 )
 

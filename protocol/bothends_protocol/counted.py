@@ -46,6 +46,9 @@ class BurstView:
     """Whether they overflowed the queue of a listening socket."""
     misrouted: bool | None
     """Whether the destination found them coming from the wrong side, or no way back."""
+    refused: bool | None = None
+    """Whether the destination's TCP itself refused them, as it does where nobody listens: a filter
+    that sends resets does not show in this counter."""
 
 
 MAX_JUDGED = 3
@@ -88,6 +91,7 @@ def view_bursts(
         limited=_agreed(view.limited for view in views),
         overflowed=_agreed(view.overflowed for view in views),
         misrouted=_agreed(view.misrouted for view in views),
+        refused=_agreed(view.refused for view in views),
     )
 
 
@@ -97,6 +101,7 @@ def as_told(view: BurstView) -> Told:
         reached=tuple(int(stage) for stage, there in view.reached.items() if there),
         missed=tuple(int(stage) for stage, there in view.reached.items() if not there),
         forwarded=view.forwarded is True,
+        refused=view.refused is True,
     )
 
 
@@ -106,7 +111,7 @@ def told_enough(parts: Iterable[Told], *, refused: bool) -> bool:
     `refused` is whether attempts are refused: then the answers are no part of the question.
     """
     listed = list(parts)
-    if any(part.forwarded for part in listed):
+    if any(part.forwarded or (refused and part.refused) for part in listed):
         return True
     last = Stage.DELIVERED if refused else Stage.RETURNED
     got_to = [stage for part in listed for stage in part.reached if stage <= last]
@@ -132,7 +137,7 @@ def view_burst(
     v6 = family(bare(sent.address)) == 6
     reached: dict[Stage, bool | None] = {}
     inferred: set[Stage] = set()
-    forwarded = misrouted = overflowed = kept = limited = None
+    forwarded = misrouted = overflowed = kept = limited = refused = None
     if here is not None:
         near = _Host(sent, here, v6=v6)
         reached[Stage.LEFT] = near.left()
@@ -144,6 +149,7 @@ def view_burst(
         kept = far.kept
         limited = far.passed("Icmp6.OutRateLimitHost" if v6 else "Icmp.OutRateLimitHost")
         overflowed = far.passed("TcpExt.ListenOverflows")
+        refused = far.passed("Tcp.OutRsts")
         misrouted = _any(
             far.passed("TcpExt.IPReversePathFilter"),
             far.passed("Ip.OutNoRoutes"),
@@ -163,6 +169,7 @@ def view_burst(
         limited=limited,
         overflowed=overflowed,
         misrouted=misrouted,
+        refused=refused,
     )
 
 

@@ -47,8 +47,8 @@ __all__ = [
     "Probe",
     "Return",
     "RoundPlan",
-    "RouterWord",
     "Route",
+    "RouterWord",
     "Samples",
     "SeenAs",
     "SelfConnect",
@@ -219,6 +219,9 @@ class HopProbe(_Record, frozen=True):
     icmp: Icmp | None = None
     seconds: float = 0.0
     """From the request to what came of it; 0 where nothing did."""
+    least: Byte = 0
+    """The smallest time to live with which the kernel was to take an answer (IP_MINTTL), where
+    that was the question: then `hops` is 0, the system's own."""
 
 
 class Sighting(_Record, frozen=True):

@@ -23,6 +23,7 @@ from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
 from .evidence import Evidence, HostFacts
 from .fixes import FixCase, fixes_for
 from .narrate import narrate, quote, title, untested
+from .nat_causes import missed
 from .observations import Journey, Stage, Symptom, by_port, observe
 from .pairing import DESTINATION, SOURCE, other_role
 from .plan import CERTAIN, ENOUGH, HALF_OPEN, primary_addresses
@@ -166,6 +167,10 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
             candidates=tuple(code for code, _, _ in services),
             next_step="Nothing could be tried. Run both sides again.",
         )
+    if j.translation is not None and j.translation.other_port is not None:
+        return _elsewhere(j) if not j.failed else _stopped(j, services, losing=losing)
+    if _left_open(j):
+        return _opened(j, services)
     if j.proven or j.counted_through:
         return _clear(j, services)
     if any(trail.connected for trail in j.trails):
@@ -198,6 +203,23 @@ def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         candidates=tuple(code for code, _, _ in found),
         warnings=("network.loss",) if _lossy(j) else (),
         notes=notes,
+    )
+
+
+def _left_open(j: Journey) -> bool:
+    """Whether bothends had the router forward the port, that works, and it stays so."""
+    n = j.translation
+    return bool(n and n.through_mapping and n.opened and n.opened.kept and not j.proven)
+
+
+def _opened(j: Journey, services: tuple[_Named, ...]) -> _Finding:
+    because = narrate(j)
+    return _Finding(
+        path_clear=True,
+        reachable="no" if services else "yes",
+        causes=tuple((code, how, (*because, *text)) for code, how, text in services),
+        candidates=tuple(code for code, _, _ in services),
+        notes=because,
     )
 
 
@@ -256,23 +278,31 @@ def _lossy(j: Journey) -> bool:
 
 def _elsewhere(j: Journey) -> _Finding:
     """Every attempt connected, and none can be shown to have reached the destination."""
-    fitting = [c for c in PATH_CAUSES if c.code.startswith("address.") and c.fits(j) is not False]
+    kinds = ("address.", "nat.")
+    fitting = [c for c in PATH_CAUSES if c.code.startswith(kinds) and c.fits(j) is not False]
     confirmed = [c for c in fitting if c.fits(j) is True]
-    missed = j.counted.get(Stage.ARRIVED) is False or all(t.arrived is False for t in j.trails)
-    if len(confirmed) == 1 and missed:
+    if len(confirmed) == 1 and (missed(j) or confirmed[0].code == "nat.wrong-port"):
         cause = confirmed[0]
-        because = (*narrate(j), "Another machine's network card answers for the address.")
+        because = narrate(j)
+        if j.stranger:
+            because += ("Another machine's network card answers for the address.",)
+        confidence = "likely" if cause.likely(j) else "proven"
         return _Finding(
             path_clear=False,
             reachable="no",
-            causes=((cause.code, "proven", because),),
+            causes=((cause.code, confidence, because),),
             candidates=(cause.code,),
         )
+    # A router that passes the request on, and is not itself where it ends, is no proxy.
+    passed_on = j.translation is not None and j.translation.mapped_at is not None
     return _Finding(
         path_clear=False,
         reachable="unknown",
         causes=(),
-        candidates=(*(cause.code for cause in fitting), "network.proxy"),
+        candidates=(
+            *(cause.code for cause in fitting if cause.code != "nat.no-forward"),
+            *(() if passed_on else ("network.proxy",)),
+        ),
         next_step="Something accepted the connections, but the destination did not see them "
         "arrive. Run bothends on the destination with the right to see packets (as root, or "
         "with CAP_NET_RAW) to tell whether they reach it.",
@@ -425,6 +455,10 @@ def _fitting(j: Journey) -> list[PathCause]:
 
 def _confidence(j: Journey, cause: PathCause) -> str:
     """`proven` where witnesses saw the packets up to the very step, and not after it."""
+    if cause.likely(j):
+        return "likely"
+    if cause.code.startswith("nat.") and cause.fits(j) is True:
+        return "proven"  # each has a witness of its own
     start, end = cause.acts
     bracketed = j.furthest >= start and j.stopped <= end
     wide = end - start > 1 and j.furthest < Stage.ARRIVED
@@ -443,7 +477,8 @@ def _confidence(j: Journey, cause: PathCause) -> str:
 
 
 def _service_causes(j: Journey) -> tuple[_Named, ...]:
-    if not j.local:
+    behind = j.translation is not None and j.translation.ours is not False
+    if not j.local and not (behind and j.landing is not None and not j.on_link):
         return ()
     return tuple(
         (cause.code, "likely", (cause.because(j),)) for cause in SERVICE_CAUSES if cause.found(j)
@@ -523,6 +558,8 @@ def _segment_states(j: Journey, finding: _Finding) -> dict[str, str]:
         "destination": Stage.DELIVERED,
     }
     states = {name: _CLEAR if reached >= stage else _UNKNOWN for name, stage in after.items()}
+    if j.translation is not None and j.translation.reached:
+        states |= {"source": _CLEAR, "network": _CLEAR}
     states["service"] = _CLEAR if finding.reachable == "yes" else _UNKNOWN
     blocked = {_segment_of(code) for code, _, _ in finding.causes}
     for name in blocked:

@@ -89,6 +89,10 @@ class Offer(_Message, frozen=True):
     """Seconds from pairing to verdict that this side allows."""
     watch: bool = False
     """Whether this side stays and tests again; then both do."""
+    seen: Names = ()
+    """Addresses under which this side is seen from outside, as it was told."""
+    map: bool = False
+    """Whether this side is to ask its router to forward ports, and to test through that."""
 
 
 class Where(_Message, frozen=True):
@@ -135,6 +139,8 @@ class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     missed: tuple[int, ...] = ()
     """Stages that it did not get to; those that are unknown are in neither."""
     forwarded: bool = False
+    refused: bool = False
+    """Whether the TCP of the side refused it."""
 
 
 class SeenPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -174,6 +180,8 @@ class Tried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Requests that the packet witness saw leave; None without one."""
     told: Told | None = None
     """Of a burst."""
+    mapped: bool = False
+    """Whether the machine with the address was seen to pass requests to the port on."""
 
 
 class Done(_Message, frozen=True):

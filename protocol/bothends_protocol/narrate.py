@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from .codes import plain
 from .observations import Journey, Stage, Symptom
+from .translation import Translation
 from .verdict import Check
 
 __all__ = ["narrate", "quote", "title", "untested"]
@@ -27,8 +28,106 @@ def narrate(j: Journey) -> tuple[str, ...]:
         _outcome(j),
         _nobody_there(j),
         _gateways(j),
+        *_routers(j),
     ]
     return tuple(line for line in (*lines, *_burst(j)) if line)
+
+
+def _routers(j: Journey) -> list[str]:
+    """What is known of the routers that translate, where they keep requests from coming in."""
+    n = j.translation
+    if n is None or j.proven:
+        return _apart(j)
+    return [
+        _whose(j, n),
+        _at_router(n),
+        _before_router(n),
+        _router_says(n),
+        _from_inside(n),
+        _by_request(n),
+        *n.double,
+        "" if n.other_port is None else f"They come in at the destination's port {n.other_port}.",
+        ""
+        if not n.unmasked
+        else "The router leads requests back inside with the source's own inside address, so that "
+        "the answers do not come back through it.",
+    ]
+
+
+def _apart(j: Journey) -> list[str]:
+    if not (j.apart and j.local and not j.proven):
+        return []
+    where = ", ".join(j.public)
+    return [f"The two computers are on two networks: the destination is seen at {where}."]
+
+
+def _whose(j: Journey, n: Translation) -> str:
+    if n.ours:
+        inside = "" if not n.together else ", and both computers are behind it"
+        return f"{j.address} is where others see the destination: its router has it{inside}."
+    if n.ours is False:
+        return f"Others see the destination at {', '.join(n.public)}, and not at {j.address}."
+    return ""
+
+
+def _at_router(n: Translation) -> str:
+    if n.mapped_at is not None:
+        return (
+            f"A request that was to end at hop {n.mapped_at} did, as that router says in the name "
+            "of the tested address: it passes the port on."
+        )
+    if n.answered_by_holder and n.end is not None and n.refused_behind is not False:
+        return f"The answer comes from the machine at hop {n.end[0]}, which has the address."
+    return ""
+
+
+def _before_router(n: Translation) -> str:
+    if n.stops_after is not None:
+        place = f"hop {n.stops_after}" if n.stops_after else "the source itself"
+        who = n.way.expired.get(n.stops_after)
+        return (
+            f"Requests to this port end behind {place}{f' ({who})' if who else ''}, and requests "
+            "to another port of the same address go further."
+        )
+    if n.cut_in and n.end is not None:
+        return (
+            f"At hop {n.end[0]} requests to this port are answered, and requests to another port "
+            "of the same address go further."
+        )
+    return ""
+
+
+def _router_says(n: Translation) -> str:
+    if n.mapping is None:
+        return ""
+    says = f"The destination's router ({n.router}) says by {_PROTOCOLS.get(n.word, n.word)} that"
+    if n.mapping.client is None:
+        return f"{says} it has no forwarding for the port that was set up this way."
+    off = "" if n.mapping.enabled else ", which is switched off"
+    return f"{says} the port leads to {n.mapping.client}, port {n.mapping.client_port}{off}."
+
+
+_PROTOCOLS = {"upnp": "UPnP", "pcp": "PCP", "nat-pmp": "NAT-PMP"}
+
+
+def _from_inside(n: Translation) -> str:
+    if n.through_pinhole is None:
+        return ""
+    opened = "While the destination had opened its router from inside, requests of the source"
+    return f"{opened} came in." if n.through_pinhole else f"{opened} did not come in either."
+
+
+def _by_request(n: Translation) -> str:
+    if n.opened is None:
+        return ""
+    by = _PROTOCOLS.get(n.opened.protocol, "")
+    if n.opened.outcome != "granted":
+        detail = f": {n.opened.detail}" if n.opened.detail else ""
+        return f"The router did not open the port when it was asked to{detail}."
+    how = f"While the router forwarded the port because bothends asked it to ({by}), requests"
+    if n.through_mapping is None:
+        return ""
+    return f"{how} came in." if n.through_mapping else f"{how} did not come in either."
 
 
 _RULED = {

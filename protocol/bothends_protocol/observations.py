@@ -32,8 +32,17 @@ from .evidence import (
     SelfConnect,
     Sighting,
 )
-from .plan import ENOUGH
+from .plan import ENOUGH, MAPPED, PINHOLE
 from .stages import Stage
+from .tags import is_tag
+from .translation import (
+    Neighbourhood,
+    Translation,
+    landing_of,
+    neighbourhood,
+    own_addresses,
+    view_translation,
+)
 
 __all__ = ["Journey", "Stage", "Symptom", "Trail", "by_port", "observe"]
 
@@ -195,6 +204,16 @@ class Journey:
     """Whether the two never reached each other directly: at a meeting point, or not at all."""
     together: bool | None = None
     """Whether the two are on one network, as their gateways show; None where that is unknown."""
+    apart: bool = False
+    """Whether the two are known to be on two networks, the destination behind a router that
+    translates."""
+    translation: Translation | None = None
+    """What is known of the routers in front of the destination, where the address is not its
+    own."""
+    landing: str | None = None
+    """The destination's own address at which requests come in."""
+    public: tuple[str, ...] = ()
+    """Where the destination is seen from outside."""
     source_rules: tuple[MatchingRule, ...] = ()
     """Rules of the source's own firewall that match the requests or the answers."""
     destination_rules: tuple[MatchingRule, ...] = ()
@@ -209,6 +228,8 @@ class Journey:
         """Whether attempts connected and a burst shows that they reach the destination."""
         if not any(trail.connected for trail in self.trails) or self.burst is None:
             return False
+        if self.burst.forwarded is not True and all(t.delivered is False for t in self.trails):
+            return False  # they come to somebody else on the destination
         return bool(self.burst.forwarded or self.burst.reached.get(Stage.DELIVERED))
 
     @property
@@ -353,17 +374,20 @@ def observe(
     missing.
     """
     transport, address, port = key
-    attempts = [] if source is None else _attempts(source, key)
+    attempts = [] if source is None else _attempts(source, destination, key)
     table = destination if destination is not None else None
-    own, own_error = _own(table, key)
+    together = _together(source, table)
+    around = neighbourhood(source, table, one_gateway=together)
+    landing = None if table is None else landing_of(table, address)
+    own, own_error = _own(table, (transport, landing or address, port))
     rows = [] if table is None else _rows(table, transport, port)
-    holders = () if own else tuple(row for row in rows if _covers(row, address))
+    holders = () if own else tuple(row for row in rows if _covers(row, landing or address))
     route_error, neighbour = _way(source, address)
     wanted = [] if table is None else [r for r in table.service_listeners if r.port != port]
-    peers = _seen_as(attempts, source, table)
+    peers = _seen_as(attempts, source, table, around)
     return_known, return_error = _way_back(table, peers, address)
     trails = tuple(
-        _trail(a, source, table, neighbour, own=own, held=bool(holders)) for a in attempts
+        _trail(a, source, table, neighbour, around, own=own, held=bool(holders)) for a in attempts
     )
     return Journey(
         direction="source-to-destination"
@@ -399,11 +423,15 @@ def observe(
         kept_back=table is not None and _kept_back(table, attempts),
         wanted_elsewhere=tuple(wanted),
         first_router=_first_router(source, key),
-        self_connect=_self_connect(table, key),
+        self_connect=_self_connect(table, (transport, landing or address, port)),
         unmet=_unmet(source, table),
-        together=_together(source, table),
+        together=together,
+        apart=around.apart,
+        translation=view_translation(source, table, key, around),
+        landing=landing,
+        public=tuple(sorted(around.destination_public)),
         source_rules=_rules(source, key),
-        destination_rules=_rules(table, key),
+        destination_rules=_rules(table, (transport, landing or address, port)),
     )
 
 
@@ -414,28 +442,49 @@ def by_port(evidence: Evidence) -> dict[int, Evidence]:
     thousand ports cost a thousand times as much as one, and not a million times.
     """
     ports = {p.port for r in evidence.rounds for p in r.probes}
-    requests = {
-        s.seq: s.destination_port
-        for s in evidence.sightings
-        if s.flags == "S" and s.destination_port in ports
-    }
     parts = {port: _Part() for port in ports}
     for attempt in evidence.attempts:
         parts.setdefault(attempt.port, _Part()).attempts.append(attempt)
-    for seen in evidence.sightings:
-        # A request that is passed on to another port is known by its number.
-        places = {seen.source_port, seen.destination_port, requests.get(seen.seq, 0)} & ports
-        for port in places:
-            parts[port].sightings.append(seen)
     for mine in evidence.own_listeners:
         parts.setdefault(mine.port, _Part()).own_listeners.append(mine)
     for row in evidence.listeners:
         parts.setdefault(row.port, _Part()).listeners.append(row)
     for taken in evidence.acceptances:
         parts.setdefault(taken.port, _Part()).acceptances.append(taken)
-    for held in evidence.connections:
-        parts.setdefault(held.local_port, _Part()).connections.append(held)
+    _share_sightings(evidence, parts)
+    _share_connections(evidence, parts)
     return {port: replace(evidence, **part.fields()) for port, part in parts.items()}
+
+
+def _share_sightings(evidence: Evidence, parts: dict[int, _Part]) -> None:
+    requests = {
+        s.seq: s.destination_port
+        for s in evidence.sightings
+        if s.flags == "S" and s.destination_port in parts
+    }
+    strays = []
+    for seen in evidence.sightings:
+        # A request that is passed on to another port is known by its number.
+        places = {seen.source_port, seen.destination_port, requests.get(seen.seq, 0)}
+        for port in places & parts.keys():
+            parts[port].sightings.append(seen)
+        if not places & parts.keys() and is_tag(seen.mss):
+            strays.append(seen)  # to a port that nobody asked for: some router's doing
+    for part in parts.values():
+        part.sightings += strays[:MAX_STRAYS]
+
+
+def _share_connections(evidence: Evidence, parts: dict[int, _Part]) -> None:
+    strays: list[Connection] = []
+    for held in evidence.connections:
+        part = parts.get(held.local_port)
+        (part.connections if part else strays).append(held)
+    for part in parts.values():
+        part.connections += strays[:MAX_STRAYS]
+
+
+MAX_STRAYS = 256
+"""Records of ports that nobody asked for that each port gets: they are the same for all."""
 
 
 @dataclass
@@ -486,13 +535,19 @@ def _taken(trails: Iterable[Trail]) -> bool | None:
     return True if True in told else None if None in told or not told else False
 
 
-def _attempts(source: Evidence, key: tuple[str, str, int]) -> list[Attempt]:
-    return [a for a in source.attempts if (a.transport, a.address, a.port) == key]
+def _attempts(source: Evidence, table: Evidence | None, key: tuple[str, str, int]) -> list[Attempt]:
+    """The attempts at the port as it is: not those for which a router was opened first."""
+    rounds = (*source.rounds, *(() if table is None else table.rounds))
+    helped = {r.number for r in rounds if r.kind in (PINHOLE, MAPPED)}
+    return [
+        a
+        for a in source.attempts
+        if (a.transport, a.address, a.port) == key and a.round not in helped
+    ]
 
 
 def _addresses(evidence: Evidence) -> frozenset[str]:
-    mine = {bare(item.address) for item in evidence.facts.addresses}
-    return frozenset(mine | {bare(evidence.contact.local)})
+    return own_addresses(evidence)
 
 
 def _relied(evidence: Evidence | None, name: str) -> bool:
@@ -566,12 +621,15 @@ def _together(source: Evidence | None, table: Evidence | None) -> bool | None:
 
 
 def _seen_as(
-    attempts: Iterable[Attempt], source: Evidence | None, table: Evidence | None
+    attempts: Iterable[Attempt],
+    source: Evidence | None,
+    table: Evidence | None,
+    around: Neighbourhood,
 ) -> frozenset[str]:
     """The addresses that the destination sees the source's requests come from."""
-    outside = _outside_address(source, table)
-    if outside is not None:
-        return frozenset({outside})
+    outside = around.source_public
+    if outside and not (source is not None and outside & _addresses(source)):
+        return outside
     local = {bare(a.local_address) for a in attempts if a.local_address}
     return frozenset(local or ({bare(table.contact.remote)} if table is not None else set()))
 
@@ -635,11 +693,12 @@ def _trail(
     source: Evidence | None,
     table: Evidence | None,
     neighbour: Neighbour | None,
+    around: Neighbourhood,
     *,
     own: bool,
     held: bool,
 ) -> Trail:
-    here = _Matcher(attempt, source, table)
+    here = _Matcher(attempt, source, table, around)
     left = returned = arrived = reply = None
     if attempt.outcome in ("no-route", "local-error") or _nowhere(attempt, neighbour):
         left = False
@@ -679,10 +738,15 @@ def _delivered(here: _Matcher, table: Evidence, *, own: bool, held: bool) -> boo
     rows = [c for c in table.connections if c.round == here.attempt.round]
     if any(here.is_peer(c.remote_address, c.remote_port, c.local_port) for c in rows):
         return True
+    if any(here.may_be_peer(row) for row in rows):
+        return True if here.attempt.outcome == "connected" and here.known_outside else None
     # Only a socket that was there to take the request can be said not to have got it, and
     # only while the source's end was still open could the table have shown it.
     waiting = own or (held and _relied(table, "sockets"))
-    return False if waiting and here.attempt.outcome != "connected" else None
+    if here.attempt.outcome == "connected":
+        # Behind a router it may have been another port, or another machine: then no row is there.
+        return False if waiting and here.foreign and here.attempt.spoke != "closed" else None
+    return False if waiting else None
 
 
 class _Matcher:
@@ -694,15 +758,35 @@ class _Matcher:
     is not found is unknown and not absent.
     """
 
-    def __init__(self, attempt: Attempt, source: Evidence | None, table: Evidence | None) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        source: Evidence | None,
+        table: Evidence | None,
+        around: Neighbourhood,
+    ) -> None:
         self.attempt = attempt
-        self._seqs = frozenset(
+        sent = {
             s.seq
             for s in (() if source is None else source.sightings)
             if s.way == "out" and s.flags == "S" and s.icmp is None and self._is_mine(s)
-        )
-        self._outside = _outside_address(source, table)
+        }
+        came = [
+            s
+            for s in (() if table is None else table.sightings)
+            if s.way == "in" and s.flags == "S" and s.icmp is None and self._is_tagged(s)
+        ]
+        # What a NAT made of the request, known by its tag.
+        self._seqs = frozenset(sent | {s.seq for s in came})
+        self._pairs = frozenset((bare(s.source), s.source_port) for s in came)
+        self._outside = around.source_public
         self._unmet = _unmet(source, table)
+        own = frozenset() if table is None else _addresses(table)
+        self.foreign = table is not None and bare(attempt.address) not in own
+        """Whether a router must translate the address, so that it is another one in the end."""
+
+    def _is_tagged(self, s: Sighting) -> bool:
+        return self.attempt.tag > 0 and s.mss == self.attempt.tag
 
     def _is_mine(self, s: Sighting) -> bool:
         a = self.attempt
@@ -717,7 +801,9 @@ class _Matcher:
     def seen(self, sightings: Iterable[Sighting], way: str) -> bool | None:
         """Whether the request was seen going `way`."""
         requests = [s for s in sightings if self._is_request(s, way)]
-        if any(s.seq in self._seqs or self._is_mine(s) for s in requests):
+        mine = [s for s in requests if s.seq in self._seqs or self._is_mine(s)]
+        # At another port of the destination it is not where it was sent to.
+        if any(s.destination_port == self.attempt.port or way == "out" for s in mine):
             return True
         if way == "in" and any(self._may_be_mine(s) for s in requests):
             return None
@@ -725,8 +811,10 @@ class _Matcher:
 
     def _may_be_mine(self, s: Sighting) -> bool:
         """Whether a NAT may have made this of the request, with a port and number of its own."""
+        if is_tag(s.mss) and self.attempt.tag:
+            return False  # it is another one
         if self._outside:
-            return bare(s.source) == self._outside
+            return bare(s.source) in self._outside
         # Met at a meeting point, the two do not know how each looks to the other.
         return self._unmet and s.destination_port == self.attempt.port
 
@@ -781,24 +869,34 @@ class _Matcher:
         """Whether the host's socket table holds this very connection, at the tested address."""
         return any(
             row.round == self.attempt.round
-            and bare(row.local_address) == bare(self.attempt.address)
+            and (self.foreign or bare(row.local_address) == bare(self.attempt.address))
             and self.is_peer(row.remote_address, row.remote_port, row.local_port)
             for row in rows
         )
 
     def is_peer(self, address: str, port: int, local_port: int) -> bool:
         a = self.attempt
-        return (port, local_port) == (a.local_port, a.port) and bare(address) == bare(
-            a.local_address
+        if local_port != a.port:
+            return False
+        if (bare(address), port) in self._pairs:
+            return True
+        # Most NATs keep the port where they can (RFC 4787, 4.2.1).
+        return port == a.local_port and (
+            bare(address) == bare(a.local_address) or bare(address) in self._outside
         )
 
+    @property
+    def known_outside(self) -> bool:
+        """Whether it is known how the source looks from outside."""
+        return bool(self._outside)
 
-def _outside_address(source: Evidence | None, table: Evidence | None) -> str | None:
-    """The address that a NAT gives the source, None where there is no NAT between the two."""
-    if source is None or table is None:
-        return None
-    remote = bare(table.contact.remote)
-    return remote if remote and remote not in _addresses(source) else None
+    def may_be_peer(self, row: Connection) -> bool:
+        """Whether a NAT that changes ports may have made this row of the attempt."""
+        if row.local_port != self.attempt.port or row.round != self.attempt.round:
+            return False
+        if self._outside:
+            return bare(row.remote_address) in self._outside
+        return self.foreign
 
 
 def loopback_only(rows: Iterable[Listener]) -> bool:

@@ -22,16 +22,20 @@ __all__ = [
     "CONNECT",
     "ENOUGH",
     "HALF_OPEN",
+    "MAPPED",
     "MAX_ATTEMPTS",
     "MAX_BURSTS",
     "MAX_PROBES",
     "MAX_SAME_BURSTS",
+    "PINHOLE",
     "Tally",
     "add",
     "burst_probes",
     "burst_round",
     "first_round",
     "further_round",
+    "mapped_rounds",
+    "pinhole_rounds",
     "primary_addresses",
     "probe_addresses",
     "well_formed",
@@ -80,7 +84,19 @@ all ports that met the same fate."""
 MAX_SAME_BURSTS = 3
 """Bursts at one probe: where noise or a lost mark hid the first, others may tell."""
 
-CONNECT, BURST = "connect", "burst"
+CONNECT, BURST, PINHOLE, MAPPED = "connect", "burst", "pinhole", "mapped"
+
+MAX_PINHOLES = 2
+"""Probes for which the other side's router is opened from inside, in one direction."""
+
+PINHOLE_ATTEMPTS = 3
+"""Requests through each: one of them arriving tells all, and not each must be lost."""
+
+_LOCAL_PORTS = (20_000, 59_999)
+"""Where the requests through a pinhole come from: not a service's port, and hardly ever taken."""
+
+MAX_MAPPED = 4
+"""Ports that the router is asked to forward in one run (--map)."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,8 @@ class Tally:
     answered: int | None = None
     delivered: int | None = None
     established: int | None = None
+    mapped: bool = False
+    """Whether the machine with the address was seen to pass requests on."""
 
 
 def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
@@ -111,6 +129,7 @@ def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
         answered=_sum(old.answered, seen.answered if seen else None),
         delivered=_sum(old.delivered, seen.delivered if seen else None),
         established=_sum(old.established, seen.established if seen else None),
+        mapped=old.mapped or tried.mapped,
     )
 
 
@@ -248,12 +267,77 @@ def burst_round(
     )
 
 
+def pinhole_rounds(
+    number: int,
+    prober: str,
+    tallies: Sequence[tuple[Probe, Tally]],
+    own: Iterable[str],
+    entropy: Callable[[int], bytes],
+) -> list[RoundPlan]:
+    """Return the rounds for which the observer opens its own router from inside first.
+
+    They are for probes that nothing came of, at addresses that are none of its `own`: what then
+    gets through shows that only the router keeps it away, and not somebody before it.
+    """
+    here = {bare(address) for address in own}
+    silent = [
+        probe
+        for probe, tally in tallies
+        if bare(probe.address) not in here
+        and tally.silent == tally.attempts
+        and not (tally.mapped or tally.arrived or tally.delivered)
+    ]
+    return [
+        RoundPlan(
+            number=number + index,
+            kind=PINHOLE,
+            prober=prober,
+            attempts=PINHOLE_ATTEMPTS,
+            probes=(probe,),
+            local_ports=_local_ports(entropy),
+        )
+        for index, probe in enumerate(silent[:MAX_PINHOLES])
+    ]
+
+
+def _local_ports(entropy: Callable[[int], bytes]) -> tuple[int, ...]:
+    first, last = _LOCAL_PORTS
+    room = last - first + 2 - PINHOLE_ATTEMPTS
+    start = first + int.from_bytes(entropy(4), "big") % room
+    return tuple(range(start, start + PINHOLE_ATTEMPTS))
+
+
+def mapped_rounds(
+    number: int, prober: str, tallies: Sequence[tuple[Probe, Tally]], own: Iterable[str]
+) -> list[RoundPlan]:
+    """Return the round for which the observer's router is asked to forward the ports first."""
+    here = {bare(address) for address in own}
+    probes = tuple(
+        probe
+        for probe, tally in tallies
+        if bare(probe.address) not in here and not tally.delivered and not tally.arrived
+    )[:MAX_MAPPED]
+    if not probes:
+        return []
+    return [RoundPlan(number=number, kind=MAPPED, prober=prober, attempts=ATTEMPTS, probes=probes)]
+
+
 def well_formed(plan: RoundPlan) -> bool:
     """Return whether `plan` is of a kind that is known here, and of a bearable size."""
     if plan.kind == CONNECT:
-        return not plan.pattern
+        return not plan.pattern and not plan.local_ports
+    if plan.kind == MAPPED:
+        return not plan.pattern and not plan.local_ports and len(plan.probes) <= MAX_MAPPED
+    if plan.kind == PINHOLE:
+        asked = plan.attempts * len(plan.probes)
+        return (
+            not plan.pattern
+            and len(plan.local_ports) == asked
+            and all(_LOCAL_PORTS[0] <= port <= _LOCAL_PORTS[1] for port in plan.local_ports)
+        )
     return (
         plan.kind == BURST
+        and not plan.local_ports
         and len(plan.probes) == 1
         and 0 < len(plan.pattern) <= MAX_WINDOWS
         and set(plan.pattern) <= {"0", "1"}

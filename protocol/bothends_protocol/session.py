@@ -47,6 +47,8 @@ from .messages import (
 from .pairing import DESTINATION, SOURCE, other_role
 from .plan import (
     BURST,
+    CONNECT,
+    MAPPED,
     MAX_BURSTS,
     MAX_PROBES,
     MAX_SAME_BURSTS,
@@ -56,6 +58,8 @@ from .plan import (
     burst_round,
     first_round,
     further_round,
+    mapped_rounds,
+    pinhole_rounds,
     probe_addresses,
     well_formed,
 )
@@ -231,6 +235,7 @@ class Session:
         self._offer = offer
         self._queue: list[RoundPlan] = []
         self._planned_back = False
+        self._planned_inside = False
         self._seen: tuple[SeenPort, ...] = ()
         self._tallies: dict[Probe, Tally] = {}
         self._entropy = entropy
@@ -313,8 +318,12 @@ class Session:
 
     def _next(self) -> None:
         """Announce the next round, or end the probing."""
+        if not self._queue and not self._planned_inside:
+            self._planned_inside = True
+            self._queue = self._plan_inside()
         if not self._queue and not self._planned_back and self._both_ways():
             self._planned_back = True
+            self._planned_inside = False
             self._tallies = {}
             self._queue = self._plan(DESTINATION)
         if self._finishing or not self._queue or len(self.rounds) >= MAX_ROUNDS:
@@ -325,6 +334,19 @@ class Session:
         self._send(Round(plan=plan))
         self._begin(plan)
 
+    def _plan_inside(self) -> list[RoundPlan]:
+        """The rounds for which the observer first opens its router, from inside or by asking."""
+        if not self.rounds or self.peer_offer is None:
+            return []
+        prober = self.rounds[-1].prober
+        observer = self._offer if prober != self.role else self.peer_offer
+        tallies = list(self._tallies.items())
+        number = len(self.rounds) + 1
+        plans = pinhole_rounds(number, prober, tallies, observer.addresses, self._entropy)
+        if observer.map:
+            plans += mapped_rounds(number, prober, tallies, observer.addresses)
+        return plans
+
     def _both_ways(self) -> bool:
         return self._offer.both_ways or bool(self.peer_offer and self.peer_offer.both_ways)
 
@@ -333,6 +355,7 @@ class Session:
         plan = self.rounds[-1]
         if plan.kind == BURST:
             self._burst_again(plan, tried)
+        if plan.kind != CONNECT:
             return
         seen = {(bare(s.address), s.port): s for s in self._seen}
         tallies = []
@@ -385,7 +408,11 @@ class Session:
         asked = sum(earlier.kind == BURST for earlier in self.rounds)
         if plan.kind == BURST and asked >= 2 * MAX_BURSTS * MAX_SAME_BURSTS:
             return False
-        if not well_formed(plan) or plan.prober not in (SOURCE, DESTINATION):
+        if (
+            not self._wanted(plan)
+            or not well_formed(plan)
+            or plan.prober not in (SOURCE, DESTINATION)
+        ):
             return False
         if plan.prober != self.role:
             return self.role != DESTINATION or self._offered(plan)
@@ -393,6 +420,10 @@ class Session:
         return self._both_ways() and all(
             bare(probe.address) in allowed and 0 < probe.port <= MAX_PORT for probe in plan.probes
         )
+
+    def _wanted(self, plan: RoundPlan) -> bool:
+        """Whether the router of this side may be worked at as the round asks."""
+        return plan.kind != MAPPED or plan.prober == self.role or self._offer.map
 
     def _offered(self, plan: RoundPlan) -> bool:
         """Whether the round keeps to the ports that the user of the destination named."""

@@ -1,10 +1,10 @@
 """The kernel filters of those who read packets, in classic BPF.
 
 `request_filter` is the packet witness's: of IPv4 and IPv6, TCP segments with SYN
-or RST set whose source or destination port is among the asked ones, and ICMP
-errors. `knock_filter` is for waiting (`overheard`): mDNS, and what is sent to the
-control port to open something. Everything else stays in the kernel, so that a
-busy host costs nothing. Offsets count from the IP header (SOCK_DGRAM).
+or RST set whose source or destination port is among the asked ones, requests with
+a tag to any port, and ICMP errors. `knock_filter` is for waiting (`overheard`): mDNS,
+and what is sent to the control port to open something. Everything else stays in the
+kernel, so that a busy host costs nothing. Offsets count from the IP header (SOCK_DGRAM).
 Instructions are (code, jump if true, jump if false, k) as in linux/filter.h; jumps
 are written as labels here and resolved at the end.
 """
@@ -12,6 +12,8 @@ are written as labels here and resolved at the end.
 from __future__ import annotations
 
 from collections.abc import Collection
+
+from bothends_protocol.tags import FIRST_TAG, LAST_TAG
 
 __all__ = ["MAX_EXACT_PORTS", "Instruction", "knock_filter", "request_filter"]
 
@@ -29,6 +31,8 @@ _AND, _RET = 0x54, 0x06
 _TCP, _UDP, _ICMP, _ICMP6 = 6, 17, 1, 58
 _SYN_OR_RST = 0x06
 _SYN, _SYN_ACK = 0x02, 0x12
+_SEGMENT_SIZE_OPTION = 0x0204
+"""Kind and length of the option (RFC 9293, 3.2)."""
 _TAKE, _DROP = 0xFFFF, 0
 
 # ICMPv4 types that quote a packet: unreachable, source quench, time exceeded, parameter.
@@ -77,6 +81,13 @@ def request_filter(ports: Collection[int]) -> list[Instruction]:
             add(_LD_H_IND, offset)
             for port in exact:
                 add(_JEQ, port, "take")
+        # A request with a tag (`tags`) is the other agent's, whatever a router made of its port.
+        # All systems put the maximum segment size first among the options of a SYN.
+        add(_LD_H_IND, 20)
+        add(_JEQ, _SEGMENT_SIZE_OPTION, "", "drop")
+        add(_LD_H_IND, 22)
+        add(_JGE, FIRST_TAG, "", "drop")
+        add(_JGE, LAST_TAG + 1, "drop", "take")
         add(_RET, _DROP, label="drop")
         add(_RET, _TAKE, label="take")
     else:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 
 from bothends_protocol.addresses import normal
 from bothends_protocol.evidence import Icmp, Sighting, Witness
+from bothends_protocol.tags import is_tag
 
 from .bpf import Instruction, request_filter
 
@@ -126,6 +127,8 @@ class PacketWitness:
             if self._follow and seen.flags == "S" and len(self._requests) < MAX_SIGHTINGS:
                 self._requests.add(seen.seq)
             return True
+        if seen.way == "in" and seen.flags == "S" and is_tag(seen.mss):
+            return True  # to another port than it was sent to: some router's doing
         return self._follow and seen.flags == "S" and seen.seq in self._requests
 
     def state(self) -> Witness:
@@ -238,7 +241,23 @@ def _tcp(
         seq=seq,
         ack=ack,
         ttl=ttl,
+        mss=_segment_size(payload) if bits & 0x02 else 0,
     )
+
+
+def _segment_size(segment: bytes) -> int:
+    """Return the maximum segment size that a SYN offers, 0 for none (RFC 9293, 3.2)."""
+    options = segment[20 : (segment[12] >> 4) * 4]
+    at = 0
+    while at + 1 < len(options) and options[at]:
+        if options[at] == 1:
+            at += 1
+            continue
+        size = options[at + 1]
+        if options[at] == 2 and size == 4 and at + 4 <= len(options):
+            return int.from_bytes(options[at + 2 : at + 4], "big")
+        at += max(size, 2)
+    return 0
 
 
 def _icmp(

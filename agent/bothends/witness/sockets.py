@@ -133,9 +133,9 @@ def _listener(row: Row, pid: int | None, queue: Queue | None) -> Listener:
 
 
 def connections(
-    table: Iterable[Row], ports: Collection[int], number: int
+    table: Iterable[Row], ports: Collection[int] | None, number: int
 ) -> tuple[Connection, ...]:
-    """Return the rows about `ports` that are not listeners, for round `number`."""
+    """Return the rows about `ports` (None: all) that are not listeners, for round `number`."""
     return tuple(
         Connection(
             round=number,
@@ -148,7 +148,7 @@ def connections(
             accepted=bool(row.inode) if row.state in _HELD else None,
         )
         for row in table
-        if row.state not in ("LISTEN", "TIME_WAIT") and row.local_port in ports
+        if row.state not in ("LISTEN", "TIME_WAIT") and (ports is None or row.local_port in ports)
     )
 
 

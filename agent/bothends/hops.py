@@ -1,0 +1,231 @@
+"""Which hops a connection request passes: requests whose time to live runs out on the way.
+
+Each router at which it does says so by ICMP (RFC 792; RFC 4443, 3.3), if it says anything. The
+requests go to the very port that is tested, since filters and NATs decide by port, and beside them
+to another one, by which a hop that is silent for one port alone can be told from one that never
+says anything. All hops of a block are asked at once, so a trace takes a few round trips.
+
+Linux routers answer six ICMP errors per peer at once, then one a second (net/ipv4/icmp.c,
+icmp_ratelimit; measured), which `TRIES` and the one control request keep within.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from bothends_protocol.addresses import bare, family
+from bothends_protocol.evidence import HopProbe, Icmp
+from bothends_protocol.tags import TRACE_TAG
+from bothends_protocol.ways import asked_least
+
+from .connects import (
+    ask_for_errors,
+    icmp_error,
+    limit_hops,
+    name_of,
+    offer_segment_size,
+    outcome_of,
+)
+
+__all__ = ["MAX_HOPS", "SLACK_SECONDS", "Tracer", "farthest", "has_expired"]
+
+BLOCK = 4
+"""Hops asked at once: from a home that is the way out of it and a little beyond."""
+
+MAX_HOPS = 24
+"""Where a trace ends at the latest; few ways in the Internet are longer."""
+
+TRIES = 2
+"""Requests to the tested port for each hop, so that one lost packet is no silent hop."""
+
+PATIENCE_SECONDS = 0.6
+"""For the first answer, by a way whose length nobody has measured: a satellite's round trip."""
+
+SLACK_SECONDS = 0.06
+"""Beside three times the longest round trip seen: the scheduling of a busy host."""
+
+_EXPIRED = {4: (11, 0), 6: (3, 0)}
+"""Time exceeded on the way, by IP version: ICMP (RFC 792) and ICMPv6 (RFC 4443, 3.3)."""
+
+_IP_MINTTL = 21
+"""linux/in.h"""
+
+_END = ("connected", "refused", "unreachable")
+"""Outcomes of a request that got to its end, or was stopped by somebody who says so."""
+
+
+def has_expired(icmp: Icmp | None, address: str) -> bool:
+    """Return whether `icmp` says that the time of a request to `address` ran out on the way."""
+    return icmp is not None and (icmp.kind, icmp.code) == _EXPIRED.get(family(bare(address)))
+
+
+def farthest(probes: Iterable[HopProbe]) -> float:
+    """Return the longest round trip to any hop, in seconds; 0 where none answered."""
+    return max((p.seconds for p in probes if p.outcome == "expired"), default=0.0)
+
+
+@dataclass
+class _Request:
+    """One request under way."""
+
+    address: str
+    port: int
+    hops: int
+    started: float
+    sock: socket.socket | None = None
+    ended: float | None = None
+    outcome: str = "silent"
+    icmp: Icmp | None = None
+    least: int = 0
+    """The smallest time to live with which an answer is taken."""
+
+
+class Tracer:
+    """Traces ways for one side. `clock` returns the seconds of the run."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._requests: list[_Request] = []
+        self._changed = asyncio.Event()
+
+    async def trace(
+        self,
+        number: int,
+        address: str,
+        port: int,
+        *,
+        control: int | None = None,
+        patience: float = PATIENCE_SECONDS,
+        most: int = MAX_HOPS,
+    ) -> list[HopProbe]:
+        """Return what came of the requests to `port` and to the `control` port of `address`.
+
+        `number` is the round to which they belong, `most` the last hop. Ends where the requests to
+        `port` get to an end, or where a whole block of hops says nothing.
+        """
+        done: list[HopProbe] = []
+        try:
+            for first in range(1, most + 1, BLOCK):
+                block = self._send(address, port, control, range(first, first + BLOCK))
+                await self._wait(block, patience if not done else 0.0, farthest(done))
+                done += [self._record(number, item) for item in block]
+                mine = [item for item in block if item.port == port]
+                if any(item.outcome in _END for item in mine):
+                    done += await self._who_refuses(number, address, port, mine)
+                    break
+                if all(item.outcome == "silent" for item in block):
+                    break
+        finally:
+            self.close()
+        return done
+
+    async def _who_refuses(
+        self, number: int, address: str, port: int, asked: list[_Request]
+    ) -> list[HopProbe]:
+        """Ask how far the refusals came, where TCP refuses: from the end, or from before it.
+
+        By the smallest time to live with which the kernel is to take an answer (IP_MINTTL, ip(7)):
+        no privilege shows an ordinary user the time to live of a reset.
+        """
+        end = min((item.hops for item in asked if item.outcome in _END), default=0)
+        ends = {item.outcome for item in asked if item.hops == end}
+        by_icmp = any(item.icmp is not None for item in asked if item.hops == end)
+        if ends != {"refused"} or by_icmp or family(bare(address)) != 4:
+            return []
+        block = [self._start(address, port, 0, least=least) for least in asked_least(end)]
+        self._requests += block
+        trips = (i.ended - i.started for i in asked if i.ended is not None)
+        await self._wait(block, 0.0, max(trips, default=0.0))
+        return [self._record(number, item) for item in block]
+
+    def close(self) -> None:
+        """Close what is still open; safe to call again."""
+        for item in self._requests:
+            self._close(item)
+        self._requests.clear()
+
+    def _send(
+        self, address: str, port: int, control: int | None, hops: Iterable[int]
+    ) -> list[_Request]:
+        wanted = [port] * TRIES + ([control] if control is not None else [])
+        block = [self._start(address, one, hop) for hop in hops for one in wanted]
+        self._requests += block
+        return block
+
+    def _start(self, address: str, port: int, hops: int, *, least: int = 0) -> _Request:
+        item = _Request(address, port, hops, self._clock(), least=least)
+        try:
+            kind, name = name_of(address, port)
+            item.sock = socket.socket(kind, socket.SOCK_STREAM)
+            item.sock.setblocking(False)
+            ask_for_errors(item.sock)
+            if hops:
+                limit_hops(item.sock, hops)
+            if least:
+                item.sock.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, least)
+            offer_segment_size(item.sock, TRACE_TAG)
+            result = item.sock.connect_ex(name)
+        except OSError as error:
+            self._end(item, error.errno or errno.EIO, at_once=True)
+            return item
+        if result in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+            asyncio.get_running_loop().add_writer(item.sock.fileno(), self._on_writable, item)
+        else:
+            self._end(item, result, at_once=True)
+        return item
+
+    def _on_writable(self, item: _Request) -> None:
+        if item.sock is None:
+            return
+        # In this order: see `prober`.
+        number = item.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        item.icmp = icmp_error(item.sock)
+        self._end(item, number, at_once=False)
+        if has_expired(item.icmp, item.address):
+            item.outcome = "expired"
+
+    def _end(self, item: _Request, number: int, *, at_once: bool) -> None:
+        item.outcome = "connected" if number == 0 else outcome_of(number, at_once=at_once)
+        item.ended = self._clock()
+        self._close(item)
+        self._changed.set()
+
+    async def _wait(self, block: list[_Request], patience: float, known: float) -> None:
+        """Wait until every request has ended, or long enough after the longest round trip."""
+        began = self._clock()
+        while any(item.ended is None for item in block):
+            trips = [item.ended - item.started for item in block if item.ended is not None]
+            longest = max((known, *trips))
+            allowed = 3 * longest + SLACK_SECONDS if longest else max(patience, SLACK_SECONDS)
+            left = began + allowed - self._clock()
+            if left <= 0:
+                return
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
+
+    def _close(self, item: _Request) -> None:
+        if item.sock is not None:
+            asyncio.get_running_loop().remove_writer(item.sock.fileno())
+            item.sock.close()
+            item.sock = None
+
+    def _record(self, number: int, item: _Request) -> HopProbe:
+        self._close(item)
+        return HopProbe(
+            round=number,
+            transport="tcp",
+            address=item.address,
+            port=item.port,
+            hops=item.hops,
+            outcome=item.outcome,
+            icmp=item.icmp,
+            seconds=0.0 if item.ended is None else round(item.ended - item.started, 6),
+            least=item.least,
+        )

@@ -1,0 +1,161 @@
+"""What the observer does at its own router where requests do not come in.
+
+Looks (`look`): which hop has this side's public address, and which hops lead to the other side.
+Opens from inside (`open_pinhole`), and asks the router to forward (`open_mapping`, only with
+--map). All of it is written down as evidence; nothing is judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import secrets
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from bothends_protocol.addresses import bare, family, is_public
+from bothends_protocol.evidence import Pinhole, RoundPlan
+from bothends_protocol.ways import way_of
+
+from .hops import Tracer
+from .listener import OwnListeners
+from .pinhole import open_from_free_port, open_with_raw_socket
+from .recorder import Recorder
+
+__all__ = ["Opener"]
+
+_UNUSED_PORTS = (61_000, 64_999)
+"""Where a port is drawn that nobody forwards: above what systems use for their own connections."""
+
+LOOK_SECONDS = 0.3
+"""For the first hop of the own network to answer."""
+
+
+class Opener:
+    """Works at the router of one side, for one test."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        own: OwnListeners,
+        *,
+        public: Callable[[], Collection[str]],
+        others: Callable[[], Sequence[str]],
+        control_port: int,
+    ) -> None:
+        """Work for one test.
+
+        `public` are the addresses under which this side is seen from outside, as far as known
+        now; `others` those under which the other side is, proven ones alone.
+        """
+        self._recorder = recorder
+        self._own = own
+        self._public = public
+        self._others = others
+        self._control_port = control_port
+        self._looking: asyncio.Task[None] | None = None
+
+    def look(self, number: int) -> None:
+        """Begin to trace this side's own public addresses, and the way to the other side; once."""
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look(number))
+
+    async def _look(self, number: int) -> None:
+        first, last = _UNUSED_PORTS
+        unused = first + secrets.randbelow(last - first + 1)
+        ways = [(address, unused) for address in _four(self._public())[:1]]
+        ways += [(address, self._control_port) for address in _four(self._others())[:1]]
+        await asyncio.gather(*(self._trace(number, address, port) for address, port in ways))
+
+    async def _trace(self, number: int, address: str, port: int) -> None:
+        tracer = Tracer(self._recorder.clock)
+        found = await tracer.trace(number, address, port, patience=LOOK_SECONDS, most=_FEW)
+        self._recorder.hop_probes.extend(found)
+
+    async def open_pinhole(self, plan: RoundPlan, local: str | None) -> None:
+        """Send a SYN from each of the plan's ports to each of the other side's."""
+        self.look(plan.number)
+        await self.finish()
+        remotes = _four(self._others())
+        for probe in plan.probes:
+            if local is None or not remotes:
+                self._note(plan, probe.port, "", 0, "ENETUNREACH")
+                continue
+            hops = self._beyond(remotes[0])
+            if hops is None:
+                self._note(plan, probe.port, remotes[0], 0, "EHOSTUNREACH")
+                continue
+            error = await self._send(local, probe.port, remotes[0], plan.local_ports, hops)
+            self._note(plan, probe.port, remotes[0], hops, error)
+
+    async def open_mappings(self, plan: RoundPlan) -> None:
+        """Ask the router to forward the ports of the plan."""
+
+    async def _send(
+        self, local: str, port: int, remote: str, ports: tuple[int, ...], hops: int
+    ) -> str | None:
+        try:
+            open_with_raw_socket(local, port, remote, ports, hops)
+        except PermissionError:
+            pass
+        except OSError as error:
+            return _name(error)
+        else:
+            return None
+        held = self._own.release(port)
+        try:
+            await open_from_free_port(local, port, remote, ports, hops)
+        except OSError as error:
+            return _name(error)
+        finally:
+            for address in held:
+                self._own.open(address, port)
+        return None
+
+    def _beyond(self, remote: str) -> int | None:
+        """The time to live that ends at the first router behind this side's own; None: unknown."""
+        way = way_of(self._recorder.hop_probes, remote, self._control_port)
+        for hop in sorted(way.expired):
+            if bare(way.expired[hop]) == bare(remote):
+                return None  # that would be the other side's own router
+            if is_public(way.expired[hop]):
+                return hop if hop > 1 else None
+        return None
+
+    def _note(self, plan: RoundPlan, port: int, remote: str, hops: int, error: str | None) -> None:
+        self._recorder.pinholes.extend(
+            Pinhole(
+                round=plan.number,
+                transport="tcp",
+                local_port=port,
+                remote=remote,
+                remote_port=remote_port,
+                hops=hops,
+                sent=error is None,
+                error=error,
+            )
+            for remote_port in plan.local_ports
+        )
+
+    async def finish(self) -> None:
+        """Wait until all that was begun has told what it found."""
+        if self._looking is not None:
+            await asyncio.shield(self._looking)
+
+    async def close(self) -> None:
+        """End what is still under way; safe to call again."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+
+_FEW = 8
+"""Hops that are asked on the own side: a home's two routers and the carrier's first ones."""
+
+
+def _four(addresses: Iterable[str]) -> list[str]:
+    """The IPv4 ones: nobody translates IPv6 (RFC 6296 keeps the port and the host)."""
+    return [address for address in dict.fromkeys(addresses) if family(address) == 4]
+
+
+def _name(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, str(error.errno))

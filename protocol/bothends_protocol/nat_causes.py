@@ -1,0 +1,144 @@
+"""The rules about routers that translate: which of them a journey fits.
+
+Each takes the journey and what is known of the routers, and says True (confirmed by a witness of
+its own), False (excluded) or None, like every rule in the table of `causes`. What each kind of
+router answers to requests whose time runs out stands in docs/causes.md.
+"""
+
+from __future__ import annotations
+
+from .addresses import bare
+from .observations import Journey, Symptom
+from .stages import Stage
+from .translation import Translation
+
+__all__ = [
+    "kept_on_the_way",
+    "not_forwarded",
+    "not_led_back",
+    "refused_on_the_way",
+    "second_router",
+    "to_another_machine",
+    "to_another_port",
+]
+
+_SILENT = {Symptom.SILENT}
+
+
+def not_forwarded(j: Journey, n: Translation) -> bool | None:
+    """The router has no rule for the port."""
+    if n.mapped_at is not None or n.to_destination is not None or n.double:
+        return False
+    if n.other_port is not None or n.unmasked:
+        return False
+    if n.through_pinhole or n.through_mapping:
+        # Only the router kept them away: opened from inside, or by its own hand, it lets them in.
+        return True
+    if n.together:
+        return None  # refused by the router: it may know its own outside address only from outside
+    return True if _refused_by_holder(j, n) else None
+
+
+def _refused_by_holder(j: Journey, n: Translation) -> bool:
+    """Whether the machine that has the address refuses, in its own name.
+
+    It does so to every port that it does not pass on. A refusal that somebody before it forges
+    comes from one hop nearer.
+    """
+    if not n.answered_by_holder or n.end is None or j.symptoms == _SILENT or n.ours is not True:
+        return False
+    hop, outcome, sender = n.end
+    if outcome == "unreachable" or sender:
+        return bare(sender) == bare(j.address)
+    return outcome == "refused" and (n.refused_behind is True or hop == 1)
+
+
+def to_another_machine(j: Journey, n: Translation) -> bool | None:
+    """The router passes the port on, and not to the destination."""
+    if n.through_pinhole or n.through_mapping or n.other_port is not None or n.unmasked:
+        return False
+    if n.mapping is not None and n.mapping.client is not None and n.mapping.enabled:
+        return not n.to_destination and not _same_machine(n)
+    if n.mapped_at is None:
+        return False if n.way.last else None
+    return True if _answered_behind(j, n) else None
+
+
+def _answered_behind(j: Journey, n: Translation) -> bool:
+    """Whether something behind the router answers, and the destination gets nothing."""
+    if n.end is None or n.mapped_at is None or n.end[0] <= n.mapped_at or not missed(j):
+        return False
+    # A refusal by ICMP, and one that comes from no further than the router, may be its own.
+    return not j.symptoms or (j.symptoms == {Symptom.RESET} and n.refused_behind is True)
+
+
+def missed(j: Journey) -> bool:
+    """Return whether no request reached the destination, as its witnesses show."""
+    return j.counted.get(Stage.ARRIVED) is False or (
+        bool(j.trails) and all(trail.arrived is False for trail in j.trails)
+    )
+
+
+def _same_machine(n: Translation) -> bool:
+    """Whether the router's mapping leads to the destination, at another port."""
+    return (
+        n.mapping is not None
+        and n.mapping.client is not None
+        and bare(n.mapping.client) in n.inside
+    )
+
+
+def to_another_port(j: Journey, n: Translation) -> bool | None:
+    """The router passes the port on to another port of the destination."""
+    if n.other_port is not None or (_same_machine(n) and n.to_destination is False):
+        return True
+    # The destination's TCP refuses them, as it does where nobody listens, while somebody waits on
+    # the port: so they come in at another one.
+    waits = j.own or bool(j.holders)
+    nobody = bool(j.trails) and all(trail.delivered is False for trail in j.trails)
+    refused = j.burst is not None and j.burst.refused is True
+    return refused and waits and nobody and j.symptoms == {Symptom.RESET}
+
+
+def second_router(_j: Journey, n: Translation) -> bool | None:
+    """A second router, or the carrier's, translates before the destination's own."""
+    return bool(n.double) and not n.through_mapping and not n.through_pinhole
+
+
+def not_led_back(j: Journey, n: Translation) -> bool | None:
+    """Both are behind one router, and it does not lead its own public address back inside."""
+    if not n.together:
+        return False
+    if n.unmasked:
+        return True  # the answer goes straight, from an address that the source did not ask
+    if j.furthest >= Stage.ARRIVED or n.mapped_at is not None:
+        return False
+    return True if n.to_destination else None
+
+
+def kept_on_the_way(j: Journey, n: Translation) -> bool | None:
+    """Something before the router drops requests, or behind it and before the destination."""
+    if n.stops_after is not None:
+        return n.stops_after > 0
+    if n.cut_in or n.through_pinhole or n.through_mapping or n.ours is False:
+        return False
+    if n.unmasked or n.other_port is not None or n.answered_by_holder:
+        return False
+    if n.double and n.mapped_at is None:
+        return False
+    if n.together:
+        return None if n.mapped_at is not None else False
+    forwarded = n.to_destination or n.through_mapping is False
+    return True if forwarded and missed(j) and not n.double else None
+
+
+def refused_on_the_way(j: Journey, n: Translation) -> bool | None:
+    """Something between the two refuses in somebody else's name."""
+    if n.cut_in:
+        return n.end is not None and n.end[1] != "connected"
+    came_in = n.through_pinhole or n.through_mapping or n.other_port is not None or n.unmasked
+    if came_in or n.stops_after is not None or n.ours is False or n.refused_behind is True:
+        return False
+    behind = n.end is not None and n.mapped_at is not None and n.end[0] > n.mapped_at
+    # The router's own filter refuses what it passes on: one hop nearer than who it passes it to.
+    return True if behind and n.refused_behind is False and missed(j) else None
