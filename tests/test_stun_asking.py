@@ -51,8 +51,8 @@ async def heard(server: StunServer, *, seconds: float = ENOUGH) -> Heard:
     return await ask(FIRST, server.port, seconds=seconds)
 
 
-async def behaviour(server: StunServer) -> NatBehaviour:
-    found = (await heard(server)).behaviour
+async def behaviour(server: StunServer, *, seconds: float = ENOUGH) -> NatBehaviour:
+    found = (await heard(server, seconds=seconds)).behaviour
     assert found is not None
     return found
 
@@ -263,7 +263,7 @@ async def test_loss_is_never_a_filter(
     draws = random.Random(f"{percent} {expected}")
     server.lost = lambda: draws.random() < percent / 200  # on the way there, and back
     server.mapping, server.filter = nat, rule
-    found = await asyncio.gather(*(behaviour(server) for _ in range(8)))
+    found = await asyncio.gather(*(behaviour(server, seconds=6) for _ in range(8)))
     assert {one.filtering for one in found} <= {expected, UNKNOWN}
     assert {one.mapping for one in found} <= {INDEPENDENT, UNKNOWN}
     known = sum(one.filtering == expected for one in found)

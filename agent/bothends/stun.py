@@ -90,8 +90,9 @@ async def ask(address: str, port: int, *, source_port: int = 0, seconds: float) 
     """Ask the STUN server at `address` (no name) and `port` by UDP, within `seconds`.
 
     What is asked first, and what the mapping is told by, leaves from `source_port` (0: any free
-    one). Some 40 datagrams of at most 36 bytes are sent where the server has a second address,
-    some 100 where many are lost; to that address only if it is of the same kind as the first.
+    one). Some 30 datagrams of at most 36 bytes are sent where the server has a second address,
+    170 at the very most; of them 21 at most to that address, and only if it is of the same kind
+    as the first.
     When the time is over, what is known by then is returned.
 
     Raises `OSError` where `source_port` cannot be had, or the system has no such sockets.
