@@ -77,6 +77,22 @@ def test_everything_at_once() -> None:
     assert found.code_fixed
 
 
+@pytest.mark.parametrize("argv", [SOURCE, DESTINATION], ids=["source", "destination"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("stun.example", Endpoint("stun.example", 3478)),
+        ("192.0.2.1:3479", Endpoint("192.0.2.1", 3479)),
+        ("2001:db8::1", Endpoint("2001:db8::1", 3478)),
+        ("[2001:db8::1]:99", Endpoint("2001:db8::1", 99)),
+    ],
+)
+def test_a_stun_server_has_a_usual_port(argv: list[str], text: str, expected: Endpoint) -> None:
+    assert options(*argv, "--stun", text).stun == expected
+    assert options(*argv, "--stun", text, "--control-port", "5").stun == expected
+    assert options(*argv).stun is None
+
+
 def test_paste_masks_unless_asked() -> None:
     found = options(*SOURCE, "--paste")
     assert (found.paste, found.paste_addresses, found.save) == (True, False, None)
@@ -165,6 +181,10 @@ WRONG: list[tuple[list[str], str]] = [
             "nas\n",
             "",
         )
+    ),
+    *(
+        ([*DESTINATION, "--stun", text], text)
+        for text in ("stun:stun.example", "192.168.7.300", "[::1", "a b", "x/y", ":3478", "h:0", "")
     ),
     *(
         ([*SOURCE, "--target", text], text)
@@ -261,6 +281,7 @@ words = st.sampled_from(
     [
         *("destination", "source", "4242", CODE, "--peer", "--target", "--code", "--json", "-v"),
         *("--control-port", "--wait", "--timeout", "--no-mdns", "--both-ways", "--report", "--"),
+        "--stun",
     ]
 ) | st.text(max_size=12)
 

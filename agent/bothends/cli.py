@@ -165,6 +165,11 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     )
     add("--no-rendezvous", action="store_true", help="use no meeting point")
     add(
+        "--stun",
+        metavar="HOST[:PORT]",
+        help="a STUN server, to ask as what others see this computer (none is built in)",
+    )
+    add(
         "--control-port",
         metavar="N",
         default="24242",

@@ -19,6 +19,7 @@ from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.ports import PortSet, parse_ports
+from bothends_protocol.stun import STUN_PORT
 from bothends_protocol.timeline import Timeline
 from bothends_protocol.verdict import EXIT_STATUS, Verdict
 
@@ -248,6 +249,7 @@ def _options(args: argparse.Namespace) -> Options:
         service=getattr(args, "service", None),
         control_port=control_port,
         rendezvous=_rendezvous(args),
+        stun=None if args.stun is None else _endpoint(args.stun, STUN_PORT),
         mdns=not args.no_mdns,
         wait=_seconds(args.wait, "--wait"),
         timeout=_seconds(args.timeout, "--timeout"),
@@ -366,13 +368,13 @@ def _read_line() -> str:
         return ""  # closed, or not text
 
 
-def _endpoint(text: str, control_port: int) -> Endpoint:
+def _endpoint(text: str, usual_port: int) -> Endpoint:
     host, port = _split_port(text)
     if not host or any(c.isspace() or c in "/@\\" for c in host):
         raise UsageError(f"{text!r} is not an address: write ADDRESS, ADDRESS:PORT or NAME.")
     _refuse_bad_number(host, text)
     return Endpoint(
-        host, control_port if port is None else _number(port, f"The port of {text!r}", 1, 65535)
+        host, usual_port if port is None else _number(port, f"The port of {text!r}", 1, 65535)
     )
 
 

@@ -47,6 +47,8 @@ class Options:
     control_port: int = CONTROL_PORT
     rendezvous: str | None = None
     """URL of a meeting point."""
+    stun: Endpoint | None = None
+    """A server that says as what it sees this host."""
     mdns: bool = True
     wait: float = WAIT_SECONDS
     timeout: float = RUN_SECONDS
