@@ -140,9 +140,29 @@ TRUE: dict[str, tuple[str, str]] = {
 }
 """For each row without its ``nat-``: what a client sees, and how far its request comes."""
 
+ASKED: dict[str, tuple[str, str]] = {
+    "upnp-open": (CONNECTED, "destination"),
+    "upnp-wrong-host": (CONNECTED, "other"),
+    "upnp-expired": (DROPPED, "home2"),
+    "upnp-off": (DROPPED, "home2"),
+    "upnp-carrier-drop": (DROPPED, "carrier"),
+    "upnp-by-hand-open": (CONNECTED, "destination"),
+    "upnp-by-hand-carrier-drop": (DROPPED, "carrier"),
+    "upnp-carrier-nat": (DROPPED, "carrier"),
+}
+"""The same of those with a daemon on the destination's router."""
+
 ENDS = ("destination", "other", "namesake", "stranger")
 WATCH = """table inet watch { chain in { type filter hook prerouting priority raw;
   iifname != "lo" tcp dport { 4242, 4243 } tcp flags & (syn | ack) == syn counter; }; }"""
+
+
+@pytest.mark.parametrize(("name", "true"), ASKED.items(), ids=ASKED)
+def test_a_row_with_a_router_that_can_be_asked_is_true(
+    lab: Lab, name: str, true: tuple[str, str]
+) -> None:
+    pytest.importorskip(f"{__package__}.igd")
+    test_a_row_is_true(lab, name, true)
 
 
 @pytest.mark.parametrize(("name", "true"), TRUE.items(), ids=TRUE)
@@ -156,10 +176,9 @@ def test_a_row_is_true(lab: Lab, name: str, true: tuple[str, str]) -> None:
     assert (seen, _farthest(stage)) == true
 
 
-def test_every_row_that_can_be_seen_is_seen() -> None:
+def test_every_row_is_seen() -> None:
     names = {row.name for row in SCENARIOS.values() if row.issue == NAT_ISSUE and not row.users}
-    unseen = {name for name in names if name.removeprefix("nat-") not in TRUE}
-    assert all(name.startswith("nat-upnp-") for name in unseen)
+    assert names == {f"nat-{name}" for name in (*TRUE, *ASKED)}
     assert len(names) >= 34
 
 
@@ -323,18 +342,33 @@ def test_what_routers_answer(
     Service()(stage)
     for fault in put:
         fault(stage)
-    seen = tuple(_probe(stage, ttl) for ttl in range(1, len(answers) + 1))
-    assert seen == answers
+    hops = range(1, len(answers) + 1)
+    assert tuple(_probe(stage.source, DESTINATION_PUBLIC, ttl) for ttl in hops) == answers
 
 
-def _probe(stage: Stage, ttl: int, wait: float = 0.3) -> str:
-    argv = (DESTINATION_PUBLIC, str(ttl), str(wait))
-    return stage.source.python(PROBE, *argv, as_user=True).stdout.strip()
+def _probe(host: Host, address: str, ttl: int, wait: float = 0.3) -> str:
+    return host.python(PROBE, address, str(ttl), str(wait), as_user=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("builder", "second"),
+    [
+        (Homes(), "11.0.2.1"),
+        (Homes(overlay=True), "11.0.2.1"),
+        (Homes(upstream=CARRIER), "11.0.2.1"),
+        (Homes(upstream=CARRIER_NAT), "100.64.0.1"),
+        (Homes(upstream=SECOND_ROUTER), "192.168.0.1"),
+    ],
+)
+def test_what_the_destination_sees_on_its_way_out(lab: Lab, builder: Homes, second: str) -> None:
+    destination = builder(lab).destination
+    hops = [_probe(destination, PUBLIC, ttl) for ttl in (1, 2)]
+    assert hops == ["11/0 192.168.1.1", f"11/0 {second}"]
 
 
 def test_a_router_tells_at_last_that_nobody_is_where_it_forwards_to(lab: Lab) -> None:
     stage = Homes(forwards=(forward_to(NOBODY_INSIDE),))(lab)
-    assert _probe(stage, 64, wait=8) == f"3/1 {DESTINATION_PUBLIC}"
+    assert _probe(stage.source, DESTINATION_PUBLIC, 64, wait=8) == f"3/1 {DESTINATION_PUBLIC}"
 
 
 PINHOLE = """
