@@ -8,7 +8,7 @@ Seen from the source, at its largest::
                         public, stranger
 
 ``home1`` and ``home2`` are the routers that people have: they translate what
-leaves, let answers in and nothing else, and keep ports where they can. What a
+leaves, let answers in and nothing else, and keep ports as a rule. What a
 router forwards, and how it answers what it does not, are options. What filters
 beyond that is a fault on the router's name: ``rules("carrier", "forward", ...)``,
 with ``WAN`` and ``LAN`` as its devices.
@@ -109,6 +109,8 @@ class Homes:
     hairpin: str = "none"
     """What the destination's router makes of its own outside address, asked from inside:
     ``none``; ``half``, forwarded and not translated back; ``full``."""
+    scramblers: frozenset[str] = frozenset()
+    """Of ``home1`` and ``home2`` those that give every connection another port outside."""
     other: bool = False
     """``other`` is there, in the destination's home."""
     namesake: bool = False
@@ -157,7 +159,15 @@ class Homes:
         network.attach(home, "inside2", "192.168.1.1/24", device=LAN)
         network.route(home, f"default via {_first(wan)}")
         network.router(home)
-        home.nft(_rules(self.forwards, self.others, self.hairpin, wan.partition("/")[0]))
+        home.nft(
+            _rules(
+                self.forwards,
+                self.others,
+                self.hairpin,
+                wan.partition("/")[0],
+                scrambles="home2" in self.scramblers,
+            )
+        )
         yield home
 
     def _source_side(self, network: Network) -> Iterator[Host]:
@@ -172,7 +182,8 @@ class Homes:
         network.attach(home, "outside1", f"{SOURCE_PUBLIC}/24", device=WAN)
         network.route(home, "default via 11.0.1.1")
         network.router(home)
-        home.nft(_rules((), "drop", "none", SOURCE_PUBLIC))
+        scrambles = "home1" in self.scramblers
+        home.nft(_rules((), "drop", "none", SOURCE_PUBLIC, scrambles=scrambles))
         if self.namesake:
             _inside(network, lab.host("namesake"), "inside1", INSIDE)
         yield home
@@ -251,7 +262,9 @@ def _upstream(network: Network, upstream: Upstream) -> Host:
     return host
 
 
-def _rules(forwards: Sequence[str], others: str, hairpin: str, outside: str) -> str:
+def _rules(
+    forwards: Sequence[str], others: str, hairpin: str, outside: str, *, scrambles: bool = False
+) -> str:
     """What makes a router of the kind that people have at home.
 
     What is refused is refused before connection tracking notes it down: else a packet from
@@ -267,7 +280,7 @@ def _rules(forwards: Sequence[str], others: str, hairpin: str, outside: str) -> 
   }}
   chain out {{
     type nat hook postrouting priority srcnat;
-    oifname "{WAN}" meta nfproto ipv4 masquerade
+    oifname "{WAN}" meta nfproto ipv4 masquerade{" fully-random" if scrambles else ""}
     {back if hairpin == "full" else ""}
   }}
   chain own {{

@@ -165,6 +165,7 @@ def _open() -> Iterator[Scenario]:
             source_args=TARGET,
             destination_args=(),
         )
+    yield from _forwarded("open-scrambled", open_(), scramblers=frozenset({"home1", "home2"}))
     # A VPN's address in the range of carriers is no carrier's NAT.
     yield from _forwarded("overlay-open", open_(), overlay=True)
 
@@ -184,6 +185,14 @@ def _not_forwarded() -> Iterator[Scenario]:
     )
     yield from _row("no-forward-no-target", blocked(NO_FORWARD), users=unknown, target=())
     yield from _row("overlay-no-forward", blocked(NO_FORWARD), users=unknown, overlay=True)
+    # Where a router changes ports, a packet from inside opens nothing, and that says nothing.
+    for home in ("home1", "home2"):
+        yield from _row(
+            f"no-forward-silent-scrambled-by-{home}",
+            undetermined(NO_FORWARD),
+            users=unknown,
+            scramblers=frozenset({home}),
+        )
     yield from _changed(
         _row("no-forward-punched", blocked(NO_FORWARD), users=unknown, services=()),
         services=(ECHO,),

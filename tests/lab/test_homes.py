@@ -60,6 +60,7 @@ TRUE: dict[str, tuple[str, str]] = {
     "open-other-meeting-point": (CONNECTED, "destination"),
     "open-peers": (CONNECTED, "destination"),
     "open-punched": (CONNECTED, "destination"),
+    "open-scrambled": (CONNECTED, "destination"),
     "overlay-open": (CONNECTED, "destination"),
     "destination-drop-punched": (DROPPED, "destination"),
     # Not forwarded: it ends at the router.
@@ -69,6 +70,8 @@ TRUE: dict[str, tuple[str, str]] = {
     "no-forward-icmp-admin": (NO_ROUTE, "home2"),
     "no-forward-from-public": (DROPPED, "home2"),
     "no-forward-no-target": (DROPPED, "home2"),
+    "no-forward-silent-scrambled-by-home1": (DROPPED, "home2"),
+    "no-forward-silent-scrambled-by-home2": (DROPPED, "home2"),
     "no-forward-punched": (DROPPED, "home2"),
     "overlay-no-forward": (DROPPED, "home2"),
     # Forwarded to somebody else, to another port, or not let through.
@@ -394,6 +397,8 @@ PINHOLES: dict[str, tuple[Homes, tuple[Fault, ...], int, bool]] = {
     "no forward, reset": (Homes(others=REFUSED_BY_RESET), (), 2, True),
     "nobody": (Homes(forwards=(forward_to(NOBODY_INSIDE),)), (), 2, True),
     "router filters": (Homes(forwards=(FORWARD,)), (ROUTER_DROP,), 2, False),
+    "source's port changed": (Homes(scramblers=frozenset({"home1"})), (), 2, False),
+    "destination's port changed": (Homes(scramblers=frozenset({"home2"})), (), 2, False),
     "carrier filters": (Homes(forwards=(FORWARD,), upstream=CARRIER), (CARRIER_DROP,), 3, False),
     # A SYN that ends at the carrier opens the home alone; one that ends beyond opens both.
     "carrier closed": (Homes(forwards=(FORWARD,), upstream=CARRIER), (CARRIER_CLOSED,), 2, False),
