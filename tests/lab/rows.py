@@ -47,6 +47,14 @@ NETWORK_REJECT = "network.reject"
 REPLY_LOST = "network.reply-lost"
 LOSS = "network.loss"
 
+# And those that lie between two homes.
+PRIVATE = "address.private"
+NO_FORWARD = "nat.no-forward"
+NAT_WRONG_HOST = "nat.wrong-host"
+WRONG_PORT = "nat.wrong-port"
+DOUBLE = "nat.double"
+NO_HAIRPIN = "nat.no-hairpin"
+
 
 def variant(row: Scenario, suffix: str, users: frozenset[str], expected: Expected) -> Scenario:
     """The row under the name ``row@suffix``, with these ends as ordinary users."""

@@ -20,6 +20,7 @@ from . import (
     scenarios_frontends,
     scenarios_ipv6,
     scenarios_loss,
+    scenarios_nat,
     scenarios_pairs,
     scenarios_routed,
 )
@@ -382,6 +383,7 @@ def _table() -> dict[str, Scenario]:
         *scenarios_loss.rows(),
         *scenarios_routed.rows(),
         *scenarios_frontends.rows(),
+        *scenarios_nat.rows(),
     )
     table = {row.name: row for row in rows}
     assert len(table) == len(rows), "two scenarios have one name"

@@ -23,6 +23,7 @@ __all__ = [
     "avahi",
     "background",
     "browse",
+    "mailbox_server",
     "meeting_point",
     "message_bus",
     "stranger",
@@ -127,7 +128,7 @@ def background(stage: Stage) -> Process:
 
 @dataclasses.dataclass(frozen=True)
 class MeetingPoint:
-    """``bothends rendezvous`` as it runs, and the URL by which agents find it."""
+    """A meeting point as it runs, and the URL by which agents find it."""
 
     process: Process
     url: str
@@ -142,6 +143,17 @@ def meeting_point(
     url = f"ws://{address}:{port}/v1"
     process.wait_for_output(url, READY_TIMEOUT)
     return MeetingPoint(process, url)
+
+
+def mailbox_server(
+    stage: Stage, on: str = "third", address: str = THIRD, port: int = 4000
+) -> MeetingPoint:
+    """The upstream meeting point on a host: the mailbox server of magic-wormhole."""
+    argv = [sys.executable, "-m", "twisted", "wormhole-mailbox"]
+    argv += ["--port", f"tcp:{port}:interface={address}", "--channel-db", "/run/mailboxes.sqlite"]
+    process = stage.lab.host(on).popen(argv, piped=True)
+    process.wait_for_output(f"Site starting on {port}", READY_TIMEOUT)
+    return MeetingPoint(process, f"ws://{address}:{port}/v1")
 
 
 def message_bus(host: Host) -> Process:
