@@ -1,25 +1,36 @@
 """How this side is seen from outside, and what its router says: asked beside everything else.
 
-Begun when the run begins, so that it is known by the time it is wanted, and never waited for
-where the two are on one network.
+Begun when the run begins, so that it is known by the time it is wanted, and waited for only where
+the tested address is behind a router.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 
-from bothends_protocol.addresses import bare, is_public
+from bothends_protocol.addresses import bare, family, is_private, is_public
 from bothends_protocol.evidence import NatBehaviour, RouterWord, SeenAs
 
+from .names import UnresolvedError, resolve
 from .options import Endpoint
-from .tasks import Tasks
+from .port_opener import PortOpener
+from .router import ask_router
+from .stun import ask
+from .witness.netlink import Hop, NetlinkError, default_gateways, find_route
 
 __all__ = ["Outside"]
 
-ASK_SECONDS = 1.2
-"""For the router and for the server that is asked: what is there answers within tenths."""
+ROUTER_SECONDS = 1.2
+"""For the router, by each protocol: what is there answers within tenths of a second."""
+
+STUN_SECONDS = 2.0
+"""For the STUN server: with all its retransmissions an answer takes no longer (docs/protocol.md).
+"""
+
+NAME_SECONDS = 1.0
+"""For the name of the STUN server."""
 
 
 class Outside:
@@ -32,15 +43,59 @@ class Outside:
         self._own = frozenset(bare(address) for address in addresses)
         self._ports = tuple(ports)
         self._stun = stun
-        self._tasks = Tasks()
         self._under_way: list[asyncio.Task[None]] = []
+        self.gateway: str | None = None
+        """The router that is asked, where this side's own address is not one of the Internet."""
+        self.local: str | None = None
+        """This side's address towards it."""
         self.seen: list[SeenAs] = []
         self.words: tuple[RouterWord, ...] = ()
         self.behaviours: list[NatBehaviour] = []
 
     def start(self) -> None:
         """Begin to ask."""
-        # The askers come with their modules.
+        self._find_router()
+        if self.gateway is not None and self.local is not None:
+            self._begin(self._ask_router(self.gateway, self.local))
+        if self._stun is not None:
+            self._begin(self._ask_server(self._stun))
+
+    def _begin(self, job: Coroutine[None, None, None]) -> None:
+        self._under_way.append(asyncio.get_running_loop().create_task(job))
+
+    def _find_router(self) -> None:
+        """Note the default gateway of IPv4 and the address towards it, if that is a private one.
+
+        Nobody translates for a host that has an address of the Internet.
+        """
+        found: Sequence[Hop] = ()
+        with contextlib.suppress(NetlinkError):
+            found = default_gateways() or ()
+        for hop in found:
+            if hop.gateway is None or family(hop.gateway) != 4:
+                continue
+            with contextlib.suppress(NetlinkError):
+                way = find_route(hop.gateway)
+                if way is not None and way.source is not None and is_private(way.source):
+                    self.gateway, self.local = hop.gateway, way.source
+                    return
+
+    async def _ask_router(self, gateway: str, local: str) -> None:
+        self.words = await ask_router(gateway, local, self._ports, seconds=ROUTER_SECONDS)
+
+    async def _ask_server(self, server: Endpoint) -> None:
+        try:
+            addresses = await resolve(server.host, seconds=NAME_SECONDS)
+        except UnresolvedError:
+            return
+        for address in addresses:
+            with contextlib.suppress(OSError):
+                heard = await ask(address, server.port, seconds=STUN_SECONDS)
+                self.seen += heard.seen
+                if heard.behaviour is not None:
+                    self.behaviours.append(heard.behaviour)
+                if heard.seen:
+                    return
 
     async def finish(self) -> None:
         """Wait until all that was asked has answered, or had its time."""
@@ -53,8 +108,17 @@ class Outside:
         told += [word.outside for word in self.words if word.outside is not None]
         return tuple(dict.fromkeys(a for a in map(bare, told) if is_public(a)))
 
+    def port_opener(self, *, keep: bool) -> PortOpener | None:
+        """Return what opens ports on the router, None where there is no router to ask."""
+        if self.gateway is None or self.local is None:
+            return None
+        return PortOpener(self.gateway, self.local, self.words, keep=keep)
+
     async def close(self) -> None:
-        """End what is under way; safe to call again."""
-        self._tasks.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._tasks.finish()
+        """End what is under way; raise what failed in it. Safe to call again."""
+        for task in self._under_way:
+            task.cancel()
+        for result in await asyncio.gather(*self._under_way, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+        self._under_way.clear()
