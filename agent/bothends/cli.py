@@ -117,6 +117,14 @@ def _add_destination(commands: _Commands) -> None:
     command.add_argument(
         "--service", metavar="NAME", help="the program that ought to hold the port"
     )
+    command.add_argument(
+        "--map",
+        action="store_true",
+        help="where the router does not forward the port: have it do so, test, and undo it",
+    )
+    command.add_argument(
+        "--keep-map", action="store_true", help="with --map: leave the port open afterwards"
+    )
     _add_common(command)
 
 

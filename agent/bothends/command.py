@@ -261,6 +261,8 @@ def _options(args: argparse.Namespace) -> Options:
         both_ways=args.both_ways,
         offline_ports=_offline_ports(args.ports if role == SOURCE else str(SERVICE_PORT)),
         watch=args.watch,
+        map=getattr(args, "map", False),
+        keep_map=getattr(args, "keep_map", False),
         verbose=args.verbose,
     )
 

@@ -13,12 +13,13 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from bothends_protocol.addresses import bare, family, is_public
-from bothends_protocol.evidence import Pinhole, RoundPlan
+from bothends_protocol.evidence import OpenedMapping, Pinhole, RoundPlan
 from bothends_protocol.ways import way_of
 
 from .hops import Tracer
 from .listener import OwnListeners
 from .pinhole import open_from_free_port, open_with_raw_socket
+from .port_opener import PortOpener
 from .recorder import Recorder
 
 __all__ = ["Opener"]
@@ -41,17 +42,21 @@ class Opener:
         public: Callable[[], Collection[str]],
         others: Callable[[], Sequence[str]],
         control_port: int,
+        mapper: Callable[[], PortOpener | None],
     ) -> None:
         """Work for one test.
 
         `public` are the addresses under which this side is seen from outside, as far as known
-        now; `others` those under which the other side is, proven ones alone.
+        now; `others` those under which the other side is, proven ones alone. `mapper` makes what
+        opens ports on the router.
         """
         self._recorder = recorder
         self._own = own
         self._public = public
         self._others = others
         self._control_port = control_port
+        self._mapper = mapper
+        self._mapping: PortOpener | None = None
         self._looking: asyncio.Task[None] | None = None
 
     def look(self, number: int) -> None:
@@ -88,7 +93,23 @@ class Opener:
             self._note(plan, probe.port, remotes[0], hops, error)
 
     async def open_mappings(self, plan: RoundPlan) -> None:
-        """Ask the router to forward the ports of the plan."""
+        """Ask the router to forward the ports of the plan; they stay so until `close`."""
+        if self._mapping is None:
+            self._mapping = self._mapper()
+        for port in dict.fromkeys(probe.port for probe in plan.probes):
+            self._recorder.opened.append(
+                OpenedMapping(
+                    round=plan.number,
+                    transport="tcp",
+                    port=port,
+                    protocol="",
+                    router="",
+                    outcome="failed",
+                    detail="there is no router to ask",
+                )
+                if self._mapping is None
+                else await self._mapping.open("tcp", port, plan.number)
+            )
 
     async def _send(
         self, local: str, port: int, remote: str, ports: tuple[int, ...], hops: int
@@ -146,6 +167,9 @@ class Opener:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
+        if self._mapping is not None:
+            # What was opened is closed on every way out, an interrupt among them.
+            await asyncio.shield(self._mapping.close())
 
 
 _FEW = 8

@@ -63,8 +63,6 @@ class Options:
     """Source: what it tries by itself while it waits, for a verdict on saved evidence; the
     destination names its ports only where the two meet."""
     watch: bool = False
-    stun: Endpoint | None = None
-    """A server that says how this side is seen (RFC 8489)."""
     map: bool = False
     """Destination: whether to ask the router to forward the ports, and to test through that."""
     keep_map: bool = False

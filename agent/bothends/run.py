@@ -615,6 +615,7 @@ class Run:
             public=public,
             others=others,
             control_port=self.options.control_port,
+            mapper=lambda: self._outside.port_opener(keep=self.options.keep_map),
         )
 
     def _own_listeners(self) -> OwnListeners:

@@ -164,7 +164,6 @@ WATCH = """table inet watch { chain in { type filter hook prerouting priority ra
 def test_a_row_with_a_router_that_can_be_asked_is_true(
     lab: Lab, name: str, true: tuple[str, str]
 ) -> None:
-    pytest.importorskip(f"{__package__}.igd")
     test_a_row_is_true(lab, name, true)
 
 
