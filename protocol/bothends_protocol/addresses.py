@@ -5,7 +5,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-__all__ = ["bare", "family", "is_loopback", "is_near", "is_wildcard", "normal"]
+__all__ = ["bare", "family", "is_loopback", "is_near", "is_wildcard", "normal", "public"]
+
+_LONGEST = 45
+"""Letters of an address, at most (IPv6 with an IPv4 address at its end)."""
+
+_UNICAST6 = ipaddress.IPv6Network("2000::/3")
+"""What IANA has opened for IPv6 unicast; all else has a meaning of its own."""
 
 
 def normal(address: str) -> str:
@@ -62,3 +68,20 @@ def is_near(address: str, own: Iterable[tuple[str, int]]) -> bool:
     if value.is_loopback or value.is_link_local or value.is_multicast or value.is_unspecified:
         return False
     return value.is_private or any(value in network for network in networks)
+
+
+def public(address: str) -> str:
+    """Return `address` in its usual form where it means one host to everybody, else nothing.
+
+    For addresses that somebody else names: private, shared (RFC 6598), link-local, loopback,
+    documentation and multicast ones are none, and neither is what is no address or has a zone.
+    """
+    if len(address) > _LONGEST or "%" in address:
+        return ""
+    try:
+        value = ipaddress.ip_address(normal(address))
+    except ValueError:
+        return ""
+    if isinstance(value, ipaddress.IPv6Address) and value not in _UNICAST6:
+        return ""
+    return str(value) if value.is_global and not value.is_multicast else ""
