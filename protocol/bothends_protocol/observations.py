@@ -569,7 +569,7 @@ def _seen_as(
     attempts: Iterable[Attempt], source: Evidence | None, table: Evidence | None
 ) -> frozenset[str]:
     """The addresses that the destination sees the source's requests come from."""
-    outside = _outside_address(source, table)
+    outside = _outside_address(source, table) or _confirmed_address(source, table)
     if outside is not None:
         return frozenset({outside})
     local = {bare(a.local_address) for a in attempts if a.local_address}
@@ -799,6 +799,17 @@ def _outside_address(source: Evidence | None, table: Evidence | None) -> str | N
         return None
     remote = bare(table.contact.remote)
     return remote if remote and remote not in _addresses(source) else None
+
+
+def _confirmed_address(source: Evidence | None, table: Evidence | None) -> str | None:
+    """The source's public address, where the two met at a meeting point that has confirmed it.
+
+    None where it is the destination's too: between two behind one router it says nothing.
+    """
+    if source is None or table is None or not _unmet(source, table):
+        return None
+    shared = {bare(address) for address in source.confirmed}
+    return next((a for a in map(bare, table.confirmed) if a not in shared), None)
 
 
 def loopback_only(rows: Iterable[Listener]) -> bool:
