@@ -1371,3 +1371,25 @@ def test_the_first_address_that_was_confirmed_decides() -> None:
     assert not check.primary
     (check,) = judge(unmet(source, confirmed=(THERE, "11.0.0.1")), unmet(destination)).checks
     assert check.primary
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "shared", "named"),
+    [
+        ((), (), "destination.no-route"),
+        (("11.0.0.1",), (), "destination.firewall-drop"),
+        (("11.0.0.1",), ("11.0.0.1",), "destination.no-route"),
+    ],
+    ids=["not known", "confirmed", "both behind one router"],
+)
+def test_the_way_back_to_a_home_with_the_same_addresses_leads_to_its_public_one(
+    confirmed: tuple[str, ...], shared: tuple[str, ...], named: str
+) -> None:
+    source, destination = Story(fates=(DROPPED,) * CERTAIN).evidence()
+    nobody = Neighbour(
+        destination=HERE, next_hop=HERE, interface="eth0", state="failed", hardware=None, round=1
+    )
+    out = Route(destination="11.0.0.1", interface="eth0", gateway=ROUTER)
+    destination = unmet(destination, confirmed=confirmed, neighbours=(nobody,), routes=(out,))
+    (check,) = judge(unmet(source, confirmed=shared), destination).checks
+    assert check.candidates == (named,)
