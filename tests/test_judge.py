@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from bothends_protocol.causes import PATH_CAUSES, SERVICE_CAUSES
 from bothends_protocol.codes import CODES
 from bothends_protocol.evidence import (
+    Address,
     Evidence,
     HopProbe,
     Icmp,
@@ -36,6 +37,7 @@ from bothends_protocol.evidence import (
     Neighbour,
     Return,
     Route,
+    SeenAs,
     SelfConnect,
     Sighting,
     Target,
@@ -1326,3 +1328,69 @@ def test_a_source_alone_still_says_what_it_tried() -> None:
 def test_an_empty_run_is_undetermined() -> None:
     verdict = judge(*Story(ports=()).evidence())
     assert (verdict.status, verdict.reachable, verdict.checks) == ("undetermined", "unknown", ())
+
+
+# -- two that met at a meeting point, and of whom nobody typed an address
+
+
+def unmet(side: Evidence, **changes: object) -> Evidence:
+    contact = msgspec.structs.replace(
+        side.contact, path="rendezvous", remote="", typed=(), proven=()
+    )
+    return msgspec.structs.replace(side, contact=contact, **changes)
+
+
+@pytest.mark.parametrize(
+    ("seen", "advice"),
+    [
+        ((), "with --target and the destination's address (it has 192.168.1.20)."),
+        (("11.0.0.1",), "is seen as 11.0.0.1: start both again, the source with --target 11.0.0.1"),
+        (("2a00:1::1", "11.0.0.1", "11.0.0.1"), "is seen as 11.0.0.1, 2a00:1::1: start"),
+        (("10.0.0.1", "x; rm", ""), "with --target and the destination's address (it has"),
+        (("x; rm", "::ffff:11.0.0.1"), "is seen as 11.0.0.1: start"),
+    ],
+)
+def test_where_nothing_was_tested_the_known_addresses_are_named(
+    seen: tuple[str, ...], advice: str
+) -> None:
+    source, destination = (unmet(side, rounds=()) for side in Story(ports=()).evidence())
+    own = Address(interface="eth0", address="192.168.1.20", prefix=24)
+    destination = msgspec.structs.replace(
+        destination,
+        facts=msgspec.structs.replace(destination.facts, addresses=(own,)),
+        seen_as=tuple(SeenAs(address=address, by="stun") for address in seen),
+    )
+    verdict = judge(source, destination)
+    assert (verdict.status, verdict.checks) == ("undetermined", ())
+    assert advice in verdict.summary
+    assert "rm" not in verdict.summary
+
+
+def test_the_first_address_that_was_confirmed_decides() -> None:
+    source, destination = Story().evidence()
+    (check,) = judge(unmet(source), unmet(destination)).checks
+    assert not check.primary
+    (check,) = judge(unmet(source, confirmed=(THERE, "11.0.0.1")), unmet(destination)).checks
+    assert check.primary
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "shared", "named"),
+    [
+        ((), (), "destination.no-route"),
+        (("11.0.0.1",), (), "destination.firewall-drop"),
+        (("11.0.0.1",), ("11.0.0.1",), "destination.no-route"),
+    ],
+    ids=["not known", "confirmed", "both behind one router"],
+)
+def test_the_way_back_to_a_home_with_the_same_addresses_leads_to_its_public_one(
+    confirmed: tuple[str, ...], shared: tuple[str, ...], named: str
+) -> None:
+    source, destination = Story(fates=(DROPPED,) * CERTAIN).evidence()
+    nobody = Neighbour(
+        destination=HERE, next_hop=HERE, interface="eth0", state="failed", hardware=None, round=1
+    )
+    out = Route(destination="11.0.0.1", interface="eth0", gateway=ROUTER)
+    destination = unmet(destination, confirmed=confirmed, neighbours=(nobody,), routes=(out,))
+    (check,) = judge(unmet(source, confirmed=shared), destination).checks
+    assert check.candidates == (named,)

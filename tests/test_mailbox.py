@@ -27,6 +27,7 @@ from bothends_protocol.mailbox import (
     Notice,
     Objection,
     Opened,
+    Outside,
     Refused,
 )
 from bothends_protocol.mailbox_server import (
@@ -75,6 +76,7 @@ def texts(kinds: list[str], fields: list[str]) -> st.SearchStrategy[str | bytes]
 
 
 FROM_SERVER = ["welcome", "allocated", "claimed", "message", "error", "closed", "ack"]
+FIELDS = ["welcome", "nameplate", "mailbox", "side", "phase", "body", "seen_as"]
 FROM_CLIENT = ["bind", "list", "allocate", "claim", "release", "open", "add", "close", "ping"]
 
 
@@ -144,12 +146,36 @@ def test_without_a_nameplate_the_server_chooses() -> None:
         ),
         ('{"type": "welcome", "welcome": {"motd": "hello\\n"}}', Notice("hello")),
         ('{"type": "message", "side": "b", "phase": "0", "body": "00"}', Body("b", b"\0")),
+        ('{"type": "welcome", "welcome": {"seen_as": "11.0.0.1"}}', Outside("11.0.0.1")),
+        ('{"type": "welcome", "welcome": {"seen_as": "::ffff:11.0.0.1"}}', Outside("11.0.0.1")),
+        ('{"type": "welcome", "welcome": {"seen_as": "2A00:1:0::1"}}', Outside("2a00:1::1")),
+        (
+            '{"type": "message", "side": "b", "phase": "0", "body": "", "seen_as": "11.0.0.1"}',
+            Body("b", b"", "11.0.0.1"),
+        ),
     ],
 )
 def test_what_the_server_tells(text: str, event: Event) -> None:
     mailbox = Mailbox("a", "7")
     opened(mailbox)
     assert mailbox.receive(text) == [event]
+
+
+NOT_OUTSIDE = [
+    *("", "x", "11.0.0", "11.0.0.1:4000", "11.0.0.1%1", " 11.0.0.1", "-" * 100_000),
+    *("127.0.0.1", "::1", "10.0.0.1", "192.168.1.20", "100.64.0.1", "169.254.0.1", "0.0.0.0"),
+    *("224.0.0.251", "255.255.255.255", "fe80::1", "fd07::1", "ff02::fb", "64:ff9b::1"),
+    *(7, None, True, [], {}, ["11.0.0.1"], {"address": "11.0.0.1"}),
+]
+
+
+@pytest.mark.parametrize("said", NOT_OUTSIDE, ids=lambda said: str(said)[:20])
+def test_what_is_no_public_address_is_passed_over(said: object) -> None:
+    mailbox = Mailbox("a", "7")
+    opened(mailbox)
+    assert mailbox.receive(json.dumps({"type": "welcome", "welcome": {"seen_as": said}})) == []
+    left = {**json.loads(message("b", "0", "00")), "seen_as": said}
+    assert mailbox.receive(json.dumps(left)) == [Body("b", b"\0")]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +253,7 @@ def test_another_mailbox_than_before_is_a_new_beginning() -> None:
     assert mailbox.receive(message("b", "0", "00")) == [Body("b", b"\0")]
 
 
-@given(st.lists(texts(FROM_SERVER, ["welcome", "nameplate", "mailbox", "side", "phase", "body"])))
+@given(st.lists(texts(FROM_SERVER, FIELDS)))
 def test_the_client_takes_any_text(said: list[str | bytes]) -> None:
     mailbox = Mailbox("a", "7")
     mailbox.connected()
@@ -313,9 +339,9 @@ class Side:
     def bodies(self) -> list[bytes]:
         return [event.body for event in self.events if isinstance(event, Body)]
 
-    def connect(self) -> Side:
+    def connect(self, seen_as: str = "") -> Side:
         self.cut()
-        self.number = self.server.connect(self.meeting.now)
+        self.number = self.server.connect(self.meeting.now, seen_as)
         assert self.number is not None
         self.mailbox.connected()
         return self
@@ -531,6 +557,58 @@ def test_who_errs_without_end_is_sent_away() -> None:
         client.say(type="dance")
     with pytest.raises(ProtocolError):
         client.say(type="dance")
+
+
+def test_it_says_how_it_sees_its_clients() -> None:
+    meeting = Meeting()
+    one, two = meeting.client("a"), meeting.client("b")
+    for client, address in ((one, "::ffff:11.0.0.1"), (two, "2a00:1::1%eth0")):
+        client.connect(address)
+    one.mailbox.add(b"early", shown=True)
+    two.mailbox.add(b"not shown")
+    settle(one, two)
+    one.connect("11.0.0.2")
+    one.mailbox.add(b"moved", shown=True)
+    settle(one, two)
+    assert one.events == [
+        Outside("11.0.0.1"),
+        Opened(anew=False),
+        Body("b", b"not shown"),
+        Outside("11.0.0.2"),
+        Opened(anew=False),
+    ]
+    assert two.events == [
+        Outside("2a00:1::1"),
+        Opened(anew=False),
+        Body("a", b"early", "11.0.0.1"),
+        Body("a", b"moved", "11.0.0.2"),
+    ]
+
+
+@pytest.mark.parametrize("address", ["", "10.0.0.1", "127.0.0.1"])
+def test_it_says_what_it_sees_and_nothing_else(address: str) -> None:
+    meeting = Meeting()
+    client = Side(meeting, Mailbox("a", "7"))
+    client.number = meeting.server.connect(meeting.now, address)
+    assert client.number is not None
+    (welcome,) = meeting.server.outgoing(client.number)
+    told = {"seen_as": address} if address else {}
+    assert json.loads(welcome)["welcome"] == told
+    client.say(type="bind", appid="x", side="a")
+    client.say(type="open", mailbox="m")
+    (left,) = client.say(type="add", phase="0", body="00", seen_as=True)
+    assert {name: left[name] for name in left if name == "seen_as"} == told
+
+
+@pytest.mark.parametrize("asked", [False, None, 1, "true", [True], {"seen_as": True}])
+def test_who_did_not_ask_is_not_shown(asked: object) -> None:
+    meeting = Meeting()
+    client = Side(meeting, Mailbox("a", "7"))
+    client.number = meeting.server.connect(meeting.now, "11.0.0.1")
+    client.say(type="bind", appid="x", side="a")
+    client.say(type="open", mailbox="m")
+    (left,) = client.say(type="add", phase="0", body="00", seen_as=asked)
+    assert "seen_as" not in left
 
 
 def test_applications_do_not_see_each_other() -> None:

@@ -37,15 +37,17 @@ PROBE = Probe(transport="tcp", address=PEER, port=4242)
 
 
 @pytest.mark.parametrize(
-    ("targets", "typed", "remote", "primary"),
+    ("targets", "typed", "remote", "confirmed", "primary"),
     [
-        ((TARGET,), (PEER,), PEER, (TARGET,)),
-        ((TARGET, PUBLIC, TARGET), (), PEER, (TARGET, PUBLIC)),
-        ((), (PEER,), PEER, (PEER,)),
-        ((), (PUBLIC, OTHER), PEER, (PUBLIC, OTHER)),
-        ((), (), PEER, (PEER,)),
-        ((), (), "", ()),
-        ((), (f"::ffff:{PEER}",), PEER, (PEER,)),
+        ((TARGET,), (PEER,), PEER, (PUBLIC,), (TARGET,)),
+        ((TARGET, PUBLIC, TARGET), (), PEER, (), (TARGET, PUBLIC)),
+        ((), (PEER,), PEER, (PUBLIC,), (PEER,)),
+        ((), (PUBLIC, OTHER), PEER, (), (PUBLIC, OTHER)),
+        ((), (), PEER, (PUBLIC,), (PEER,)),
+        ((), (), "", (), ()),
+        ((), (), "", (PUBLIC, OTHER), (PUBLIC,)),
+        ((), (PEER,), "", (PUBLIC,), (PEER,)),
+        ((), (f"::ffff:{PEER}",), PEER, (), (PEER,)),
     ],
     ids=[
         "the target",
@@ -54,13 +56,20 @@ PROBE = Probe(transport="tcp", address=PEER, port=4242)
         "what was typed and did not serve the contact",
         "what authenticated",
         "nothing",
+        "the first that was confirmed",
+        "what was typed before what was confirmed",
         "another way to write it",
     ],
 )
 def test_primary_addresses(
-    targets: tuple[str, ...], typed: tuple[str, ...], remote: str, primary: tuple[str, ...]
+    targets: tuple[str, ...],
+    typed: tuple[str, ...],
+    remote: str,
+    confirmed: tuple[str, ...],
+    primary: tuple[str, ...],
 ) -> None:
-    assert primary_addresses(targets=targets, typed=typed, remote=remote) == primary
+    found = primary_addresses(targets=targets, typed=typed, remote=remote, confirmed=confirmed)
+    assert found == primary
 
 
 def test_probed_are_the_primary_ones_first_and_what_authenticated() -> None:
@@ -73,20 +82,31 @@ def test_probed_are_the_primary_ones_first_and_what_authenticated() -> None:
     assert probe_addresses(offer) == (TARGET, PUBLIC, PEER, OTHER)
 
 
+def test_what_was_confirmed_is_probed_last_or_where_there_is_nothing_else_first() -> None:
+    assert probe_addresses(Offer(confirmed=(PUBLIC, OTHER))) == (PUBLIC, OTHER)
+    met = Offer(remote=PEER, proven=(PEER,), confirmed=(PUBLIC, PEER))
+    assert probe_addresses(met) == (PEER, PUBLIC)
+
+
 addresses = st.lists(st.sampled_from([PEER, OTHER, TARGET, PUBLIC]), max_size=3).map(tuple)
 
 
-@given(addresses, addresses, addresses, addresses)
+@given(addresses, addresses, addresses, addresses, addresses)
 def test_what_the_peer_says_of_itself_is_never_probed(
     typed: tuple[str, ...],
     proven: tuple[str, ...],
     targets: tuple[str, ...],
+    confirmed: tuple[str, ...],
     said: tuple[str, ...],
 ) -> None:
     offer = Offer(
-        targets=(Target(text="x", addresses=targets),), typed=typed, proven=proven, addresses=said
+        targets=(Target(text="x", addresses=targets),),
+        typed=typed,
+        proven=proven,
+        confirmed=confirmed,
+        addresses=said,
     )
-    assert set(probe_addresses(offer)) <= {*typed, *proven, *targets}
+    assert set(probe_addresses(offer)) <= {*typed, *proven, *targets, *confirmed}
 
 
 # -- rounds

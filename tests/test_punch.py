@@ -76,6 +76,26 @@ async def test_by_six_too() -> None:
         assert (stream.local, there.local) == ("::1", "::1")
 
 
+async def test_a_place_that_is_knocked_at_so_often_is_left_alone_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(punch_module, "_PAUSES", ((20, 0.01),))
+    async with ends() as (source, _):
+        heard: list[bytes] = []
+        loop = asyncio.get_running_loop()
+
+        class Ear(asyncio.DatagramProtocol):
+            def datagram_received(self, data: bytes, _addr: object) -> None:
+                heard.append(data)
+
+        ear, _protocol = await loop.create_datagram_endpoint(Ear, (LOCAL, 0))
+        source.puncher.knock(LOCAL, ear.get_extra_info("sockname")[1], times=5)
+        await asyncio.sleep(0.3)
+        ear.close()
+        assert len(heard) == 5
+        assert {len(data) for data in heard} == {len(source.puncher.knocker.knock(Place(LOCAL, 1)))}
+
+
 def shows(source: End, place: Place) -> None:
     """Let a stranger at `place` show that it receives what is sent there."""
     stranger = Knocker(DESTINATION, 7, lambda size: place.port.to_bytes(2, "big") * (size // 2))

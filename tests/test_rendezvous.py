@@ -31,6 +31,7 @@ from bothends import cli, rendezvous, rendezvous_server
 from bothends.link import Link
 from bothends.rendezvous import (
     MAX_BUFFERED,
+    MAX_SEEN,
     MAX_STREAMS,
     Rendezvous,
     allocate,
@@ -42,7 +43,7 @@ from bothends.streams import RENDEZVOUS, Stream
 from bothends_protocol.code import Code
 from bothends_protocol.errors import InputError, RefusedError, WrongCodeError
 from bothends_protocol.mailbox import APPID
-from bothends_protocol.mailbox_server import MAX_CLIENTS, MAX_MESSAGE
+from bothends_protocol.mailbox_server import MAX_CLIENTS, MAX_MESSAGE, MailboxServer
 from bothends_protocol.pairing import DESTINATION, SOURCE, Handshake
 from bothends_protocol.parcels import DATA, HELLO, STREAM_SIZE, Parcel, write_parcel
 
@@ -223,6 +224,85 @@ async def test_two_agents_get_streams_through_our_meeting_point(place: Place) ->
     assert await here.read(10) == b""
     here.close()
     assert source.troubles == destination.troubles == []
+
+
+@pytest.fixture
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let a meeting point see its clients come from these addresses, one after the other."""
+    seen: list[str] = []
+    plain = MailboxServer.connect
+
+    def connected(self: MailboxServer, now: float, seen_as: str = "") -> int | None:
+        return plain(self, now, seen.pop(0) if seen else seen_as)
+
+    monkeypatch.setattr(MailboxServer, "connect", connected)
+    return seen
+
+
+async def test_a_side_learns_how_it_is_seen_and_shows_itself_to_who_has_authenticated(
+    place: Place, addresses: list[str]
+) -> None:
+    addresses += ["11.0.0.1", "11.0.0.2"]
+    url = place.meeting_point()
+    source = place.agent(url, SOURCE)
+    await until(lambda: source.way.outside)
+    destination = place.agent(url, DESTINATION)
+    here, there = await joined(source, destination)
+    assert source.way.host == LOCAL
+    assert (source.way.outside, destination.way.outside) == (("11.0.0.1",), ("11.0.0.2",))
+    await carries(there, here, b"before")
+    assert not any((source.way.peer_outside, destination.way.peer_outside))
+    destination.way.show()
+    await carries(there, here, b"after")
+    assert [*source.way.peer_outside, *destination.way.peer_outside] == ["11.0.0.2"]
+
+
+async def test_the_newest_address_comes_first_and_few_are_kept(
+    place: Place, addresses: list[str]
+) -> None:
+    many = [f"11.0.0.{number}" for number in range(1, 2 * MAX_SEEN)]
+    addresses += ["11.0.1.1", *many]
+    point = place.meeting_point()
+    cutter = Cutter(point)
+    source = place.agent(point, SOURCE)
+    await until(lambda: source.way.outside)
+    async with cutter.running() as url:
+        destination = place.agent(url, DESTINATION)
+        here, there = await joined(source, destination)
+        destination.way.show()
+        for number, address in enumerate(many):
+            if number:
+                cutter.cut()
+            await carries(there, here, b"here I am")
+            assert source.way.peer_outside[0] == address
+    assert source.way.peer_outside == tuple(many[::-1][:MAX_SEEN])
+    assert destination.way.outside == source.way.peer_outside
+
+
+async def test_another_agent_is_seen_somewhere_else(place: Place, addresses: list[str]) -> None:
+    addresses += ["11.0.1.1", "11.0.0.1"]
+    url = place.meeting_point()
+    source = place.agent(url, SOURCE)
+    await until(lambda: source.way.outside)
+    first = place.agent(url, DESTINATION)
+    first.way.show()
+    here, there = await joined(source, first)
+    await carries(there, here, b"shown")
+    assert list(source.way.peer_outside) == ["11.0.0.1"]
+    await first.way.close()
+    second = place.agent(url, DESTINATION)
+    await joined(source, second)
+    assert list(source.way.peer_outside) == []
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "x-real-ip"])
+async def test_behind_a_proxy_a_server_says_no_address(place: Place, header: str) -> None:
+    url = place.meeting_point()
+    for headers, told in (({}, {"seen_as": LOCAL}), ({header: "11.0.0.1"}, {})):
+        async with connect(
+            url, compression=None, proxy=None, close_timeout=0.1, additional_headers=headers
+        ) as connection:
+            assert json.loads(await connection.recv())["welcome"] == told
 
 
 async def test_who_comes_first_waits_and_a_dial_too(place: Place) -> None:

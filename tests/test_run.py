@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import itertools
 import socket
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,8 @@ from bothends.options import Endpoint, Options
 from bothends.outcome import Outcome
 from bothends.run import Run
 from bothends_protocol.code import parse_code
-from bothends_protocol.messages import Barrier
+from bothends_protocol.evidence import SeenAs
+from bothends_protocol.messages import Barrier, Where
 from bothends_protocol.pairing import DESTINATION, SOURCE
 
 
@@ -31,6 +34,50 @@ async def test_what_comes_as_the_time_for_moving_ends_is_not_lost(later: int) ->
     (result,) = await asyncio.gather(waiting, return_exceptions=True)
     kept = [result, run._early, *(run._events.get_nowait() for _ in range(run._events.qsize()))]
     assert kept.count(message) == 1
+
+
+class Point:
+    """A contact at a meeting point, as far as a run asks it."""
+
+    seen_as = (SeenAs(address="11.0.0.9", by="rendezvous", said_by="meet.example"),)
+
+    def __init__(self, *peer_seen_as: str) -> None:
+        self.peer_seen_as = peer_seen_as
+        self.dialled: list[str] = []
+        self.knocked: list[str] = []
+
+    def reach(self, addresses: Iterable[str], port: int) -> None:
+        self.dialled += [f"{address} {port}" for address in addresses]
+
+    def knock(self, addresses: Iterable[str], port: int) -> None:
+        self.knocked += [f"{address} {port}" for address in addresses]
+
+
+def test_what_the_other_side_names_is_tested_only_where_the_meeting_point_says_so_too() -> None:
+    run: Any = Run(Options(role=SOURCE), say=print, show_code=print)
+    point = Point("11.0.0.3", "::ffff:11.0.0.1", "11.0.0.2")
+    seen = ("11.0.0.2", "::ffff:11.0.0.3", "11.0.0.4", "11.0.0.2", "127.0.0.1", "10.0.0.1", "x")
+    run._look_at(Where(seen=seen, addresses=("127.0.0.1",), port=5), point)
+    assert point.dialled == ["11.0.0.3 5", "11.0.0.2 5"]
+    assert point.knocked == ["11.0.0.4 5"]
+    # It is told once.
+    run._look_at(Where(seen=("11.0.0.1",), port=5), point)
+    assert run._confirm(point) == ("11.0.0.3", "11.0.0.2")
+    assert len(point.dialled) == 2
+    # What came from another address since is one that the other side named, or is none.
+    point.peer_seen_as = ("11.0.0.5", "11.0.0.4")
+    assert run._confirm(point) == ("11.0.0.4", "11.0.0.3", "11.0.0.2")
+
+
+def test_without_a_word_of_the_other_side_nothing_is_confirmed() -> None:
+    run: Any = Run(Options(role=SOURCE), say=print, show_code=print)
+    assert run._confirm(Point("11.0.0.1")) == ()
+
+
+def test_what_others_have_seen_is_told_too() -> None:
+    run: Any = Run(Options(role=SOURCE), say=print, show_code=print)
+    run._seen_as = (SeenAs(address="11.0.0.8", by="stun"),)
+    assert [seen.address for seen in run._how_seen(Point())] == ["11.0.0.9", "11.0.0.8"]
 
 
 HERE = "127.0.0.1"

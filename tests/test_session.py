@@ -614,6 +614,30 @@ def test_the_peers_word_alone_never_makes_the_source_probe_a_third_address() -> 
     assert {probe.address for plan in pair.plans() for probe in plan.probes} == {THERE}
 
 
+def test_an_address_that_was_confirmed_is_probed_where_nothing_authenticated() -> None:
+    unmet = changed(FROM_SOURCE, typed=(), remote="", proven=(), confirmed=("11.0.0.1",))
+    pair = Pair(source=unmet, destination=changed(FROM_DESTINATION, remote="", proven=())).run()
+    assert {probe.address for plan in pair.plans() for probe in plan.probes} == {"11.0.0.1"}
+
+
+@pytest.mark.parametrize("confirmed", [(), ("11.0.0.1",)])
+def test_a_follower_probes_what_was_confirmed_to_itself(confirmed: tuple[str, ...]) -> None:
+    # What the leader holds confirmed says nothing about what this side may probe.
+    mine = changed(FROM_DESTINATION, both_ways=True, confirmed=confirmed)
+    session = Session(DESTINATION, mine, entropy)
+    session.receive(changed(FROM_SOURCE, confirmed=("11.0.0.2",)))
+    back = changed(
+        PLAN, prober=DESTINATION, probes=(Probe(transport="tcp", address="11.0.0.1", port=4242),)
+    )
+    if confirmed:
+        session.receive(Round(plan=back))
+        assert session.rounds == [back]
+    for address in ("11.0.0.1", "11.0.0.2") if not confirmed else ():
+        probes = (Probe(transport="tcp", address=address, port=4242),)
+        with pytest.raises(ProtocolError, match="not agreed"):
+            session.receive(Round(plan=changed(back, probes=probes)))
+
+
 def test_a_target_is_probed_before_the_peers_own_address() -> None:
     target = Target(text="nas", addresses=("11.0.0.1",))
     pair = Pair(source=changed(FROM_SOURCE, targets=(target,))).run()

@@ -33,6 +33,7 @@ from bothends_protocol.errors import (
     RefusedError,
     WrongCodeError,
 )
+from bothends_protocol.evidence import SeenAs
 from bothends_protocol.pairing import INSTANCE_SIZE, SOURCE, Handshake, Hello, Keys
 
 from .link import Link, LinkClosedError
@@ -68,6 +69,10 @@ who has a network of IPv6 or all UDP ports of an address is many strangers."""
 
 MAX_DIALLED = 32
 """Addresses dialled at most, however many mDNS offers; as many more where they were typed."""
+
+MAX_KNOCKS = 20
+"""Datagrams to an address that the other side alone names as its public one: two seconds, in which
+two that were told of each other at the same time knock both."""
 
 MEETING_POINT = "the meeting point"
 CLOSED = "closed the connection before the two had paired"
@@ -170,6 +175,22 @@ class Contact:
     def dialled(self) -> tuple[tuple[str, int], ...]:
         """Addresses and ports at which the other agent was looked for, the first ones first."""
         return tuple(self._dialled)
+
+    @property
+    def seen_as(self) -> tuple[SeenAs, ...]:
+        """How the meeting point says that it sees this side."""
+        point = self._rendezvous
+        if point is None:
+            return ()
+        return tuple(
+            SeenAs(address=address, by="rendezvous", said_by=point.host)
+            for address in point.outside
+        )
+
+    @property
+    def peer_seen_as(self) -> tuple[str, ...]:
+        """Public addresses of the other side, as the meeting point says, the newest first."""
+        return self._rendezvous.peer_outside if self._rendezvous is not None else ()
 
     def filtered(self, way: str) -> frozenset[str]:
         """Return the addresses where a filter refuses connections, as far as dialling shows.
@@ -522,6 +543,8 @@ class Contact:
         self._begun = {self._session.name: self._session}
         # The other side closes what it does not need a moment before this side knows.
         self.refusals = {at: what for at, what in self.refusals.items() if what != CLOSED}
+        if self._rendezvous is not None and link.way == RENDEZVOUS:
+            self._rendezvous.show()
         self.settle_again(link)
         return link.root
 
@@ -573,6 +596,13 @@ class Contact:
             self._redial_known()
         for address in list(addresses)[:MAX_DIALLED]:
             self.dial(address, port)
+
+    def knock(self, addresses: Iterable[str], port: int) -> None:
+        """Knock at `addresses` by UDP for a moment, and nothing more: only the peer named them."""
+        if self.closed_to_new:
+            self._redial_known()
+        for address in addresses:
+            self._puncher.knock(address, port, times=MAX_KNOCKS)
 
     def _stop_listening(self) -> None:
         for server in self._servers:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import secrets
 import socket
@@ -201,13 +202,15 @@ class Puncher:
                 return os.strerror(error.errno or 0)
         return None
 
-    def knock(self, address: str, port: int, *, delay: float = 0.0) -> None:
-        """Knock at this place, from `delay` seconds on until `rest` is called."""
+    def knock(
+        self, address: str, port: int, *, delay: float = 0.0, times: int | None = None
+    ) -> None:
+        """Knock at this place, from `delay` seconds on until `rest` is called, or so many times."""
         place = Place(normal(address), port)
         if place in self._knocked or len(self._knocked) >= MAX_PLACES:
             return
         self._knocked[place] = None
-        self._tasks.start(self._keep_knocking(place, delay))
+        self._tasks.start(self._keep_knocking(place, delay, times))
 
     def again(self) -> None:
         """Let each place show itself anew, so that new streams are begun."""
@@ -284,9 +287,9 @@ class Puncher:
         self._offered(stream, began)
         return stream
 
-    async def _keep_knocking(self, place: Place, delay: float) -> None:
+    async def _keep_knocking(self, place: Place, delay: float, times: int | None) -> None:
         await asyncio.sleep(delay + HEAD_START_SECONDS)
-        for count, pause in enumerate(_pauses()):
+        for count, pause in enumerate(itertools.islice(_pauses(), times)):
             with self._few_hops(place, wanted=count < OPENING_KNOCKS):
                 self._send(self.knocker.knock(place), place)
             await asyncio.sleep(pause)

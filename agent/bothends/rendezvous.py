@@ -38,6 +38,7 @@ from bothends_protocol.mailbox import (
     Notice,
     Objection,
     Opened,
+    Outside,
     Refused,
 )
 from bothends_protocol.pairing import SOURCE, other_role
@@ -98,6 +99,10 @@ MAX_UNECHOED = 256 * 1024
 """Bytes under way to the meeting point before `drain` waits: a frame."""
 
 MAX_URL = 1000
+
+MAX_SEEN = 4
+"""Addresses kept of each side under which the meeting point has seen it, the newest ones: one of
+each IP version, and as many after a change of network."""
 
 _QUIET = logging.getLogger("bothends.rendezvous")
 _QUIET.disabled = True  # what matters is told in our own words
@@ -306,6 +311,10 @@ class Rendezvous:
         self._mailbox = self._fresh_mailbox(side or new_side(), number)
         self._peer = ""
         """The other agent's side, once it has said hello."""
+        self._shown = False
+        """Whether the other agent may learn from the meeting point where this side is."""
+        self._outside: list[str] = []
+        self._peer_outside: list[str] = []
         self._streams: dict[bytes, RendezvousStream] = {}
         self._wanted = False
         self._leaving = False
@@ -322,6 +331,21 @@ class Rendezvous:
         """Whether the other agent is there, as far as is known."""
         return bool(self._peer)
 
+    @property
+    def host(self) -> str:
+        """The host of the meeting point, as it was typed."""
+        return urlsplit(self._url).hostname or ""
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """Public addresses under which the meeting point says it sees this side, newest first."""
+        return tuple(self._outside)
+
+    @property
+    def peer_outside(self) -> tuple[str, ...]:
+        """The same of the other agent: where the meeting point says that its messages came from."""
+        return tuple(self._peer_outside)
+
     def start(self) -> None:
         """Connect, and connect again whenever the connection ends."""
         self._tasks.start(self._keep_connected())
@@ -335,6 +359,10 @@ class Rendezvous:
     def rest(self) -> None:
         """Open no stream that was asked for and is not open yet."""
         self._wanted = False
+
+    def show(self) -> None:
+        """Let the meeting point tell the other agent where this side is: it has authenticated."""
+        self._shown = True
 
     def renumber(self, number: int) -> None:
         """Give up the old number for `number`: a new code was drawn."""
@@ -430,10 +458,14 @@ class Rendezvous:
             case Opened(anew):
                 if current:
                     self._opened(mailbox, anew=anew)
-            case Body(side, body):
+            case Body(side, body, seen_as):
                 if current:
                     with contextlib.suppress(ProtocolError):
                         self._sort(side, read_parcel(body))
+                        if side == self._peer:
+                            _keep(self._peer_outside, seen_as)
+            case Outside(address):
+                _keep(self._outside, address)
             case Notice(words):
                 self._notice(words)
             case Closed():
@@ -469,6 +501,7 @@ class Rendezvous:
             if parcel.role == other_role(self._role) and side != self._peer:
                 self._break_streams("the other side was started again")
                 self._peer = side
+                self._peer_outside.clear()
                 self._dial_if_wanted()
         elif side != self._peer:
             return  # a stranger, or an agent that is no more
@@ -516,7 +549,7 @@ class Rendezvous:
 
     def _put(self, parcel: Parcel) -> bool:
         try:
-            self._mailbox.add(write_parcel(parcel))
+            self._mailbox.add(write_parcel(parcel), shown=self._shown)
         except MisuseError:
             return False
         self._news.set()
@@ -543,6 +576,7 @@ class Rendezvous:
         old, self._mailbox = self._mailbox, mailbox
         self._break_streams("the meeting was begun anew")
         self._peer = ""
+        self._peer_outside.clear()
         old.forget()
         old.close()
         self._news.set()
@@ -608,6 +642,12 @@ async def _connected(sock: socket.socket, name: tuple[Any, ...]) -> socket.socke
 
 
 _PORTS = {"ws": 80, "wss": 443}
+
+
+def _keep(addresses: list[str], address: str) -> None:
+    """Put `address`, where there is one, first among those that are known."""
+    if address:
+        addresses[:] = [address, *(one for one in addresses if one != address)][:MAX_SEEN]
 
 
 def _hello(role: str) -> bytes:

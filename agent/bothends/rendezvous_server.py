@@ -67,6 +67,10 @@ BACKLOG = 128
 _QUIET = logging.getLogger("bothends.rendezvous_server")
 _QUIET.disabled = True  # who connects, and why it ends, is nobody's business
 
+_PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+"""Headers by which a proxy shows itself (RFC 7239, RFC 9110 7.6.3, and what came before them).
+What it writes there is not believed, since any client could write it."""
+
 _CHUNK = 64 * 1024
 _PATH = "/v1"
 _INTERRUPTED = 130
@@ -110,14 +114,14 @@ class MeetingPoint:
                 conn.close()
                 continue
             self._places[place] += 1
-            self._tasks.start(self._serve(conn, place))
+            self._tasks.start(self._serve(conn, place, str(name[0])))
 
-    async def _serve(self, conn: socket.socket, place: str) -> None:
+    async def _serve(self, conn: socket.socket, place: str, address: str) -> None:
         client = None
         try:
             client = await _Client.accept(conn, self._context)
             if client is not None:
-                await self._converse(client)
+                await self._converse(client, "" if client.behind_proxy else address)
         except (OSError, TimeoutError, ProtocolError, EOFError):
             pass  # a client that goes, or that has to go, concerns nobody else
         finally:
@@ -127,8 +131,8 @@ class MeetingPoint:
             if not self._places[place]:
                 del self._places[place]
 
-    async def _converse(self, client: _Client) -> None:
-        number = self._server.connect(_now())
+    async def _converse(self, client: _Client, address: str) -> None:
+        number = self._server.connect(_now(), address)
         if number is None:
             return
         self._clients[number] = client
@@ -190,6 +194,8 @@ class _Client:
         """Set where there may be something to send."""
         self.taken = asyncio.Event()
         """Set when something was handed out to be sent."""
+        self.behind_proxy = False
+        """Whether its request came through a proxy: then the address is not the client's."""
         self._reader = reader
         self._writer = writer
         self._protocol = ServerProtocol(max_size=MAX_MESSAGE, logger=_QUIET)
@@ -233,6 +239,7 @@ class _Client:
             self._protocol.receive_data(data)
             events = self._protocol.events_received()
             if events and isinstance(events[0], Request):
+                self.behind_proxy = any(name in events[0].headers for name in _PASSED_ON)
                 self._protocol.send_response(self._protocol.accept(events[0]))
                 await self._flush()
                 self._take(events[1:])

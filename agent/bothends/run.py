@@ -17,12 +17,27 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from bothends_protocol.addresses import bare, is_near, is_public
+from bothends_protocol.addresses import bare, is_near, is_public, public
 from bothends_protocol.code import Code, make_code
 from bothends_protocol.errors import ProtocolError
-from bothends_protocol.evidence import ContactFacts, Evidence, HostFacts, Target, Witness
+from bothends_protocol.evidence import (
+    ContactFacts,
+    Evidence,
+    HostFacts,
+    SeenAs,
+    Target,
+    Witness,
+)
 from bothends_protocol.judge import lost_verdict
-from bothends_protocol.messages import MAX_NAMED, Bye, Mark, Message, Offer, Where
+from bothends_protocol.messages import (
+    MAX_NAMED,
+    MAX_SEEN,
+    Bye,
+    Mark,
+    Message,
+    Offer,
+    Where,
+)
 from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
 from bothends_protocol.ports import parse_ports
 from bothends_protocol.session import (
@@ -87,6 +102,13 @@ ANSWER_AFTER = 0.3
 MOVE_SECONDS = 1.0
 """How long two that met at a meeting point try to reach each other without it."""
 
+MOVE_TRIPS = 4
+"""Round trips that they have beside, as the handshake showed them: to tell each other their
+addresses, to open the way and to authenticate there."""
+
+LONGEST_MOVE = 3.0
+"""Seconds of all that at most: what is slower than any network is no reason to wait."""
+
 FINISH_SECONDS = 5.0
 """After --timeout, for both sides to exchange what they have."""
 
@@ -146,6 +168,10 @@ class Run:
         """Those of the test that is on."""
         self._typed: tuple[str, ...] = ()
         self._targets: tuple[Target, ...] = ()
+        """How others than the meeting point see this side."""
+        self._named: tuple[str, ...] | None = None
+        """Public addresses that the other side names as its own; None: it did not say yet."""
+        self._confirmed: tuple[str, ...] = ()
         self._contact: Contact | None = None
         self._discovery: Discovery | None = None
         self._channel: Channel | None = None
@@ -407,16 +433,17 @@ class Run:
         little before it makes its offer. The destination waits for that offer.
         """
         own = tuple(item.address for item in self._facts.addresses)[:MAX_NAMED]
-        channel.send(Where(addresses=own, port=self.options.control_port))
+        seen = self._public(contact)[:MAX_SEEN]
+        channel.send(Where(addresses=own, seen=seen, port=self.options.control_port))
         waits = self.options.role == SOURCE
+        trip = (self._link.trip if self._link else None) or 0.0
+        moving = min(MOVE_SECONDS + MOVE_TRIPS * trip, LONGEST_MOVE)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(MOVE_SECONDS if waits else self.options.timeout):
+            async with asyncio.timeout(moving if waits else self.options.timeout):
                 while True:
                     event = await self._first_of(channel if waits else None)
                     if isinstance(event, Where):
-                        nets = [(item.address, item.prefix) for item in self._facts.addresses]
-                        near = [a for a in event.addresses if is_near(a, nets)]
-                        contact.reach(near, event.port)
+                        self._look_at(event, contact)
                     elif event is not None:
                         # Anything else is for the run itself; it comes first there.
                         self._early = event
@@ -426,6 +453,36 @@ class Run:
         if channel.link is None:
             raise ProtocolError("not paired")
         return channel.link
+
+    def _how_seen(self, contact: Contact) -> tuple[SeenAs, ...]:
+        """How others see this side, as they say."""
+        return (*contact.seen_as, *self._outside.seen)
+
+    def _public(self, contact: Contact) -> tuple[str, ...]:
+        """The addresses under which this side is seen, by whoever said so."""
+        said = (*(item.address for item in contact.seen_as), *self._outside.public())
+        return tuple(dict.fromkeys(filter(None, map(public, said))))
+
+    def _look_at(self, where: Where, contact: Contact) -> None:
+        """Try to reach the other side where it says that it is, as far as its word is taken.
+
+        Both were told at about the same time, which is what lets two NATs through (`punch`).
+        """
+        if self._named is not None:
+            return
+        nets = [(item.address, item.prefix) for item in self._facts.addresses]
+        near = [address for address in where.addresses if is_near(address, nets)]
+        self._named = tuple(dict.fromkeys(filter(None, map(public, where.seen))))
+        confirmed = self._confirm(contact)
+        contact.reach([*confirmed, *near], where.port)
+        contact.knock([a for a in self._named if a not in confirmed], where.port)
+
+    def _confirm(self, contact: Contact) -> tuple[str, ...]:
+        """Return the addresses that both the other side and the meeting point name as its own."""
+        named = self._named or ()
+        fresh = [address for address in contact.peer_seen_as if address in named]
+        self._confirmed = tuple(dict.fromkeys((*fresh, *self._confirmed)))[:MAX_SEEN]
+        return self._confirmed
 
     async def _first_of(self, moving: Channel | None) -> _Event | None:
         """Return what happens next; None where `moving` has got another link first."""
@@ -456,9 +513,10 @@ class Run:
         if self._link is not None:
             self._prober.filtered = contact.filtered(self._link.way)
         self._rules = OwnRules(self._recorder, privileged=self._facts.privileged)
-        session = self._session = Session(
-            self.options.role, self._offer(contact), secrets.token_bytes
-        )
+        offer = self._offer(contact)
+        self._recorder.seen_as = list(self._how_seen(contact))
+        self._recorder.confirmed = offer.confirmed
+        session = self._session = Session(self.options.role, offer, secrets.token_bytes)
         # The leader ends the probing; the other waits for that a little longer.
         self._set_deadline(
             session,
@@ -494,10 +552,11 @@ class Run:
             addresses=tuple(item.address for item in self._facts.addresses),
             remote=self._remote(),
             proven=contact.proven,
+            confirmed=self._confirm(contact),
             both_ways=self.options.both_ways,
             timeout=self.options.timeout,
             watch=self.options.watch,
-            seen=self._outside.public()[:MAX_NAMED],
+            seen=self._public(contact)[:MAX_NAMED],
             map=self.options.map,
         )
 
@@ -549,6 +608,8 @@ class Run:
             return event
 
     def _receive(self, session: Session, message: Message) -> None:
+        if isinstance(message, Where):
+            return  # the two have moved already, and it was on the way still
         session.receive(message)
         if isinstance(message, Offer):
             self._agree_to_stay(message)
@@ -590,7 +651,7 @@ class Run:
             self._recorder,
             self._own,
             {link.local: "", **cards},
-            [self._remote(), *theirs.seen, *theirs.addresses],
+            [self._remote(), *self._confirmed, *theirs.seen, *theirs.addresses],
             self._packets,
             self.options.service,
             self._make_opener(theirs),
@@ -601,12 +662,14 @@ class Run:
         own = frozenset(bare(item.address) for item in self._facts.addresses)
 
         def public() -> tuple[str, ...]:
-            seen = (bare(theirs.remote), *self._outside.public())
+            said = self._public(self._contact) if self._contact else ()
+            seen = (bare(theirs.remote), *said)
             return tuple(a for a in dict.fromkeys(seen) if is_public(a) and a not in own)
 
         def others() -> tuple[str, ...]:
             # Proven ones alone: the other side's word is no reason to send anything anywhere.
             proven = (self._remote(), *(self._contact.proven if self._contact else ()))
+            proven += self._confirmed
             return tuple(a for a in dict.fromkeys(map(bare, proven)) if is_public(a))
 
         return Opener(
@@ -713,7 +776,8 @@ class Run:
         probes = [p for plan in (session.rounds if session else ()) for p in plan.probes]
         if any(bare(probe.address) not in known for probe in probes):
             await self._outside.finish()
-        self._recorder.seen_as = list(self._outside.seen)
+        if self._contact is not None:
+            self._recorder.seen_as = list(self._how_seen(self._contact))
         self._recorder.router_words = list(self._outside.words)
         self._recorder.behaviours = list(self._outside.behaviours)
 

@@ -15,6 +15,7 @@ __all__ = [
     "is_public",
     "is_wildcard",
     "normal",
+    "public",
 ]
 
 _CARRIER = ipaddress.ip_network("100.64.0.0/10")
@@ -24,6 +25,12 @@ _PRIVATE = tuple(
     ipaddress.ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
 )
 """RFC 1918. The documentation ranges, which `ipaddress` calls private, mean nothing here."""
+
+_UNICAST6 = ipaddress.IPv6Network("2000::/3")
+"""What IANA has opened for IPv6 unicast; all else has a meaning of its own."""
+
+_LONGEST = 45
+"""Letters of an address, at most (IPv6 with an IPv4 address at its end)."""
 
 
 def normal(address: str) -> str:
@@ -104,23 +111,25 @@ def is_carrier(address: str) -> bool:
         return False
 
 
-def is_public(address: str) -> bool:
-    """Return whether `address` is one that the Internet may lead to: no private or special one."""
+def public(address: str) -> str:
+    """Return `address` in its usual form where it means one host to everybody, else nothing.
+
+    For addresses that somebody else names: private, shared (RFC 6598), link-local, loopback and
+    multicast ones are none, and neither is what is no address or has a zone.
+    """
+    if len(address) > _LONGEST or "%" in address:
+        return ""
     try:
         value = ipaddress.ip_address(normal(address))
     except ValueError:
-        return False
-    special = (
-        value.is_loopback
-        or value.is_link_local
-        or value.is_multicast
-        or value.is_unspecified
-        or value.is_reserved
-    )
-    local = isinstance(value, ipaddress.IPv6Address) and value.is_site_local
-    unique = isinstance(value, ipaddress.IPv6Address) and value in _UNIQUE
-    return not (special or local or unique or is_private(address))
+        return ""
+    if isinstance(value, ipaddress.IPv6Address):
+        return str(value) if value in _UNICAST6 else ""
+    special = value.is_loopback or value.is_link_local or value.is_multicast or value.is_reserved
+    nowhere = value.packed[0] == 0
+    return "" if special or nowhere or is_private(str(value)) else str(value)
 
 
-_UNIQUE = ipaddress.ip_network("fc00::/7")
-"""Unique local addresses (RFC 4193)."""
+def is_public(address: str) -> bool:
+    """Return whether `address` is one that the Internet may lead to: see `public`."""
+    return bool(public(address))

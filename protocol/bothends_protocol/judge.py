@@ -18,7 +18,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .addresses import family, is_near
+from .addresses import family, is_near, public
 from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
 from .evidence import Evidence, HostFacts
 from .fixes import FixCase, fixes_for
@@ -76,11 +76,12 @@ def _untested(source: Evidence, destination: Evidence) -> Verdict:
     """The verdict where no address was typed and none authenticated, so that nothing was tried."""
     nets = [(item.address, item.prefix) for item in source.facts.addresses]
     near = [a.address for a in destination.facts.addresses if is_near(a.address, nets)]
+    outside = dict.fromkeys(filter(None, (public(seen.address) for seen in destination.seen_as)))
     return Verdict(
         verdict_id=None,
         status="undetermined",
         reachable="unknown",
-        summary=untested(sorted(near, key=family)),
+        summary=untested(sorted(near, key=family), sorted(outside, key=family)),
     )
 
 
@@ -124,6 +125,7 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
             targets=[a for t in prober.targets for a in t.addresses],
             typed=prober.contact.typed,
             remote=prober.contact.remote,
+            confirmed=prober.confirmed,
         )
     )
     groups: dict[object, tuple[_Finding, list[Journey]]] = {}
@@ -685,6 +687,7 @@ def _alone(own: Evidence) -> list[Check]:
             targets=[a for t in own.targets for a in t.addresses],
             typed=own.contact.typed,
             remote=own.contact.remote,
+            confirmed=own.confirmed,
         )
     )
     checks = []

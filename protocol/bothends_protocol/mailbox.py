@@ -10,16 +10,21 @@ The messages are JSON objects with a `type`, one in each text frame of a
 WebSocket. They are as the server of magic-wormhole has them
 (magic-wormhole-mailbox-server 0.8, server_websocket.py); its document is
 magic-wormhole-protocols, server-protocol.md.
+
+Our own server also says how it sees its clients (`seen_as`): this one in its
+`welcome`, and in a `message` the one that left it, where that asked for it.
+Upstream's says neither.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
+from .addresses import public
 from .errors import MisuseError, ProtocolError
 
 __all__ = [
@@ -34,6 +39,7 @@ __all__ = [
     "Notice",
     "Objection",
     "Opened",
+    "Outside",
     "Refused",
 ]
 
@@ -76,6 +82,14 @@ class Body(msgspec.Struct, frozen=True):
 
     side: str
     body: bytes
+    seen_as: str = ""
+    """The public address from which it came, as the meeting point says; empty: it says none."""
+
+
+class Outside(msgspec.Struct, frozen=True):
+    """The meeting point says under which public address it sees this side."""
+
+    address: str
 
 
 class Allocated(msgspec.Struct, frozen=True):
@@ -110,12 +124,15 @@ class Closed(msgspec.Struct, frozen=True):
     """The meeting point has closed the mailbox for this side."""
 
 
-Event: TypeAlias = Opened | Body | Allocated | Crowded | Refused | Objection | Notice | Closed
+Event: TypeAlias = (
+    Opened | Body | Outside | Allocated | Crowded | Refused | Objection | Notice | Closed
+)
 
 
 class _Welcome(msgspec.Struct):
     error: str | None = None
     motd: str | None = None
+    seen_as: Any = None
 
 
 class _Said(msgspec.Struct):
@@ -129,6 +146,7 @@ class _Said(msgspec.Struct):
     phase: str | None = None
     body: str | None = None
     error: str | None = None
+    seen_as: Any = None
 
 
 class Mailbox:
@@ -148,7 +166,7 @@ class Mailbox:
         """The mood in which the mailbox is being closed; empty before."""
         self._name = ""
         self._phase = 0
-        self._pending: dict[str, bytes] = {}
+        self._pending: dict[str, tuple[bytes, bool]] = {}
         self._pending_bytes = 0
         self._taken: dict[str, int] = {}
         """The last phase taken of each other side."""
@@ -178,8 +196,11 @@ class Mailbox:
         self._connected = self._open = False
         self._queue.clear()
 
-    def add(self, body: bytes) -> None:
+    def add(self, body: bytes, *, shown: bool = False) -> None:
         """Leave `body` in the mailbox, now or once it is open.
+
+        `shown`: the meeting point may tell who reads it from which address it came. Not before
+        it is known who that is.
 
         Raises `MisuseError` where it is too large, or too much has not been echoed yet.
         """
@@ -187,10 +208,10 @@ class Mailbox:
             raise MisuseError("too much for the mailbox")
         phase = str(self._phase)
         self._phase += 1
-        self._pending[phase] = body
+        self._pending[phase] = body, shown
         self._pending_bytes += len(body)
         if self._open:
-            self._leave(phase, body)
+            self._leave(phase, body, shown=shown)
 
     def forget(self) -> None:
         """Drop what was not echoed yet; nobody waits for it any more."""
@@ -237,6 +258,8 @@ class Mailbox:
             events.append(Notice(_shown(welcome.motd)))
         if welcome.error is not None:
             events.append(Refused(_shown(welcome.error)))
+        elif outside := _seen(welcome.seen_as):
+            events.append(Outside(outside))
         return events
 
     @staticmethod
@@ -262,8 +285,8 @@ class Mailbox:
         self._name = _name(said.mailbox)
         self._open = True
         self._say(type="open", mailbox=self._name)
-        for phase, body in self._pending.items():
-            self._leave(phase, body)
+        for phase, (body, shown) in self._pending.items():
+            self._leave(phase, body, shown=shown)
         if self._closing:
             mood, self._closing = self._closing, ""
             self.close(mood)
@@ -273,7 +296,7 @@ class Mailbox:
         if said.side is None or said.phase is None or said.body is None:
             raise ProtocolError("a message without side, phase or body")
         if said.side == self.side:
-            self._pending_bytes -= len(self._pending.pop(said.phase, b""))
+            self._pending_bytes -= len(self._pending.pop(said.phase, (b"", False))[0])
             return []
         # What some other side wrote badly is passed over: it lies in the mailbox, and would end
         # every further connection too.
@@ -287,12 +310,13 @@ class Mailbox:
         if said.side not in self._taken and len(self._taken) >= MAX_SIDES:
             return []
         self._taken[said.side] = phase
-        return [Body(said.side, body)]
+        return [Body(said.side, body, _seen(said.seen_as))]
 
-    def _leave(self, phase: str, body: bytes) -> None:
-        self._say(type="add", phase=phase, body=body.hex())
+    def _leave(self, phase: str, body: bytes, *, shown: bool) -> None:
+        asked = {"seen_as": True} if shown else {}
+        self._say(type="add", phase=phase, body=body.hex(), **asked)
 
-    def _say(self, **fields: str) -> None:
+    def _say(self, **fields: str | bool) -> None:
         if self._connected:
             self._queue.append(msgspec.json.encode(fields).decode("utf-8"))
 
@@ -324,6 +348,14 @@ def _bytes(body: str) -> bytes | None:
         return bytes.fromhex(body)
     except ValueError:
         return None
+
+
+def _seen(address: object) -> str:
+    """The public address that a meeting point names; empty for all else that it may say there.
+
+    One that sits behind something in its own network names a private address, of no use here.
+    """
+    return public(address) if isinstance(address, str) else ""
 
 
 def _shown(words: str) -> str:

@@ -12,6 +12,9 @@ It does what the upstream server does (magic-wormhole-mailbox-server 0.8), but f
 - A message that a side leaves again (same phase) is kept once.
 - `list` names no numbers: whoever knows them all could crowd out everybody.
 - A full mailbox forgets the oldest messages that both sides have been given.
+- It says how it sees its clients (`seen_as`): to each its own address, and with a message that of
+  who left it, where that asked for it: whoever guesses a number may read along. Clients that do
+  not know this pass it over.
 
 Without I/O: the driver tells of connections and texts, with the time in seconds, and asks
 `outgoing` what to send. What waits for a client that does not read is a place in the mailbox,
@@ -22,9 +25,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
+from .addresses import bare
 from .errors import ProtocolError
 
 __all__ = ["MAX_CLIENTS", "MAX_MESSAGE", "MailboxServer"]
@@ -104,6 +109,8 @@ class _Command(msgspec.Struct):
     body: str | None = None
     mood: str | None = None
     ping: int | float | str | None = None
+    seen_as: Any = None
+    """Of `add`: true where the message is to say from which address it came."""
 
 
 class _Error(Exception):
@@ -148,8 +155,9 @@ class _Nameplate:
 
 
 class _Client:
-    def __init__(self, number: int, now: float) -> None:
+    def __init__(self, number: int, now: float, seen_as: str) -> None:
         self.number = number
+        self.seen_as = seen_as
         self.appid = ""
         self.side = ""
         self.replies: deque[bytes] = deque()
@@ -184,13 +192,17 @@ class MailboxServer:
 
     # Connections -------------------------------------------------------------------------
 
-    def connect(self, now: float) -> int | None:
-        """Take a connection, and return its number; None where there are too many."""
+    def connect(self, now: float, seen_as: str = "") -> int | None:
+        """Take a connection, and return its number; None where there are too many.
+
+        `seen_as` is the address from which it comes, of whatever kind; empty where that is not
+        known, and then nothing is said of it.
+        """
         if len(self._clients) >= MAX_CLIENTS:
             return None
         self._last += 1
-        client = self._clients[self._last] = _Client(self._last, now)
-        self._answer(client, "welcome", welcome={})
+        client = self._clients[self._last] = _Client(self._last, now, bare(seen_as))
+        self._answer(client, "welcome", welcome=_seen(client))
         self.ready.add(self._last)
         return self._last
 
@@ -402,6 +414,7 @@ class MailboxServer:
             "phase": phase,
             "body": body,
             "id": command.id,
+            **(_seen(client) if command.seen_as is True else {}),
         }
         message = _Message(client.side, phase, _text(fields))
         self._make_room(mailbox, message.size)
@@ -525,6 +538,10 @@ class MailboxServer:
 
     def _wake(self, mailbox: _Mailbox) -> None:
         self.ready.update(reader.number for reader in mailbox.readers)
+
+
+def _seen(client: _Client) -> dict[str, object]:
+    return {"seen_as": client.seen_as} if client.seen_as else {}
 
 
 def _text(fields: dict[str, object]) -> bytes:

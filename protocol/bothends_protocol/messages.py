@@ -66,6 +66,10 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 MAX_NAMED = 64
 """Addresses, targets or port sets in one offer: more than anybody types."""
 
+MAX_SEEN = 8
+"""Public addresses that a side names as its own, or holds confirmed of the other: one of each IP
+version, a few that changed, and as many that others have seen."""
+
 Names = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_NAMED)]
 
 
@@ -84,6 +88,8 @@ class Offer(_Message, frozen=True):
     """The other side's address as this link shows it."""
     proven: Names = ()
     """Addresses of the other side at which its handshake succeeded."""
+    confirmed: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_SEEN)] = ()
+    """Public addresses that the other side named as its own and the meeting point confirmed."""
     both_ways: bool = False
     timeout: float = 60.0
     """Seconds from pairing to verdict that this side allows."""
@@ -100,6 +106,8 @@ class Where(_Message, frozen=True):
 
     addresses: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_NAMED)] = ()
     """Its own addresses."""
+    seen: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_SEEN)] = ()
+    """Public addresses under which others see it."""
     port: Port = 0
     """Its control port."""
 

@@ -340,11 +340,23 @@ def _sentence(text: str) -> str:
 SHOWN_ADDRESSES = 3
 
 
-def untested(addresses: Sequence[str]) -> str:
-    """Return why nothing was tested; `addresses` are those that the destination has."""
+def untested(addresses: Sequence[str], outside: Sequence[str] = ()) -> str:
+    """Return why nothing was tested.
+
+    `addresses` are those that the destination has, `outside` the public ones under which it is
+    seen: nothing but addresses, since they stand in a command.
+    """
     has = f" (it has {', '.join(addresses[:SHOWN_ADDRESSES])})" if addresses else ""
-    return (
+    why = (
         "Nothing was tested, since no address is known at which the source should reach the "
-        "destination. Start both again, the source with --target and the destination's "
-        f"address{has}."
+        "destination."
+    )
+    if not outside:
+        return (
+            f"{why} Start both again, the source with --target and the destination's address{has}."
+        )
+    return (
+        f"{why} From outside the destination is seen as {', '.join(outside[:SHOWN_ADDRESSES])}: "
+        f"start both again, the source with --target {outside[0]}; or, where both are on one "
+        f"network, with --target and the destination's own address{has}."
     )

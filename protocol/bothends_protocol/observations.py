@@ -627,7 +627,8 @@ def _seen_as(
     around: Neighbourhood,
 ) -> frozenset[str]:
     """The addresses that the destination sees the source's requests come from."""
-    outside = around.source_public
+    # Behind one router it is not how the source looks to its neighbour.
+    outside = around.source_public - around.destination_public
     if outside and not (source is not None and outside & _addresses(source)):
         return outside
     local = {bare(a.local_address) for a in attempts if a.local_address}

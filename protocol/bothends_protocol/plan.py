@@ -139,29 +139,40 @@ def _sum(old: int | None, new: int | None) -> int | None:
 
 
 def primary_addresses(
-    *, targets: Sequence[str], typed: Sequence[str], remote: str
+    *,
+    targets: Sequence[str],
+    typed: Sequence[str],
+    remote: str,
+    confirmed: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return the addresses whose checks decide the verdict (design, part 3).
 
     Each --target; else the --peer that the contact used, or all of them where it
-    used none; else the address that authenticated the contact.
+    used none; else the address that authenticated the contact; else, of those that
+    were confirmed, the first: the other side's public address.
     """
     if targets:
         return tuple(dict.fromkeys(targets))
     if remote and bare(remote) in {bare(address) for address in typed}:
         return (remote,)
-    return tuple(dict.fromkeys(typed)) or ((remote,) if remote else ())
+    return tuple(dict.fromkeys(typed)) or ((remote,) if remote else tuple(confirmed[:1]))
 
 
 def probe_addresses(prober: Offer) -> tuple[str, ...]:
     """Return the addresses that the side which made `prober` may probe, primary ones first.
 
-    Only what the user typed or what authenticated; never an address on the
-    peer's word alone (design, part 6).
+    Only what the user typed, what authenticated, or what the peer named and the
+    meeting point that the user chose says too; never an address on the peer's
+    word alone (design, part 6).
     """
     targets = [address for target in prober.targets for address in target.addresses]
-    primary = primary_addresses(targets=targets, typed=prober.typed, remote=prober.remote)
-    return tuple(dict.fromkeys((*primary, *prober.proven)))[:MAX_ADDRESSES]
+    primary = primary_addresses(
+        targets=targets,
+        typed=prober.typed,
+        remote=prober.remote,
+        confirmed=prober.confirmed,
+    )
+    return tuple(dict.fromkeys((*primary, *prober.proven, *prober.confirmed)))[:MAX_ADDRESSES]
 
 
 def first_round(
