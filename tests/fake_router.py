@@ -2,7 +2,8 @@
 
 `FakeRouter` answers PCP and NAT-PMP at port 5351 and the search for UPnP at port 1900 with
 what it was given, and serves the pages it was given over HTTP. `Igd` is the part of a real
-one: mappings, leases, errors.
+one: mappings, leases, errors. Run as a program with an address, it is a router that knows
+UPnP and mappings for ever alone; it says on descriptor 3 when it is ready.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import re
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -167,6 +169,7 @@ class Igd:
         """Of PCP and NAT-PMP."""
         self.instead: int | None = None
         """The outside port that these grant."""
+        self.knows_options = True
 
     # -- PCP and NAT-PMP
 
@@ -184,9 +187,12 @@ class Igd:
 
     def _pcp(self, data: bytes) -> bytes:
         lifetime = struct.unpack_from("!I", data, 4)[0]
-        head = struct.pack("!BBBBII12x", 2, 0x80 | data[1], 0, self.result, lifetime, 1)
-        if data[1] == 0:
-            return head
+        result = self.result
+        if len(data) > 60:  # no other port than this
+            result = result or ((11 if self.instead else 0) if self.knows_options else 5)
+        head = struct.pack("!BBBBII12x", 2, 0x80 | data[1], 0, result, lifetime, 1)
+        if data[1] == 0 or result:
+            return head + data[24:60]
         inside, outside = struct.unpack_from("!HH", data, 40)
         transport = "udp" if data[36] == 17 else "tcp"
         given = self._map(transport, inside, outside, lifetime)
@@ -257,6 +263,7 @@ class Igd:
             lease = 0
         # An existing one is overwritten, as some routers do.
         self.mappings[key] = (words["NewInternalClient"], int(words["NewInternalPort"]), lease)
+        self.changed.set()
         return _done(action)
 
 
@@ -269,3 +276,17 @@ def _done(action: str, **words: str) -> bytes:
 def _fault(code: int, words: str = "No\x1b[2J") -> bytes:
     fault = FAULT.format(code, words.replace("\x1b", ""))
     return page(ENVELOPE.format(fault), "500 Internal Server Error")
+
+
+async def _permanent_only(address: str) -> None:
+    igd = Igd()
+    igd.permanent_only = True
+    router = FakeRouter(control=None, page=igd.page, address=address)
+    router.search = lambda _: [router.location()]
+    async with router_at(router):
+        os.write(3, b"ready")
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_permanent_only(sys.argv[1]))

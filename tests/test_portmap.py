@@ -48,6 +48,8 @@ def test_requests_of_pcp() -> None:
     asked = pcp_map("192.168.1.10", NONCE, "tcp", 4242, 4243, 120).hex()
     assert asked[:48] == "02010000" + "00000078" + MAPPED + "c0a8010a"
     assert asked[48:] == NONCE.hex() + "06000000" + "1092" + "1093" + MAPPED + "00000000"
+    exact = pcp_map("192.168.1.10", NONCE, "tcp", 4242, 4243, 120, exact=True).hex()
+    assert exact == asked + "02000000"
 
 
 def test_requests_of_pcp_over_ipv6() -> None:

@@ -516,6 +516,7 @@ async def test_a_router_that_speaks_none() -> None:
 async def test_another_port_is_given_back(protocol: str) -> None:
     igd = Igd()
     igd.instead = 5000
+    igd.knows_options = False
     async with router_at(honest(igd)) as router:
         opener = PortOpener(router.address, LOCAL, said(router, protocol))
         opened = await opener.open("tcp", 4242, 1)
@@ -523,6 +524,18 @@ async def test_another_port_is_given_back(protocol: str) -> None:
         await opener.close()
     assert outcome(opened) == (protocol, "other-port")
     assert opened.outside_port == 5000
+
+
+async def test_pcp_is_asked_for_this_port_or_none() -> None:
+    igd = Igd()
+    igd.instead = 5000
+    async with router_at(honest(igd)) as router:
+        opener = PortOpener(router.address, LOCAL, said(router, "pcp"))
+        opened = await opener.open("tcp", 4242, 1)
+        await opener.close()
+    assert outcome(opened) == ("pcp", "refused")
+    assert "taken or not permitted" in opened.detail
+    assert not igd.changed.is_set()
 
 
 async def test_a_refusal_is_quoted() -> None:
@@ -606,12 +619,12 @@ async def test_what_is_kept_has_a_lease_under_a_day() -> None:
     assert list(igd.mappings) == [("tcp", 4242)]
 
 
-async def test_a_lease_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("protocol", ["pcp", "nat-pmp", "upnp"])
+async def test_a_lease_is_renewed(monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
     monkeypatch.setattr(port_opener, "MIN_RENEWAL", 0.05)
     igd = Igd()
     async with router_at(honest(igd)) as router:
-        opener = PortOpener(router.address, LOCAL, said(router, "nat-pmp"), lease=0)
-        opener._lease = 1
+        opener = PortOpener(router.address, LOCAL, said(router, protocol), lease=1)
         await opener.open("tcp", 4242, 1)
         igd.mappings.clear()  # it forgot
         igd.changed.clear()
@@ -619,7 +632,20 @@ async def test_a_lease_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
             await igd.changed.wait()
         assert list(igd.mappings) == [("tcp", 4242)]
         await opener.close()
-        assert igd.mappings == {}
+    assert igd.mappings == {}
+
+
+async def test_what_another_took_meanwhile_is_not_taken_back() -> None:
+    igd = Igd()
+    async with router_at(honest(igd)) as router:
+        opener = PortOpener(router.address, LOCAL, said(router, "upnp"), lease=2)
+        await opener.open("tcp", 4242, 1)
+        igd.mappings["tcp", 4242] = ("192.168.1.77", 4242, 0)
+        await asyncio.sleep(1.2)
+        await opener.close()
+    assert igd.mappings == {("tcp", 4242): ("192.168.1.77", 4242, 0)}
+    assert router.actions().count("AddPortMapping") == 1
+    assert "DeletePortMapping" not in router.actions()
 
 
 async def test_what_was_never_confirmed_is_ended_too() -> None:

@@ -22,8 +22,8 @@ from .witness.netlink import Hop, NetlinkError, default_gateways, find_route
 
 __all__ = ["Outside"]
 
-ROUTER_SECONDS = 1.2
-"""For the router, by each protocol: what is there answers within tenths of a second."""
+ROUTER_SECONDS = 3.0
+"""For the router, by each protocol. What is silent is so within 1.2 s; UPnP is a conversation."""
 
 STUN_SECONDS = 2.0
 """For the STUN server: with all its retransmissions an answer takes no longer (docs/protocol.md).

@@ -20,6 +20,7 @@ from bothends_protocol.portmap import (
     PCP_VERSION,
     PMP_RESULTS,
     PORT,
+    UNSUPPORTED_OPTION,
     UNSUPPORTED_VERSION,
     Granted,
     PcpReply,
@@ -138,12 +139,12 @@ async def ask_pmp(link: Link, seconds: float) -> RouterWord:
 async def map_by_pcp(
     link: Link, nonce: bytes, transport: str, port: int, lifetime: int, seconds: float
 ) -> Granted:
-    """Map `port`, outside as inside where that is free; with `lifetime` 0 end the mapping.
+    """Map `port`, outside as inside; with `lifetime` 0 end the mapping.
 
-    `nonce` is the mapping's own, drawn once. Raises `NoAnswer` and `Refusal`.
+    `nonce` is the mapping's own, drawn once. A router that does not know how to grant this port
+    or none may grant another one. Raises `NoAnswer` and `Refusal`.
     """
     outside = port if lifetime else 0
-    request = pcp_map(link.local, nonce, transport, port, outside, lifetime)
 
     def read(data: bytes) -> PcpReply | None:
         reply = _read_pcp(data, opcode=1)
@@ -151,7 +152,13 @@ async def map_by_pcp(
         same = found and (found.nonce, found.transport, found.inside) == (nonce, transport, port)
         return reply if same else None
 
-    reply = await _exchange(link, request, read, seconds)
+    async def ask(*, exact: bool) -> PcpReply:
+        request = pcp_map(link.local, nonce, transport, port, outside, lifetime, exact=exact)
+        return await _exchange(link, request, read, seconds)
+
+    reply = await ask(exact=bool(lifetime))
+    if lifetime and reply.result == UNSUPPORTED_OPTION:
+        reply = await ask(exact=False)
     if reply.result != 0 or reply.mapping is None:
         raise Refusal(f"the router refused: {_said('PCP', reply.result, PCP_RESULTS)}")
     return reply.mapping

@@ -25,7 +25,7 @@ from bothends_protocol.addresses import normal
 from bothends_protocol.evidence import Mapping, OpenedMapping, RouterWord
 from bothends_protocol.portmap import NONCE_SIZE, Granted
 
-from .port_control import SILENCE_SECONDS, Link, NoAnswer, Refusal, map_by_pcp, map_by_pmp
+from .port_control import Link, NoAnswer, Refusal, map_by_pcp, map_by_pmp
 from .router import ask_router
 from .tasks import Tasks
 from .upnp import find_igd
@@ -207,7 +207,7 @@ class PortOpener:
     async def _by_pcp(self, wanted: _Wanted, told: _Told) -> OpenedMapping:
         async def ask(lifetime: int) -> Granted:
             return await map_by_pcp(
-                self._link, wanted.nonce, wanted.transport, wanted.port, lifetime, SILENCE_SECONDS
+                self._link, wanted.nonce, wanted.transport, wanted.port, lifetime, self._seconds
             )
 
         return await self._by_datagram("pcp", wanted, told, ask)
@@ -215,7 +215,7 @@ class PortOpener:
     async def _by_pmp(self, wanted: _Wanted, told: _Told) -> OpenedMapping:
         async def ask(lifetime: int) -> Granted:
             return await map_by_pmp(
-                self._link, wanted.transport, wanted.port, lifetime, SILENCE_SECONDS
+                self._link, wanted.transport, wanted.port, lifetime, self._seconds
             )
 
         return await self._by_datagram("nat-pmp", wanted, told, ask)
@@ -263,7 +263,7 @@ class PortOpener:
         if lease == FOR_EVER and not self._keep:
             await self._end(made)
             return told.failed("upnp", "permanent-only", "the router made it for ever")
-        self._made(made, lease, lambda: device.add(wanted.transport, wanted.port, self._lease))
+        self._made(made, lease, lambda: self._again_by_upnp(device, wanted))
         return told.granted("upnp", outside=self._outside("upnp"), lease=lease, kept=self._keep)
 
     async def _add(self, device: Igd, wanted: _Wanted) -> int:
@@ -293,6 +293,12 @@ class PortOpener:
             with contextlib.suppress(NoAnswer, Refusal, TimeoutError):
                 async with asyncio.timeout(self._seconds):
                     await again()
+
+    async def _again_by_upnp(self, device: Igd, wanted: _Wanted) -> None:
+        """Renew it, where nobody else has the port by now."""
+        there = await device.mapping(wanted.transport, wanted.port)
+        if there is None or there.client is None or self._is_ours(there):
+            await device.add(wanted.transport, wanted.port, self._lease)
 
     async def _end(self, made: tuple[_Wanted, str]) -> None:
         """End a mapping; what the router does not end now ends with its lease."""

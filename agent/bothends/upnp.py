@@ -101,6 +101,7 @@ class _Search:
                 where = await self._found.get()
         except TimeoutError:
             raise self._none from None
+        self._stop_asking()
         return where
 
     def wait(self, seconds: float) -> None:
@@ -109,10 +110,13 @@ class _Search:
 
     def close(self) -> None:
         """Stop; safe to call again."""
-        for sending in self._sending:
-            sending.stop()
+        self._stop_asking()
         for transport in self._transports:
             transport.close()
+
+    def _stop_asking(self) -> None:
+        for sending in self._sending:
+            sending.stop()
 
     async def _ask(self, host: str, remote: tuple[str, int] | None = None) -> None:
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(

@@ -20,6 +20,7 @@ __all__ = [
     "PCP_VERSION",
     "PMP_RESULTS",
     "PORT",
+    "UNSUPPORTED_OPTION",
     "UNSUPPORTED_VERSION",
     "Granted",
     "PcpReply",
@@ -47,6 +48,9 @@ MAX_PCP = 1100
 SUCCESS, UNSUPPORTED_VERSION = 0, 1
 """Results that both protocols number alike."""
 
+UNSUPPORTED_OPTION = 5
+"""A result of PCP."""
+
 PMP_RESULTS = {
     0: "success",
     1: "unsupported version",
@@ -69,7 +73,7 @@ PCP_RESULTS = {
     8: "no resources",
     9: "unsupported protocol",
     10: "quota exceeded",
-    11: "cannot provide this outside port",
+    11: "this outside port is taken or not permitted",
     12: "this host is seen under another address",
     13: "excessive remote peers",
 }
@@ -89,6 +93,8 @@ _PMP_GRANTED = struct.Struct("!HHI")
 _PCP_REQUEST = struct.Struct("!BBHI16s")
 _PCP_REPLY = struct.Struct("!BBBBII12x")
 _PCP_MAPPING = struct.Struct("!12sB3xHH16s")
+_PREFER_FAILURE = bytes((2, 0, 0, 0))
+"""An option without contents: code, reserved, length (RFC 6887, 7.3)."""
 
 
 @dataclass(frozen=True)
@@ -188,19 +194,25 @@ def pcp_announce(client: str) -> bytes:
 
 
 def pcp_map(
-    client: str, nonce: bytes, transport: str, inside: int, outside: int, lifetime: int
+    client: str,
+    nonce: bytes,
+    transport: str,
+    inside: int,
+    outside: int,
+    lifetime: int,
+    *,
+    exact: bool = False,
 ) -> bytes:
     """Return the PCP request for a mapping (RFC 6887, 11.1); with `lifetime` 0 to end one.
 
-    Any outside address will do, of the client's IP version. PREFER_FAILURE is left out: its one
-    error says "taken" as well as "not permitted", while a router that grants another port, which
-    is then given back, has said which.
+    Any outside address will do, of the client's IP version. `exact`: no other outside port will
+    (the option PREFER_FAILURE, 13.2), which spares a router that permits none the trying of all.
     """
     if len(nonce) != NONCE_SIZE:
         raise MisuseError("a PCP nonce has twelve bytes")
     any_address = _packed("::" if ":" in client else "0.0.0.0")  # noqa: S104  not bound
     asked = _PCP_MAPPING.pack(nonce, _NUMBERS[transport], inside, outside, any_address)
-    return _pcp_head(_MAP, lifetime, client) + asked
+    return _pcp_head(_MAP, lifetime, client) + asked + (_PREFER_FAILURE if exact else b"")
 
 
 def _pcp_head(opcode: int, lifetime: int, client: str) -> bytes:

@@ -29,6 +29,7 @@ TOOLS = {
     "ufw": "ufw",
     "firewalld": "firewalld",
     "systemd-socket-activate": "systemd",
+    "miniupnpd": "miniupnpd-nftables",
     "turnserver": "coturn",
 }
 """Programs, and the Debian packages that have them."""
