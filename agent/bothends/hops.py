@@ -124,6 +124,16 @@ class Tracer:
             self.close()
         return done
 
+    async def ask(self, number: int, address: str, port: int, hop: int, seconds: float) -> HopProbe:
+        """Return what came within `seconds` of one more request that is to end at `hop`."""
+        try:
+            item = self._start(address, port, hop)
+            self._requests.append(item)
+            await self._wait([item], seconds, 0.0)
+            return self._record(number, item)
+        finally:
+            self.close()
+
     async def _who_refuses(
         self, number: int, address: str, port: int, asked: list[_Request]
     ) -> list[HopProbe]:

@@ -37,9 +37,19 @@ class Outside:
     """What is known of this side from outside."""
 
     def __init__(
-        self, addresses: Iterable[str], ports: Sequence[tuple[str, int]], stun: Endpoint | None
+        self,
+        addresses: Iterable[str],
+        ports: Sequence[tuple[str, int]],
+        stun: Endpoint | None,
+        *,
+        router: bool = True,
     ) -> None:
-        """`addresses` are this side's own, `ports` those that its router is asked about."""
+        """`addresses` are this side's own, `ports` those that its router is asked about.
+
+        `router`: whether it is asked at all. A router that does not know the questions refuses
+        them by ICMP, and then has none of these left for traces (six at once, one a second).
+        """
+        self._asks_router = router
         self._own = frozenset(bare(address) for address in addresses)
         self._ports = tuple(ports)
         self._stun = stun
@@ -54,7 +64,8 @@ class Outside:
 
     def start(self) -> None:
         """Begin to ask."""
-        self._find_router()
+        if self._asks_router:
+            self._find_router()
         if self.gateway is not None and self.local is not None:
             self._begin(self._ask_router(self.gateway, self.local))
         if self._stun is not None:

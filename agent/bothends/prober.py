@@ -34,6 +34,7 @@ from bothends_protocol.evidence import (
 from bothends_protocol.messages import SeenPort, Tried
 from bothends_protocol.plan import BURST, CONNECT, PINHOLE
 from bothends_protocol.tags import TRACE_TAG, tag_of
+from bothends_protocol.ways import way_of
 
 from .connects import (
     ask_for_errors,
@@ -68,6 +69,9 @@ REFUSAL_SECONDS = 1.3
 """For an ICMP refusal where the host is known to refuse: Linux sends 6 of them to one peer and then
 one a second (icmp_ratelimit), and those may have gone to what the contact sent. The kernel asks
 again after 1 s, which is when the next one is due."""
+
+ASK_AGAIN_SECONDS = 0.1
+"""Between requests to a machine that may say one word a second."""
 
 WORDS_SECONDS = 0.05
 """How long a service that accepted may take to speak or to close again, beside two round
@@ -186,7 +190,7 @@ class Prober:
         # gives them a grace. Only a challenge begun is heard to its end.
         if any(t.own and t.outcome == "connected" and not t.settled for t in self._tries):
             await self._settle(SETTLE_SECONDS + 2 * rtt)
-        await self._await_refusal()
+        await self._await_refusal(plan.number)
 
     async def _through_pinhole(
         self, plan: RoundPlan, *, own: Mapping[Probe, bool], rtt: float
@@ -227,18 +231,41 @@ class Prober:
             if (p.transport, p.address, p.port) == (probe.transport, probe.address, probe.port)
         )
 
-    async def _await_refusal(self) -> None:
-        """Where a filter refused the contact and all is silent: wait until it may refuse again."""
+    async def _await_refusal(self, number: int) -> None:
+        """Where a filter refused the contact and all is silent: wait until it may refuse again.
+
+        Behind a router that translates, its one word is best spent on a request that ends at the
+        router: it says whether the router itself refuses, or passes on.
+        """
         waiting = [t for t in self._tries if t.probe.address in self.filtered]
         if not waiting or any(t.outcome != "silent" for t in waiting):
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REFUSAL_SECONDS):
-                while all(t.outcome == "silent" for t in waiting):
-                    self._changed.clear()
-                    await self._changed.wait()
+        asking = asyncio.ensure_future(self._ask_holder(number, waiting[0].probe))
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFUSAL_SECONDS):
+                    while all(t.outcome == "silent" for t in waiting) and not asking.done():
+                        self._changed.clear()
+                        asking.add_done_callback(lambda _: self._changed.set())
+                        await self._changed.wait()
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
         if all(t.outcome == "silent" for t in waiting):
             self.filtered = frozenset()  # it does not: no need to wait again
+
+    async def _ask_holder(self, number: int, probe: Probe) -> None:
+        """Ask the hop behind the last one that spoke, again and again until it says something."""
+        way = way_of(self._recorder.hop_probes, probe.address, probe.port)
+        if probe not in self._traced or (way.end and way.end[0] <= way.last + 1):
+            await asyncio.Event().wait()  # there is nothing to ask; others are waited for
+        while True:
+            found = await self._tracer.ask(
+                number, probe.address, probe.port, way.last + 1, ASK_AGAIN_SECONDS
+            )
+            if found.outcome != "silent":
+                self._recorder.hop_probes.append(found)
+                return
 
     async def gather(
         self, plan: RoundPlan, seen: tuple[SeenPort, ...], rtt: float

@@ -158,7 +158,10 @@ class Run:
         self._privileged = may_see_packets()
         self._facts = host_facts(privileged=self._privileged)
         self._outside = Outside(
-            (item.address for item in self._facts.addresses), _router_ports(options), options.stun
+            (item.address for item in self._facts.addresses),
+            _router_ports(options),
+            options.stun,
+            router=options.role == DESTINATION or options.both_ways,
         )
         self._events: asyncio.Queue[_Event] = asyncio.Queue()
         self._early: _Event | None = None

@@ -45,11 +45,14 @@ def _refused_by_holder(j: Journey, n: Translation) -> bool:
     It does so to every port that it does not pass on. A refusal that somebody before it forges
     comes from one hop nearer.
     """
-    if not n.answered_by_holder or n.end is None or j.symptoms == _SILENT or n.ours is not True:
+    if not n.answered_by_holder or n.end is None or n.ours is not True:
         return False
     hop, outcome, sender = n.end
     if outcome == "unreachable" or sender:
+        # Others than this one may be silent: of such errors only so many are sent (RFC 1812).
         return bare(sender) == bare(j.address)
+    if j.symptoms == _SILENT:
+        return False
     return outcome == "refused" and (n.refused_behind is True or hop == 1)
 
 
