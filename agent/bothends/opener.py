@@ -27,6 +27,9 @@ __all__ = ["Opener"]
 _UNUSED_PORTS = (61_000, 64_999)
 """Where a port is drawn that nobody forwards: above what systems use for their own connections."""
 
+_BEYOND = 2
+"""The hop behind the own router."""
+
 LOOK_SECONDS = 0.3
 """For the first hop of the own network to answer."""
 
@@ -133,14 +136,15 @@ class Opener:
         return None
 
     def _beyond(self, remote: str) -> int | None:
-        """The time to live that ends at the first router behind this side's own; None: unknown."""
+        """The time to live that ends at the first router behind this side's own; None: unknown.
+
+        One hop further, and it would open a carrier's NAT or filter too: then what comes in says
+        nothing of this side's own router.
+        """
         way = way_of(self._recorder.hop_probes, remote, self._control_port)
-        for hop in sorted(way.expired):
-            if bare(way.expired[hop]) == bare(remote):
-                return None  # that would be the other side's own router
-            if is_public(way.expired[hop]):
-                return hop if hop > 1 else None
-        return None
+        who = way.expired.get(_BEYOND)
+        # That of the other side itself would take the request for its own.
+        return _BEYOND if who is not None and is_public(who) and bare(who) != bare(remote) else None
 
     def _note(self, plan: RoundPlan, port: int, remote: str, hops: int, error: str | None) -> None:
         self._recorder.pinholes.extend(

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bothends_protocol.addresses import bare, normal
+from bothends_protocol.addresses import bare, is_private, is_public, normal
 from bothends_protocol.bursts import WINDOW_SECONDS
 from bothends_protocol.challenge import CHALLENGE_SIZE, answer
 from bothends_protocol.counted import as_told, view_burst
@@ -182,8 +182,8 @@ class Prober:
         for _ in range(plan.attempts - 1):
             for probe in pending:
                 self._start(probe, own=mine[probe])
-        await self._trace(plan, (p for p in pending if self._is_foreign(p)))
-        self._end_at_first_router(p for p in pending if not self._is_foreign(p))
+        await self._trace(plan, (p for p in pending if self._is_traced(p)))
+        self._end_at_first_router(p for p in pending if not self._is_traced(p))
         if self._afar(plan):
             await self._settle(self._far_seconds(plan))
         # No wait for these: the barrier follows them on the same way, and the observer
@@ -222,6 +222,15 @@ class Prober:
     def _is_foreign(self, probe: Probe) -> bool:
         """Whether the address is none of the other side's own, so that a router must translate."""
         return self.theirs is not None and bare(probe.address) not in self.theirs
+
+    def _is_traced(self, probe: Probe) -> bool:
+        """Whether the hops to the address tell something that nothing else does.
+
+        So they do where a router must translate it; and where an inside address of the other side,
+        which is known elsewhere, may lead out into the Internet.
+        """
+        inside = is_private(bare(probe.address)) and is_public(self._known)
+        return self._is_foreign(probe) or (inside and self._gateway(probe.address) is not None)
 
     def _is_mapped(self, probe: Probe) -> bool:
         """Whether the machine with the address was seen to pass requests to the port on."""

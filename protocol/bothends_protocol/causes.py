@@ -24,6 +24,7 @@ from .addresses import bare, family, is_private, is_public
 from .evidence import Listener
 from .nat_causes import (
     kept_on_the_way,
+    missed,
     not_forwarded,
     not_led_back,
     refused_on_the_way,
@@ -127,7 +128,23 @@ def _leads_elsewhere(j: Journey) -> bool | None:
     if j.on_link or j.neighbour is None:
         return True
     # Through a router: two networks may be joined by a tunnel, unless the Internet answers.
-    return True if j.icmp is not None and is_public(j.icmp.sender) else None
+    return True if _internet_answers(j) or _nothing_comes_of(j) else None
+
+
+def _nothing_comes_of(j: Journey) -> bool:
+    """Whether neither the tested port nor the one at which the other side waits is ever reached."""
+    return j.control.asked > 0 and not j.control.ends and not j.way.ends and missed(j)
+
+
+def _internet_answers(j: Journey) -> bool:
+    """Whether routers of the Internet say something of requests to the address."""
+    said = [*j.way.expired.values(), *([] if j.icmp is None else [j.icmp.sender])]
+    return any(map(is_public, said))
+
+
+def _by_ranking(j: Journey) -> bool:
+    """Whether nothing shows where requests to an inside address end: they only never arrive."""
+    return j.apart and not j.on_link and not _internet_answers(j)
 
 
 def _source_filter(j: Journey) -> bool | None:
@@ -420,6 +437,7 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         _ANY,
         _elsewhere,
         "Find out whether both computers are on the same network: do they use the same router?",
+        likely=_by_ranking,
     ),
     PathCause(
         "network.unreachable",

@@ -49,6 +49,9 @@ class BurstView:
     refused: bool | None = None
     """Whether the destination's TCP itself refused them, as it does where nobody listens: a filter
     that sends resets does not show in this counter."""
+    reset_here: bool | None = None
+    """Whether the source's TCP answered as many packets by resets: answers that came from an
+    address which it had not asked."""
 
 
 MAX_JUDGED = 3
@@ -92,6 +95,7 @@ def view_bursts(
         overflowed=_agreed(view.overflowed for view in views),
         misrouted=_agreed(view.misrouted for view in views),
         refused=_agreed(view.refused for view in views),
+        reset_here=_agreed(view.reset_here for view in views),
     )
 
 
@@ -137,11 +141,12 @@ def view_burst(
     v6 = family(bare(sent.address)) == 6
     reached: dict[Stage, bool | None] = {}
     inferred: set[Stage] = set()
-    forwarded = misrouted = overflowed = kept = limited = refused = None
+    forwarded = misrouted = overflowed = kept = limited = refused = reset_here = None
     if here is not None:
         near = _Host(sent, here, v6=v6)
         reached[Stage.LEFT] = near.left()
         reached[Stage.RETURNED] = near.returned()
+        reset_here = near.passed("Tcp.OutRsts")
         inferred |= near.inferred
     if there is not None:
         far = _Host(sent, there, v6=v6)
@@ -170,6 +175,7 @@ def view_burst(
         overflowed=overflowed,
         misrouted=misrouted,
         refused=refused,
+        reset_here=reset_here,
     )
 
 

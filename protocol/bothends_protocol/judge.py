@@ -283,7 +283,8 @@ def _elsewhere(j: Journey) -> _Finding:
     kinds = ("address.", "nat.")
     fitting = [c for c in PATH_CAUSES if c.code.startswith(kinds) and c.fits(j) is not False]
     confirmed = [c for c in fitting if c.fits(j) is True]
-    if len(confirmed) == 1 and (missed(j) or confirmed[0].code == "nat.wrong-port"):
+    elsewhere = missed(j) or (j.apart and j.stranger)
+    if len(confirmed) == 1 and (elsewhere or confirmed[0].code == "nat.wrong-port"):
         cause = confirmed[0]
         because = narrate(j)
         if j.stranger:

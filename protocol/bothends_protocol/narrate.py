@@ -48,7 +48,7 @@ def _routers(j: Journey) -> list[str]:
         *n.double,
         "" if n.other_port is None else f"They come in at the destination's port {n.other_port}.",
         ""
-        if not n.unmasked
+        if not (n.unmasked or (n.together and j.burst is not None and j.burst.reset_here))
         else "The router leads requests back inside with the source's own inside address, so that "
         "the answers do not come back through it.",
     ]

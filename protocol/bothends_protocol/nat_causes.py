@@ -63,7 +63,7 @@ def to_another_machine(j: Journey, n: Translation) -> bool | None:
     if n.mapping is not None and n.mapping.client is not None and n.mapping.enabled:
         return not n.to_destination and not _same_machine(n)
     if n.mapped_at is None:
-        return False if n.way.last else None
+        return False if n.way.last or n.answered_by_holder else None
     return True if _answered_behind(j, n) else None
 
 
@@ -105,14 +105,14 @@ def to_another_port(j: Journey, n: Translation) -> bool | None:
 
 def second_router(_j: Journey, n: Translation) -> bool | None:
     """A second router, or the carrier's, translates before the destination's own."""
-    return bool(n.double) and not n.through_mapping and not n.through_pinhole
+    return bool(n.double) and not n.through_mapping
 
 
 def not_led_back(j: Journey, n: Translation) -> bool | None:
     """Both are behind one router, and it does not lead its own public address back inside."""
     if not n.together:
         return False
-    if n.unmasked:
+    if n.unmasked or (j.burst is not None and j.burst.reset_here):
         return True  # the answer goes straight, from an address that the source did not ask
     if j.furthest >= Stage.ARRIVED or n.mapped_at is not None:
         return False

@@ -43,6 +43,7 @@ from .translation import (
     own_addresses,
     view_translation,
 )
+from .ways import Way, way_of
 
 __all__ = ["Journey", "Stage", "Symptom", "Trail", "by_port", "observe"]
 
@@ -87,6 +88,8 @@ class Trail:
     """Whether the agent's own listener took the connection."""
     forwarded: bool = False
     """Whether the destination was seen to pass the request on to somebody else."""
+    rows: frozenset[tuple[str, int, str]] = frozenset()
+    """Transport, port and address that the destination's socket table may name as its origin."""
 
     @property
     def connected(self) -> bool:
@@ -210,10 +213,14 @@ class Journey:
     translation: Translation | None = None
     """What is known of the routers in front of the destination, where the address is not its
     own."""
+    way: Way = field(default_factory=Way)
+    """What requests with a small time to live show of the hops to the port."""
     landing: str | None = None
     """The destination's own address at which requests come in."""
     public: tuple[str, ...] = ()
     """Where the destination is seen from outside."""
+    control: Way = field(default_factory=Way)
+    """The same of the port at which the agents meet, where the other side listens."""
     source_rules: tuple[MatchingRule, ...] = ()
     """Rules of the source's own firewall that match the requests or the answers."""
     destination_rules: tuple[MatchingRule, ...] = ()
@@ -353,8 +360,7 @@ class Journey:
             row
             for row in self.connections
             if (row.round == a.round or (later and row.round > a.round))
-            and row.remote_port == a.local_port
-            and bare(row.remote_address) == bare(a.local_address)
+            and (row.transport, row.remote_port, bare(row.remote_address)) in trail.rows
         )
 
     @property
@@ -428,6 +434,8 @@ def observe(
         together=together,
         apart=around.apart,
         translation=view_translation(source, table, key, around),
+        way=Way() if source is None else way_of(source.hop_probes, address, port),
+        control=Way() if source is None else _control(source, address, port),
         landing=landing,
         public=tuple(sorted(around.destination_public)),
         source_rules=_rules(source, key),
@@ -600,6 +608,12 @@ def _stranger(neighbour: Neighbour | None, table: Evidence | None) -> bool | Non
     return neighbour.hardware not in table.facts.hardware
 
 
+def _control(source: Evidence, address: str, port: int) -> Way:
+    """The hops to the address by another port than the tested one."""
+    ports = {p.port for p in source.hop_probes if bare(p.address) == bare(address)} - {port}
+    return way_of(source.hop_probes, address, min(ports)) if ports else Way()
+
+
 def _unmet(source: Evidence | None, table: Evidence | None) -> bool:
     if source is None or table is None:
         return False
@@ -722,6 +736,7 @@ def _trail(
         or (table is not None and own and here.in_table(table.connections))
         or (table is not None and any(here.took(a) for a in table.acceptances)),
         forwarded=table is not None and here.passed_on(table.sightings),
+        rows=here.origins(() if table is None else table.connections),
     )
 
 
@@ -780,7 +795,11 @@ class _Matcher:
         # What a NAT made of the request, known by its tag.
         self._seqs = frozenset(sent | {s.seq for s in came})
         self._pairs = frozenset((bare(s.source), s.source_port) for s in came)
-        self._outside = around.source_public
+        self._outside = around.source_outside
+        self._ports = frozenset(
+            (a.round, a.local_port) for a in (() if source is None else source.attempts)
+        )
+        """Where any attempt came from: most NATs keep the port, so its row is not this one's."""
         self._unmet = _unmet(source, table)
         own = frozenset() if table is None else _addresses(table)
         self.foreign = table is not None and bare(attempt.address) not in own
@@ -886,6 +905,21 @@ class _Matcher:
             bare(address) == bare(a.local_address) or bare(address) in self._outside
         )
 
+    def origins(self, rows: Iterable[Connection]) -> frozenset[tuple[str, int, str]]:
+        """Where the request comes from in the eyes of the destination, as its table shows it."""
+        a = self.attempt
+        named = {
+            (a.transport, row.remote_port, bare(row.remote_address))
+            for row in rows
+            if self.is_peer(row.remote_address, row.remote_port, row.local_port)
+        }
+        changed = {
+            (a.transport, row.remote_port, bare(row.remote_address))
+            for row in rows
+            if self.may_be_peer(row)
+        }
+        return frozenset(named or changed)
+
     @property
     def known_outside(self) -> bool:
         """Whether it is known how the source looks from outside."""
@@ -895,9 +929,9 @@ class _Matcher:
         """Whether a NAT that changes ports may have made this row of the attempt."""
         if row.local_port != self.attempt.port or row.round != self.attempt.round:
             return False
-        if self._outside:
-            return bare(row.remote_address) in self._outside
-        return self.foreign
+        if not self.foreign or (row.round, row.remote_port) in self._ports:
+            return False
+        return not self._outside or bare(row.remote_address) in self._outside
 
 
 def loopback_only(rows: Iterable[Listener]) -> bool:

@@ -36,6 +36,16 @@ class Neighbourhood:
     destination_public: frozenset[str] = frozenset()
     together: bool | None = None
     """Whether both are on one network, or behind one router; None where that is unknown."""
+    gateways: frozenset[str] = frozenset()
+    """The destination's routers, as they are seen from inside."""
+
+    @property
+    def source_outside(self) -> frozenset[str]:
+        """Addresses from which the source's requests may come in where a router translates.
+
+        Behind one router that may be the router's own inside address.
+        """
+        return self.source_public | (self.gateways if self.together else frozenset())
 
     @property
     def apart(self) -> bool:
@@ -157,6 +167,7 @@ def neighbourhood(
         source_public=here,
         destination_public=there,
         together=_together(source, table, here, there, one_gateway=one_gateway),
+        gateways=frozenset(bare(r.gateway) for r in table.routes if r.gateway),
     )
 
 
@@ -268,7 +279,7 @@ def view_translation(
         through_pinhole=_through(source, table, key, PINHOLE),
         opened=_opened(table, transport, port),
         through_mapping=_through(source, table, key, MAPPED),
-        unmasked=_unmasked(source, table, port, around),
+        unmasked=_unmasked(_attempts(source, key), source, table, around),
         public=tuple(public),
         inside=tuple(dict.fromkeys(a for a in (landing, *own) if a)),
     )
@@ -447,7 +458,7 @@ def _other_port(
     source: Evidence, table: Evidence, key: tuple[str, str, int], around: Neighbourhood
 ) -> int | None:
     """The one other port at which at least three requests of this port came in, and none at it."""
-    mine = [a for a in source.attempts if (a.transport, a.address, a.port) == key]
+    mine = _attempts(source, key)
     asked = {p.port for r in (*source.rounds, *table.rounds) for p in r.probes}
     tags = {a.tag for a in mine if a.tag}
     found: Counter[int] = Counter()
@@ -468,13 +479,20 @@ def _other_port(
     return others[0] if len(others) == 1 and found[others[0]] >= enough > 0 else None
 
 
-def _unmasked(source: Evidence, table: Evidence, port: int, around: Neighbourhood) -> bool:
-    """Whether the router sent requests back inside with the source's own inside address."""
+def _attempts(source: Evidence, key: tuple[str, str, int]) -> list[Attempt]:
+    return [a for a in source.attempts if (a.transport, a.address, a.port) == key]
+
+
+def _unmasked(
+    mine: Sequence[Attempt], source: Evidence, table: Evidence, around: Neighbourhood
+) -> bool:
+    """Whether the router sent these requests back inside with the source's own inside address."""
     own = own_addresses(source) - around.source_public
-    seen = any(
-        s.way == "in" and is_tag(s.mss) and s.destination_port == port and bare(s.source) in own
-        for s in table.sightings
-    )
-    return seen or any(
-        row.local_port == port and bare(row.remote_address) in own for row in table.connections
+    tags = {a.tag for a in mine if a.tag}
+    local = {(a.round, a.local_port) for a in mine}
+    return any(
+        s.way == "in" and s.mss in tags and bare(s.source) in own for s in table.sightings
+    ) or any(
+        (row.round, row.remote_port) in local and bare(row.remote_address) in own
+        for row in table.connections
     )
