@@ -76,7 +76,7 @@ def test_without_a_word_of_the_other_side_nothing_is_confirmed() -> None:
 
 def test_what_others_have_seen_is_told_too() -> None:
     run: Any = Run(Options(role=SOURCE), say=print, show_code=print)
-    run._seen_as = (SeenAs(address="11.0.0.8", by="stun"),)
+    run._outside.seen = [SeenAs(address="11.0.0.8", by="stun")]
     assert [seen.address for seen in run._how_seen(Point())] == ["11.0.0.9", "11.0.0.8"]
 
 

@@ -29,6 +29,9 @@ _PRIVATE = tuple(
 _UNICAST6 = ipaddress.IPv6Network("2000::/3")
 """What IANA has opened for IPv6 unicast; all else has a meaning of its own."""
 
+_EXPERIMENTAL = 240
+"""First byte of the reserved IPv4 addresses (RFC 1112, 4), broadcast among them."""
+
 _LONGEST = 45
 """Letters of an address, at most (IPv6 with an IPv4 address at its end)."""
 
@@ -114,8 +117,8 @@ def is_carrier(address: str) -> bool:
 def public(address: str) -> str:
     """Return `address` in its usual form where it means one host to everybody, else nothing.
 
-    For addresses that somebody else names: private, shared (RFC 6598), link-local, loopback and
-    multicast ones are none, and neither is what is no address or has a zone.
+    For addresses that somebody else names: private, shared (RFC 6598), link-local, loopback,
+    documentation and multicast ones are none, and neither is what is no address or has a zone.
     """
     if len(address) > _LONGEST or "%" in address:
         return ""
@@ -123,13 +126,21 @@ def public(address: str) -> str:
         value = ipaddress.ip_address(normal(address))
     except ValueError:
         return ""
-    if isinstance(value, ipaddress.IPv6Address):
-        return str(value) if value in _UNICAST6 else ""
-    special = value.is_loopback or value.is_link_local or value.is_multicast or value.is_reserved
-    nowhere = value.packed[0] == 0
-    return "" if special or nowhere or is_private(str(value)) else str(value)
+    if isinstance(value, ipaddress.IPv6Address) and value not in _UNICAST6:
+        return ""
+    return str(value) if value.is_global and not value.is_multicast else ""
 
 
 def is_public(address: str) -> bool:
-    """Return whether `address` is one that the Internet may lead to: see `public`."""
-    return bool(public(address))
+    """Return whether `address` is one of the Internet, as opposed to an inside or a special one.
+
+    For addresses that were seen: documentation ranges count, since masked evidence has them.
+    """
+    try:
+        value = ipaddress.ip_address(normal(address))
+    except ValueError:
+        return False
+    if isinstance(value, ipaddress.IPv6Address):
+        return value in _UNICAST6
+    special = value.is_loopback or value.is_link_local or value.is_multicast or value.packed[0] == 0
+    return not special and value.packed[0] < _EXPERIMENTAL and not is_private(str(value))

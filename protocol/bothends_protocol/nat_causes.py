@@ -7,7 +7,7 @@ router answers to requests whose time runs out stands in docs/causes.md.
 
 from __future__ import annotations
 
-from .addresses import bare
+from .addresses import bare, is_public
 from .observations import Journey, Symptom
 from .stages import Stage
 from .translation import Translation
@@ -77,9 +77,15 @@ def _answered_behind(j: Journey, n: Translation) -> bool:
 
 def missed(j: Journey) -> bool:
     """Return whether no request reached the destination, as its witnesses show."""
+    if j.forwards is False and j.trails and _stood_elsewhere(j):
+        return True  # each stood, and who holds the port there had none of them
     return j.counted.get(Stage.ARRIVED) is False or (
         bool(j.trails) and all(trail.arrived is False for trail in j.trails)
     )
+
+
+def _stood_elsewhere(j: Journey) -> bool:
+    return all(trail.connected and trail.delivered is False for trail in j.trails)
 
 
 def _same_machine(n: Translation) -> bool:
@@ -114,7 +120,8 @@ def not_led_back(j: Journey, n: Translation) -> bool | None:
         return False
     if n.unmasked or (j.burst is not None and j.burst.reset_here):
         return True  # the answer goes straight, from an address that the source did not ask
-    if j.furthest >= Stage.ARRIVED or n.mapped_at is not None:
+    elsewhere = n.ours is None and not is_public(j.address)
+    if not j.failed or elsewhere or j.furthest >= Stage.ARRIVED or n.mapped_at is not None:
         return False
     return True if n.to_destination else None
 

@@ -246,6 +246,8 @@ def view_translation(
     transport, address, port = key
     if source is None or table is None or bare(address) in own_addresses(table):
         return None
+    if any(_same_net(a.address, a.prefix, bare(address)) for a in source.facts.addresses):
+        return None  # on the source's own network nobody translates
     probes = [p for p in source.hop_probes if p.transport == transport]
     way = way_of(probes, address, port)
     others = {p.port for p in probes if bare(p.address) == bare(address)} - {port}
