@@ -150,7 +150,11 @@ def _open() -> Iterator[Scenario]:
     yield from _forwarded("open-from-public", open_(), source=SOURCE_PUBLIC)
     yield from _forwarded("open-router-refuses", open_(), others=REFUSED)
     yield from _changed(
-        _forwarded("open-other-meeting-point", open_(), target=()),
+        _forwarded("open-other-meeting-point", open_()), services=(AT_MAILBOX_SERVER, ECHO)
+    )
+    # That server does not say how it sees anybody, and nobody else is asked.
+    yield from _changed(
+        _forwarded("open-other-meeting-point-no-target", undetermined(), target=()),
         services=(AT_MAILBOX_SERVER, ECHO),
     )
     yield from _changed(_forwarded("open-peers", open_()), peers=BOTH)
