@@ -386,7 +386,7 @@ def _outside(shown: Sequence[Check], page: _Page) -> list[str]:
         every = [line.text for side in said.values() for line in side]
         return every if found is None else [*every, found.text]
     # The router that counts is that of whoever is to be reached.
-    asked = {_computer(DESTINATION, check) for check in shown if _is_about_routers(check)}
+    asked = {_computer(DESTINATION, check) for check in shown if _is_about_routers(check, page)}
     return [
         line.text
         for role, side in said.items()
@@ -395,9 +395,11 @@ def _outside(shown: Sequence[Check], page: _Page) -> list[str]:
     ]
 
 
-def _is_about_routers(check: Check) -> bool:
+def _is_about_routers(check: Check, page: _Page) -> bool:
     codes = (*(blocker.code for blocker in check.blockers), *check.candidates)
-    return any(code.startswith(("address.", "nat.")) for code in codes)
+    between = any(segment.name == "nat" for segment in stretches(check, page.hosts))
+    unclear = between and check.status == "undetermined"
+    return unclear or any(code.startswith(("address.", "nat.")) for code in codes)
 
 
 def _place(check: Check) -> str:
