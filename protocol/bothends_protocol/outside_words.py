@@ -102,7 +102,8 @@ def _routers(words: Collection[RouterWord], role: str) -> Iterator[Said]:
             by = _and(PROTOCOLS[word.protocol] for word in mine if word.outside == outside)
             yield Said(ROUTER, f"It says ({by}) that its own outside address is {outside}.")
         for word in mine:
-            if word.detail:
+            # Of one that is off or silent there is no more to be said.
+            if word.detail and word.outcome in ("answers", "unusable"):
                 yield Said(DETAIL, f"{PROTOCOLS[word.protocol]}: {word.detail.rstrip('.')}.")
 
 
