@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from bothends_protocol.evidence import Address, Firewall, HostFacts
+from bothends_protocol.evidence import (
+    Address,
+    Firewall,
+    HostFacts,
+    Mapping,
+    NatBehaviour,
+    OpenedMapping,
+    RouterWord,
+    SeenAs,
+)
 from bothends_protocol.fixes import FixCase, fixes_for
+from bothends_protocol.outside_facts import OutsideFacts
 from bothends_protocol.verdict import SEGMENTS, Blocker, Check, Segment, Verdict
 
-__all__ = ["ADDRESS", "VERDICTS", "blocker", "check", "host", "segments"]
+__all__ = ["ADDRESS", "OUTSIDE", "VERDICTS", "blocker", "check", "host", "segments"]
 
 ADDRESS = "192.168.1.20"
 
@@ -145,3 +155,55 @@ VERDICTS = {
         summary="No contact with the source within 600 seconds.",
     ),
 }
+
+_ROUTER = "192.168.1.1"
+_FAR = "address-and-port-dependent"
+
+OUTSIDE = {
+    "source": OutsideFacts(
+        seen_as=(
+            SeenAs(address="11.0.0.7", by="stun", said_by="11.0.9.2", port=61001, local_port=24242),
+        ),
+        nat=(NatBehaviour(server="11.0.9.2", mapping=_FAR, filtering=_FAR, keeps_port=False),),
+    ),
+    "destination": OutsideFacts(
+        seen_as=(
+            SeenAs(address="11.0.0.2", by="rendezvous", said_by="11.0.9.1"),
+            SeenAs(address="11.0.0.2", by="stun", said_by="11.0.9.2", port=24242, local_port=24242),
+        ),
+        router=(
+            RouterWord(
+                protocol="upnp",
+                router=_ROUTER,
+                outcome="answers",
+                outside="11.0.0.2",
+                mappings=(
+                    Mapping(transport="tcp", port=4242, client="192.168.1.30", client_port=4242),
+                    Mapping(transport="tcp", port=4243),
+                ),
+            ),
+            RouterWord(protocol="pcp", router=_ROUTER, outcome="refused", detail="it is off"),
+            RouterWord(protocol="nat-pmp", router=_ROUTER, outcome="silent"),
+        ),
+        opened=(
+            OpenedMapping(
+                round=3,
+                transport="tcp",
+                port=4242,
+                protocol="upnp",
+                router=_ROUTER,
+                outcome="refused",
+                detail="taken",
+            ),
+        ),
+        nat=(
+            NatBehaviour(
+                server="11.0.9.2",
+                mapping="endpoint-independent",
+                filtering=_FAR,
+                keeps_port=True,
+            ),
+        ),
+    ),
+}
+"""What is known of two sides from outside, by role."""

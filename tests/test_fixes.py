@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from bothends_protocol.codes import CODES, plain
 from bothends_protocol.evidence import Address, Firewall, HostFacts
-from bothends_protocol.fixes import INTERFERING, FixCase, fixes_for
+from bothends_protocol.fixes import INTERFERING, FixCase, Routers, fixes_for
 from bothends_protocol.remedies import REMEDIES
 from bothends_protocol.verdict import Fix
 from firewall_driver import HERE, THERE
@@ -154,6 +154,103 @@ def test_internal_address_of_the_forwarding_is_the_destinations() -> None:
     assert "fe80" not in steps
 
 
+def steps(code: str, **changes: object) -> str:
+    standard: dict[str, object] = {
+        "address": "11.0.0.2",
+        "landing": "192.168.1.20",
+        "public": ("11.0.0.2",),
+        "router": "192.168.1.1",
+    }
+    return " ".join(texts(fixes_for(case(code, **(standard | changes)))))
+
+
+@pytest.mark.parametrize("code", ["nat.no-forward", "nat.wrong-host", "nat.wrong-port"])
+def test_a_forwarding_is_spelled_out(code: str) -> None:
+    said = "Forward TCP port 4242 to 192.168.1.20, port 4242, on the router (192.168.1.1)."
+    assert said in steps(code)
+    many = steps(code, ports=((5000, 5010),), transport="udp", router="", landing="10.9.9.9")
+    assert "Forward UDP ports 5000-5010 to 192.168.1.20, the same ports, on the router." in many
+
+
+def test_the_address_where_requests_come_in_is_the_one_to_forward_to() -> None:
+    more = Address(interface="eth1", address="10.0.0.5", prefix=24)
+    host = msgspec.structs.replace(facts(), addresses=(more, *facts().addresses))
+    assert "to 192.168.1.20, port" in steps("nat.no-forward", destination=host)
+    assert "to 10.0.0.5 or 192.168.1.20, port" in steps(
+        "nat.no-forward", destination=host, landing=""
+    )
+    nowhere = msgspec.structs.replace(facts(), addresses=())
+    assert "to the destination's internal address, port 4242, on" in steps(
+        "nat.no-forward", destination=nowhere
+    )
+
+
+def test_a_router_that_can_be_asked_is_offered_to_be_asked() -> None:
+    asked = steps("nat.no-forward", routers=Routers(asked_by=("upnp", "pcp", "smoke")))
+    assert "The router answers PCP and UPnP: `bothends destination 4242 --map` has it" in asked
+    assert "`bothends destination 4242 --map --keep-map` leaves the port open" in asked
+    assert "Switch on UPnP or NAT-PMP in the router" not in asked
+    udp = steps("nat.no-forward", transport="udp", routers=Routers(asked_by=("pcp",)))
+    assert "`bothends destination udp:4242 --map`" in udp
+    by_hand = steps("nat.no-forward")
+    assert "--map" not in by_hand
+    assert "Switch on UPnP or NAT-PMP in the router" in by_hand
+
+
+def test_two_computers_that_want_one_port() -> None:
+    said = steps("nat.wrong-host", routers=Routers(leads_to="192.168.1.30"))
+    assert "Its target is 192.168.1.30 now." in said
+    assert "free and between 1024 and 5999, but not 4242 or 4243, and forward that to" in said
+    assert "target is" not in steps("nat.wrong-host", routers=Routers(leads_to="192.168.1.20"))
+    assert "at the destination's port 4243 now" in steps(
+        "nat.wrong-port", routers=Routers(came_at=4243)
+    )
+
+
+def test_a_carrier_is_asked_and_a_second_router_is_set_up() -> None:
+    carrier = steps("nat.double", routers=Routers(carrier=True, outside="100.64.0.7"))
+    assert "The provider has several customers share one public address (CGNAT)" in carrier
+    assert "bridge mode" not in carrier
+    own = steps("nat.double", routers=Routers(outside="192.168.0.2"))
+    assert "bridge mode" in own
+    assert "The target in the second router is 192.168.0.2" in own
+    assert "If the provider has several customers share" in own
+    for said in (carrier, own):
+        assert "Use IPv6 if both computers have it" in said
+        assert "VPN" in said
+        assert "relay" in said
+
+
+def test_where_both_are_behind_one_router_the_inside_address_is_used() -> None:
+    said = steps("nat.no-hairpin")
+    assert "there, put 192.168.1.20 into the application" in said
+    assert "have the router (192.168.1.1), or the home's name server, answer it" in said
+
+
+def test_the_provider_is_asked_where_the_router_forwards() -> None:
+    said = fixes_for(case("network.drop", router="192.168.1.1", routers=Routers(forwards=True)))
+    assert said[0].title == "Ask the destination's provider to let TCP port 4242 in"
+    assert "a firewall setting of the router (192.168.1.1)" in said[0].steps[0]
+    assert "provider" not in fixes_for(case("network.drop"))[0].title
+
+
+@pytest.mark.parametrize(
+    ("together", "public", "inside"),
+    [(None, True, True), (True, False, True), (False, True, False)],
+)
+def test_the_address_to_use_goes_with_where_the_two_are(
+    together: bool | None,  # noqa: FBT001
+    public: bool,  # noqa: FBT001
+    inside: bool,  # noqa: FBT001
+) -> None:
+    said = steps("address.wrong-host", address="11.0.9.30", together=together)
+    assert ("into the application on the source: 11.0.0.2." in said) == public
+    assert ("into the application on the source: 192.168.1.20." in said) == inside
+    private = steps("address.private", address="192.168.1.20")
+    assert "use its public address, 11.0.0.2; the router that has it" in private
+    assert "use the router's public address; the" in steps("address.private", public=())
+
+
 def test_known_program_is_named_with_its_setting() -> None:
     steps = " ".join(texts(fixes_for(case("service.loopback-only", program="postgres"))))
     assert "listen_addresses" in steps
@@ -234,6 +331,19 @@ PORTS = st.lists(
     program=st.none() | HOSTILE,
     listening=st.lists(HOSTILE, max_size=3).map(tuple),
     other_ports=st.lists(st.integers(), max_size=3).map(tuple),
+    together=st.none() | st.booleans(),
+    landing=HOSTILE,
+    public=st.lists(HOSTILE, max_size=3).map(tuple),
+    router=HOSTILE,
+    routers=st.builds(
+        Routers,
+        asked_by=st.lists(st.sampled_from(["pcp", "upnp"]) | HOSTILE, max_size=3).map(tuple),
+        leads_to=HOSTILE,
+        came_at=st.integers(),
+        outside=HOSTILE,
+        carrier=st.booleans(),
+        forwards=st.booleans(),
+    ),
 )
 def test_nothing_the_peer_sent_reaches_a_command(**given_case: object) -> None:
     fixes = fixes_for(FixCase(**given_case))  # type: ignore[arg-type]

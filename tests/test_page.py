@@ -23,7 +23,7 @@ from bothends_protocol.codes import CODES, plain
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.timeline import Change, Listing, Timeline
 from bothends_protocol.verdict import Verdict
-from samples import VERDICTS, blocker, check, host
+from samples import OUTSIDE, VERDICTS, blocker, check, host
 
 VOID = {"meta", "br"}
 TAGS = {
@@ -197,6 +197,33 @@ def test_command_for_one_who_is_not_root_has_sudo() -> None:
     assert "sudo ufw allow out" in text
 
 
+def test_addresses_and_routers() -> None:
+    text = read("blocked", outside=OUTSIDE).text
+    assert "Addresses and routers The source The source is seen at 11.0.0.7" in text
+    assert "TCP port 4242 leads to 192.168.1.30, port 4242 (not the destination)" in text
+    assert "Meeting by UDP The two cannot meet by UDP" in text
+    assert "Addresses and routers" not in read("blocked").text
+
+
+@pytest.mark.parametrize(
+    "nasty", ["</li><script>alert(1)</script>", '" onmouseover="alert(1)', "\u202e{{ 7 * 7 }}"]
+)
+def test_what_a_router_says_stays_text(nasty: str) -> None:
+    words = tuple(replace(word, detail=nasty) for word in OUTSIDE["destination"].router)
+    opened = tuple(replace(item, detail=nasty) for item in OUTSIDE["destination"].opened)
+    said = replace(OUTSIDE["destination"], router=words, opened=opened)
+    reader = read("blocked", outside={"destination": said})
+    assert reader.tags.count("script") == 1
+    assert not any("alert" in value for value in reader.values)
+    assert f"UPnP: {clean(nasty).replace(chr(0xFFFD), ' ').strip()}" in reader.text
+
+
+def test_a_router_is_in_the_picture_where_there_is_one() -> None:
+    assert "router (NAT)" not in read("open").text.partition("The two computers")[0]
+    far = replace(VERDICTS["open"], checks=(check("open", address="11.0.0.2"),))
+    assert "✓ router (NAT) clear" in Reader(page(made(far))).text
+
+
 def test_whole_document_is_in_it() -> None:
     whole = made(VERDICTS["blocked"])
     raw = re.search(r'<pre class="raw"><code>(.*?)</code>', page(whole), re.DOTALL)
@@ -261,8 +288,9 @@ def test_text_stays_text(data: st.DataObject, name: str, statuses: bool) -> None
     def some() -> str:
         return data.draw(HOSTILE)
 
-    keep = frozenset({"status", "confidence", "direction", "on"} if statuses else ())
-    plain_document = made(VERDICTS[name], contact={})
+    words = {"status", "confidence", "direction", "on", "protocol", "outcome", "by", "transport"}
+    keep = frozenset(words if statuses else ())
+    plain_document = made(VERDICTS[name], contact={}, outside=OUTSIDE)
     whole = replaced(plain_document, some, keep)
     whole["contact"] = {
         "path": some(),

@@ -13,11 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bothends.picture import ASCII, UNICODE, Span, draw
-from bothends.render import clean, document, dumps, no_contact_advice, print_text, text
+from bothends.picture import ASCII, UNICODE, Span, draw, stretches
+from bothends.render import (
+    clean,
+    document,
+    dumps,
+    no_contact_advice,
+    outside_said,
+    print_alone,
+    print_text,
+    text,
+)
 from bothends_protocol.codes import CODES, plain
+from bothends_protocol.onesided import Alone
 from bothends_protocol.verdict import Verdict
-from samples import VERDICTS, blocker, check, host, segments
+from samples import OUTSIDE, VERDICTS, blocker, check, host, segments
 
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -59,9 +69,10 @@ def test_blocked() -> None:
     lines = page.splitlines()
     way = lines.index("The way: TCP port 4242 at 192.168.1.20, from the source to the destination")
     names, marks, words = lines[way + 2 : way + 5]
-    assert names.split() == ["source", "network", "router", "(NAT)", "destination", "service"]
-    assert re.sub("[ ─┄]", "", marks) == "✓✓✓✗·"
-    assert words.split() == ["clear", "clear", "clear", "blocked", "not", "reached"]
+    # The tested address is the destination's own, so that no router stands in the way.
+    assert names.split() == ["source", "network", "destination", "service"]
+    assert re.sub("[ ─┄]", "", marks) == "✓✓✗·"
+    assert words.split() == ["clear", "clear", "blocked", "not", "reached"]
     read = flat(page)
     assert "There are 2 causes. Fix them in this order." in read
     assert (
@@ -208,6 +219,63 @@ def test_picture_of_a_narrow_terminal_is_a_list() -> None:
         ". service: not reached",
     ]
     assert draw((), UNICODE, 80) == [((Span("")),), (), ()]
+
+
+def test_a_router_is_in_the_picture_where_there_is_one() -> None:
+    hosts = {"source": host("anna"), "destination": host("nas")}
+    names = [segment.name for segment in stretches(check("open", address="11.0.0.2"), hosts)]
+    assert names == ["source", "network", "nat", "destination", "service"]
+    assert len(stretches(check("open"), {"destination": None})) == 5
+    back = check("open", direction="destination-to-source")
+    assert [segment.name for segment in stretches(back, hosts)].count("nat") == 0
+    way = segments("clear", "clear", "blocked", "not-reached", "not-reached")
+    assert stretches(check("blocked", segments=way), hosts) == way
+
+
+def forwarded_nowhere(code: str = "nat.no-forward") -> Verdict:
+    one = check("blocked", blocker(code), address="11.0.0.2")
+    return replace(VERDICTS["blocked"], blockers=(code,), checks=(one,))
+
+
+def test_where_the_router_is_to_blame_what_it_says_is_shown() -> None:
+    page = flat(shown(forwarded_nowhere(), outside=OUTSIDE))
+    assert (
+        "Addresses and routers • The destination is seen at 11.0.0.2, as the meeting point "
+        "(11.0.9.1) and a STUN server (11.0.9.2) told it." in page
+    )
+    assert (
+        "• The destination's router (192.168.1.1) can be asked by UPnP, has PCP switched off and "
+        "does not answer NAT-PMP." in page
+    )
+    assert "• UPnP: TCP port 4242 leads to 192.168.1.30, port 4242 (not the destination)" in page
+    assert "to open TCP port 4242 (--map, UPnP), and it did not: it refused (taken)." in page
+    assert "source is seen" not in page
+    assert "for UDP" not in page
+
+
+def test_a_host_to_blame_needs_no_router_but_what_was_asked_for_is_told() -> None:
+    page = flat(shown("blocked", outside=OUTSIDE))
+    assert "--map, UPnP" in page
+    assert "11.0.0.2" not in page
+    assert "Addresses and routers" not in flat(shown("blocked"))
+
+
+def test_verbose_shows_all_that_is_known_from_outside() -> None:
+    page = flat(shown("blocked", outside=OUTSIDE, verbose=True))
+    assert "The source is seen at 11.0.0.7" in page
+    assert "From there the source's UDP port looks like another one: 24242 as 61001." in page
+    assert (
+        "The NAT before the source, for UDP: it shows each other address and port another port "
+        "and lets in only the address and port that something was sent to." in page
+    )
+    assert "The two cannot meet by UDP" in page
+
+
+def test_one_side_without_contact_tells_what_it_heard() -> None:
+    said = outside_said({"source": OUTSIDE["source"]}, {"source": host("anna")})
+    stream = io.StringIO()
+    print_alone(Alone(lines=("A line.",)), stream, said)
+    assert "Addresses and routers - The source is seen at 11.0.0.7" in flat(stream.getvalue())
 
 
 def test_marks_stand_below_the_names() -> None:

@@ -21,7 +21,8 @@ from bothends_protocol.code import Code
 from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.judge import judge
 from bothends_protocol.masked import Mask, mask_key
-from bothends_protocol.pairing import DESTINATION
+from bothends_protocol.outside_facts import OutsideFacts, outside_facts
+from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.paste import has_paste, open_block, read_paste
 from bothends_protocol.sealed import MAX_FILE, Saved, is_sealed, pair_up, read_sealed, verify
 from bothends_protocol.verdict import EXIT_STATUS, Verdict
@@ -63,12 +64,21 @@ class _Result:
     notes: tuple[str, ...] = ()
 
     @property
+    def outside(self) -> dict[str, OutsideFacts]:
+        """By role: what is known of a side from outside."""
+        return {
+            SOURCE: outside_facts(self.source.evidence),
+            DESTINATION: outside_facts(self.destination.evidence),
+        }
+
+    @property
     def document(self) -> dict[str, object]:
         """The document of --json: the usual one and what only `combine` has to say."""
         return render.document(
             self.verdict,
             source=self.source.evidence.facts,
             destination=self.destination.evidence.facts,
+            outside=self.outside,
             contact=self.contact,
         ) | {"verified": self.verified, "notes": list(self.notes)}
 
@@ -233,6 +243,7 @@ def _print(result: _Result, *, verbose: bool) -> None:
         role="",
         source=result.source.evidence.facts,
         destination=result.destination.evidence.facts,
+        outside=result.outside,
         contact=result.contact,
         verbose=verbose,
         notes=result.notes,

@@ -101,7 +101,9 @@ def _show(options: Options, outcome: Outcome) -> None:
         # Not a joint verdict but a failure: told where failures are told, too.
         _say(f"bothends: {verdict.summary}")
     if outcome.alone is not None:
-        render.print_alone(outcome.alone, sys.stderr)
+        hosts = {SOURCE: outcome.source, DESTINATION: outcome.destination}
+        outside = render.outside_said(outcome.outside, hosts)
+        render.print_alone(outcome.alone, sys.stderr, outside)
     try:
         if options.json:
             print(render.dumps(_document(outcome)), flush=True)
@@ -163,6 +165,7 @@ def _print(options: Options, outcome: Outcome) -> None:
         role=options.role,
         source=outcome.source,
         destination=outcome.destination,
+        outside=outcome.outside,
         contact=outcome.contact,
         verbose=options.verbose > 0,
     )
@@ -179,6 +182,7 @@ def _document(outcome: Outcome) -> dict[str, object]:
         outcome.verdict,
         source=outcome.source,
         destination=outcome.destination,
+        outside=outcome.outside,
         contact=outcome.contact,
         seconds=outcome.seconds,
         alone=outcome.alone,

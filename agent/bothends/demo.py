@@ -330,16 +330,22 @@ def _show(document: Mapping[str, Any]) -> None:
     import msgspec  # noqa: PLC0415  what the agents wait for is loaded first
 
     from bothends_protocol.evidence import HostFacts  # noqa: PLC0415
+    from bothends_protocol.outside_facts import read_outside  # noqa: PLC0415
     from bothends_protocol.verdict import Verdict  # noqa: PLC0415
 
     from .render import print_text  # noqa: PLC0415
 
+    facts = {role: dict(document[role] or {}) for role in ROLES}
+    outside = {role: read_outside(facts[role]) for role in ROLES}
+    for role in ROLES:
+        facts[role].pop("outside", None)
     print("\nBoth came to the same verdict. The source shows it like this:\n")
     print_text(
         msgspec.convert(document, Verdict),
         role=SOURCE,
-        source=msgspec.convert(document["source"], HostFacts | None),
-        destination=msgspec.convert(document["destination"], HostFacts | None),
+        source=msgspec.convert(facts[SOURCE] or None, HostFacts | None),
+        destination=msgspec.convert(facts[DESTINATION] or None, HostFacts | None),
+        outside=outside,
         contact=document["contact"],
     )
     print()

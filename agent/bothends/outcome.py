@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.onesided import Alone
+from bothends_protocol.outside_facts import OutsideFacts
 from bothends_protocol.timeline import Timeline
 from bothends_protocol.verdict import Verdict
 
@@ -21,6 +22,8 @@ class Outcome:
     verdict: Verdict
     source: HostFacts | None = None
     destination: HostFacts | None = None
+    outside: dict[str, OutsideFacts] = field(default_factory=dict)
+    """By role: what is known of a side from outside."""
     contact: dict[str, object] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -23,15 +23,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from bothends_protocol.codes import plain
-from bothends_protocol.evidence import HostFacts
+from bothends_protocol.evidence import Address, HostFacts
+from bothends_protocol.outside_facts import read_outside
 from bothends_protocol.verdict import Check, Fix, Verdict
 
 from .files import write_whole
+from .picture import stretches
 from .render import _COMMAND as COMMAND
 from .render import _INLINE as INLINE
 from .render import _shell as shell
 from .render import _with_rights as with_rights
-from .render import clean, dumps, no_contact_advice
+from .render import clean, dumps, no_contact_advice, outside_said
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -111,6 +113,7 @@ def page(document: Mapping[str, object]) -> str:
     return environment.get_template("report.html").render(
         verdict=verdict,
         hosts=hosts,
+        outside=_outside(document, hosts),
         contact=document.get("contact") or {},
         seconds=_seconds(document.get("seconds")),
         shown=primary,
@@ -134,7 +137,20 @@ def _facts(facts: object) -> HostFacts | None:
     if not isinstance(facts, Mapping):
         return None
     # Made without a check: a page must not fail for a name that is longer than a record may hold.
-    return HostFacts(**{name: facts[name] for name in HostFacts.__struct_fields__ if name in facts})
+    known = {name: facts[name] for name in HostFacts.__struct_fields__ if name in facts}
+    return HostFacts(**known | {"addresses": tuple(Address(**a) for a in known["addresses"])})
+
+
+def _outside(
+    document: Mapping[str, object], hosts: Mapping[str, HostFacts | None]
+) -> dict[str, list[str]]:
+    """What is known of each side from outside, in sentences."""
+    facts = {role: read_outside(document.get(role)) for role in hosts}
+    return {
+        role: [line.text for line in said]
+        for role, said in outside_said(facts, hosts).items()
+        if said
+    }
 
 
 def _alone(alone: object) -> list[str]:
@@ -169,6 +185,7 @@ def _environment() -> Environment:
         plain=plain,
         sentence=lambda text: text[:1].upper() + text[1:],
         place=_place,
+        stretches=stretches,
         computer=_computer,
         shell=_shell,
         pieces=_pieces,

@@ -4,19 +4,22 @@
          ✓ ─────────── ✓ ─────────── ✓ ──────────── ✗ ┄┄┄┄┄┄┄┄┄┄┄ ·
        clear         clear        clear         blocked     not reached
 
-Narrow terminals get one line per segment instead; terminals that cannot show
-the marks get ASCII ones.
+Where nobody translates addresses there is no router (NAT) in it. Narrow
+terminals get one line per segment instead; terminals that cannot show the marks
+get ASCII ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from bothends_protocol.verdict import Segment
+from bothends_protocol.addresses import bare
+from bothends_protocol.evidence import HostFacts
+from bothends_protocol.verdict import Check, Segment
 
-__all__ = ["ASCII", "UNICODE", "Line", "Span", "Symbols", "draw"]
+__all__ = ["ASCII", "UNICODE", "Line", "Span", "Symbols", "draw", "stretches"]
 
 
 class Span(NamedTuple):
@@ -46,6 +49,22 @@ _NAMES = {"nat": "router (NAT)"}
 _WORDS = {"not-reached": "not reached"}
 _GAP = 2
 """Columns between two names."""
+
+
+def stretches(check: Check, hosts: Mapping[str, HostFacts | None]) -> tuple[Segment, ...]:
+    """Return the segments of `check` that there are on its way.
+
+    The contract has one for NAT always, and calls it clear where the tested address is one of the
+    computer that is to be reached (`hosts` by role): a picture would show a router in the way.
+    """
+    facts = hosts.get(check.direction.rpartition("-to-")[2])
+    own = {bare(item.address) for item in facts.addresses} if facts is not None else set()
+    direct = bare(check.address) in own
+    return tuple(
+        segment
+        for segment in check.segments
+        if not (direct and segment.name == "nat" and segment.status == "clear")
+    )
 
 
 def draw(segments: Sequence[Segment], symbols: Symbols, width: int) -> list[Line]:

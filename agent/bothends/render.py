@@ -22,8 +22,9 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TextIO
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, TextIO
 
 import msgspec
 
@@ -31,10 +32,13 @@ from bothends_protocol.codes import plain
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.firewalls import WANTS_ROOT
 from bothends_protocol.onesided import Alone
+from bothends_protocol.outside_facts import OutsideFacts, punching
+from bothends_protocol.outside_words import MAPPED, PORT, ROUTER, SEEN, Said, outside_lines
+from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.timeline import Timeline
 from bothends_protocol.verdict import VERDICT_FORMAT, Blocker, Check, Fix, Verdict
 
-from .picture import ASCII, UNICODE, Line, Span, Symbols, draw
+from .picture import ASCII, UNICODE, Line, Span, Symbols, draw, stretches
 
 __all__ = [
     "STYLES",
@@ -81,6 +85,8 @@ _MEET = (
     "started with `bothends rendezvous` on a computer that both reach."
 )
 KNOWN_ALONE = "What this computer knows alone"
+OUTSIDE = "Addresses and routers"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 _SHORT_ID = 12
 """Hexadecimal digits of the verdict's id that are shown: enough to compare by eye."""
 
@@ -123,11 +129,12 @@ def head(status: str) -> str:
 # For programs --------------------------------------------------------------------------------
 
 
-def document(
+def document(  # noqa: PLR0913  each is a part of it
     verdict: Verdict,
     *,
     source: HostFacts | None = None,
     destination: HostFacts | None = None,
+    outside: Mapping[str, OutsideFacts] = NOTHING,
     contact: Mapping[str, object] | None = None,
     seconds: Mapping[str, float] | None = None,
     alone: Alone | None = None,
@@ -141,14 +148,25 @@ def document(
     if verdict.directions is None:
         del body["directions"]
     body |= {
-        "source": msgspec.to_builtins(source),
-        "destination": msgspec.to_builtins(destination),
-        "contact": {"path": "offline", "lost": False, **(contact or {})},
+        "source": _side(source, outside.get(SOURCE)),
+        "destination": _side(destination, outside.get(DESTINATION)),
+        "contact": {"path": "offline", "lost": False, **(contact or {}), **_punching(outside)},
         "seconds": dict(seconds or {}),
     }
     if timeline is not None:
         body["watch"] = timeline.plain()
     return body if alone is None else {**body, "alone": msgspec.to_builtins(alone)}
+
+
+def _side(facts: HostFacts | None, outside: OutsideFacts | None) -> object:
+    if facts is None or not outside:
+        return msgspec.to_builtins(facts)
+    return {**msgspec.to_builtins(facts), "outside": msgspec.to_builtins(outside)}
+
+
+def _punching(outside: Mapping[str, OutsideFacts]) -> dict[str, object]:
+    found = punching(outside.get(SOURCE), outside.get(DESTINATION))
+    return {} if found is None else {"punching": msgspec.to_builtins(found)}
 
 
 def dumps(document: Mapping[str, object]) -> str:
@@ -166,6 +184,7 @@ def text(  # noqa: PLR0913  each says something else about the reader
     role: str,
     source: HostFacts | None = None,
     destination: HostFacts | None = None,
+    outside: Mapping[str, OutsideFacts] = NOTHING,
     contact: Mapping[str, object] | None = None,
     verbose: bool = False,
     notes: Sequence[str] = (),
@@ -175,7 +194,7 @@ def text(  # noqa: PLR0913  each says something else about the reader
     """Return the verdict as lines for the screen of `role`; a third computer's role is empty."""
     hosts = {"source": source, "destination": destination}
     columns = max(_MIN_WIDTH, min(width, _MAX_WIDTH))
-    page = _Page(role, hosts, verbose, columns, symbols, tuple(notes))
+    page = _Page(role, hosts, verbose, columns, symbols, tuple(notes), outside)
     return list(_verdict(verdict, contact or {}, page))
 
 
@@ -185,6 +204,7 @@ def print_text(  # noqa: PLR0913  as above
     role: str,
     source: HostFacts | None = None,
     destination: HostFacts | None = None,
+    outside: Mapping[str, OutsideFacts] = NOTHING,
     contact: Mapping[str, object] | None = None,
     verbose: bool = False,
     notes: Sequence[str] = (),
@@ -203,6 +223,7 @@ def print_text(  # noqa: PLR0913  as above
         role=role,
         source=source,
         destination=destination,
+        outside=outside,
         contact=contact,
         verbose=verbose,
         notes=notes,
@@ -224,7 +245,20 @@ def no_contact_advice(met: Iterable[str]) -> tuple[str, ...]:
     return (_RUN_BOTH, *(() if tried else (_NAME_THE_OTHER,)), _LET_IN, _MEET)
 
 
-def print_alone(alone: Alone, stream: TextIO) -> None:
+def outside_said(
+    outside: Mapping[str, OutsideFacts], hosts: Mapping[str, HostFacts | None]
+) -> dict[str, tuple[Said, ...]]:
+    """Return in sentences, by role, what is known of the sides from outside."""
+    return {
+        role: outside_lines(facts, role, (a.address for a in host.addresses) if host else ())
+        for role, facts in outside.items()
+        for host in [hosts.get(role)]
+    }
+
+
+def print_alone(
+    alone: Alone, stream: TextIO, outside: Mapping[str, tuple[Said, ...]] = NOTHING
+) -> None:
     """Write to `stream` what one side without contact knows, and what to do about it."""
     encoding = stream.encoding or "ascii"
     symbols = UNICODE if _can_show(UNICODE, encoding) else ASCII
@@ -232,6 +266,7 @@ def print_alone(alone: Alone, stream: TextIO) -> None:
     page = _Page("", {}, False, max(_MIN_WIDTH, min(width, _MAX_WIDTH)), symbols)
     lines = [
         *_listed(KNOWN_ALONE, alone.lines, page),
+        *_listed(OUTSIDE, [said.text for side in outside.values() for said in side], page),
         *_listed("What to do", no_contact_advice(item.met for item in alone.dialled), page),
     ]
     lines = [tuple(_encodable(span, encoding) for span in line) for line in lines]
@@ -282,6 +317,7 @@ class _Page:
     symbols: Symbols
     notes: tuple[str, ...] = ()
     """What is to be said of the verdict as a whole."""
+    outside: Mapping[str, OutsideFacts] = field(default_factory=dict)
 
     def name(self, role: str) -> str:
         """What a host calls itself; empty where that is not known."""
@@ -303,6 +339,7 @@ def _verdict(verdict: Verdict, contact: Mapping[str, object], page: _Page) -> It
     for check in shown:
         yield from _check(check, page, alone=len(shown) == 1)
     yield from _uncovered(verdict, page)
+    yield from _listed(OUTSIDE, _outside(shown, page), page)
     yield from _listed("Also noticed", [_named(code) for code in verdict.warnings], page)
     others = [check for check in verdict.checks if check not in shown]
     yield from _listed("Also tested", [_brief(check) for check in others], page)
@@ -330,7 +367,7 @@ def _check(check: Check, page: _Page, *, alone: bool) -> Iterator[Line]:
         yield from _wrapped(f"{head}: {_place(check)}", page, style=style, styled=len(head))
     if check.segments:
         yield ()
-        for line in draw(check.segments, page.symbols, page.width - 2):
+        for line in draw(stretches(check, page.hosts), page.symbols, page.width - 2):
             yield (Span("  "), *(Span(clean(span.text), span.style) for span in line))
     yield from _blockers(check, page)
     told = {line for blocker in check.blockers for line in blocker.because}
@@ -339,6 +376,30 @@ def _check(check: Check, page: _Page, *, alone: bool) -> Iterator[Line]:
         yield from _listed("How we know", list(dict.fromkeys(seen)), page)
     yield from _candidates(check, page)
     yield from _listed("Please note", check.notes, page)
+
+
+def _outside(shown: Sequence[Check], page: _Page) -> list[str]:
+    """What is known from outside: all of it, or what the verdict has to do with."""
+    said = outside_said(page.outside, page.hosts)
+    if page.verbose:
+        found = punching(page.outside.get(SOURCE), page.outside.get(DESTINATION))
+        every = [line.text for side in said.values() for line in side]
+        return every if found is None else [*every, found.text]
+    # The router that counts is that of whoever is to be reached.
+    asked = {_computer(DESTINATION, check) for check in shown if _is_about_routers(check, page)}
+    return [
+        line.text
+        for role, side in said.items()
+        for line in side
+        if line.about == MAPPED or (role in asked and line.about in (SEEN, ROUTER, PORT))
+    ]
+
+
+def _is_about_routers(check: Check, page: _Page) -> bool:
+    codes = (*(blocker.code for blocker in check.blockers), *check.candidates)
+    between = any(segment.name == "nat" for segment in stretches(check, page.hosts))
+    unclear = between and check.status == "undetermined"
+    return unclear or any(code.startswith(("address.", "nat.")) for code in codes)
 
 
 def _place(check: Check) -> str:

@@ -38,6 +38,7 @@ from bothends_protocol.messages import (
     Offer,
     Where,
 )
+from bothends_protocol.outside_facts import OutsideFacts, outside_facts, tidy
 from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
 from bothends_protocol.ports import parse_ports
 from bothends_protocol.session import (
@@ -832,6 +833,10 @@ class Run:
             verdict=end.verdict,
             source=end.source.facts,
             destination=end.destination.facts,
+            outside={
+                SOURCE: outside_facts(end.source),
+                DESTINATION: outside_facts(end.destination),
+            },
             contact=self._contact_facts(lost=False),
             seconds=self._seconds(),
         )
@@ -854,6 +859,7 @@ class Run:
             ),
             source=self._facts if self.options.role == SOURCE else None,
             destination=self._facts if self.options.role == DESTINATION else None,
+            outside={} if evidence is None else {self.options.role: outside_facts(evidence)},
             contact=self._contact_facts(lost=True),
             seconds=self._seconds(),
         )
@@ -873,8 +879,19 @@ class Run:
             ),
             source=self._facts if self.options.role == SOURCE else None,
             destination=self._facts if self.options.role == DESTINATION else None,
+            outside={self.options.role: self._outside_alone()},
             contact=self._contact_facts(lost=False),
             seconds=self._seconds(),
+        )
+
+    def _outside_alone(self) -> OutsideFacts:
+        """What was told of this side by now, where nothing was frozen."""
+        return tidy(
+            OutsideFacts(
+                seen_as=() if self._contact is None else self._how_seen(self._contact),
+                router=self._outside.words,
+                nat=tuple(self._outside.behaviours),
+            )
         )
 
     def interrupt(self) -> None:

@@ -21,14 +21,24 @@ from typing import NamedTuple
 
 import msgspec
 
-from .addresses import bare, family
+from .addresses import bare, family, is_public
 from .evidence import HostFacts
 from .firewalls import Rule, allow
 from .ports import MAX_PORT, TRANSPORTS, PortSet
-from .remedies import ANOTHER_FILTER, HINTS, IPV6_FILTER, LOOKS, NO_IPV6, REMEDIES, Remedy
+from .remedies import (
+    ANOTHER_FILTER,
+    HINTS,
+    IPV6_FILTER,
+    LOOKS,
+    NO_IPV6,
+    PERHAPS_CARRIER,
+    REMEDIES,
+    SWITCH_ON,
+    Remedy,
+)
 from .verdict import Fix
 
-__all__ = ["INTERFERING", "FixCase", "fixes_for"]
+__all__ = ["INTERFERING", "FixCase", "Routers", "fixes_for"]
 
 _IPV4 = 4
 _IPV6 = 6
@@ -63,6 +73,27 @@ _DEBIAN = ("debian", "ubuntu", "mint", "raspbian", "pop!_os", "kali")
 _RED_HAT = ("fedora", "red hat", "centos", "rocky", "alma", "suse", "oracle")
 
 
+_ASKED = {"pcp": "PCP", "nat-pmp": "NAT-PMP", "upnp": "UPnP"}
+"""Protocols by which a router is asked for a port, as people call them."""
+
+
+class Routers(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the routers before the destination."""
+
+    asked_by: tuple[str, ...] = ()
+    """Protocols by which the port can be asked for."""
+    leads_to: str = ""
+    """The inside address to which the port is forwarded."""
+    came_at: int = 0
+    """The port of the destination at which requests come in instead."""
+    outside: str = ""
+    """The private outside address of a router that stands behind another one."""
+    carrier: bool = False
+    """Whether that other one is known to be a carrier's."""
+    forwards: bool = False
+    """Whether the router is known to pass the port on as it should."""
+
+
 class FixCase(msgspec.Struct, frozen=True, kw_only=True):
     """A cause and the facts of its check. Roles are relative to the check's direction.
 
@@ -85,6 +116,15 @@ class FixCase(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses on which the program listens."""
     other_ports: tuple[int, ...] = ()
     """Ports on which the named service listens instead."""
+    together: bool | None = None
+    """Whether both are on one network, or behind one router."""
+    landing: str = ""
+    """The destination's own address at which requests come in."""
+    public: tuple[str, ...] = ()
+    """Where the destination is seen from outside."""
+    router: str = ""
+    """Its router, as it is reached from inside."""
+    routers: Routers = Routers()
 
 
 class _Case(NamedTuple):
@@ -235,6 +275,8 @@ def _validate(case: FixCase) -> _Case | None:
         "source": source,
         **_port_values(ports, case),
         **_address_values(address, case),
+        **_outside_values(version, case),
+        **_router_values(case),
         **_program_values(case),
         **_version_values(version, case),
     }
@@ -246,16 +288,52 @@ def _port_values(ports: PortSet, case: FixCase) -> dict[str, str]:
         "where": _where(ports),
         "port": str(ports) if len(ports) == 1 else "",
         "ports": str(ports) if len(ports.ranges) <= _SHOWN else "",
+        "same": f"port {ports}" if len(ports) == 1 else "the same ports",
+        "asked": _asked(ports),
         "others": _list(str(port) for port in case.other_ports if 1 <= port <= MAX_PORT),
     }
 
 
 def _address_values(address: str, case: FixCase) -> dict[str, str]:
     own = list(_own(case.destination))
+    landing = _address(case.landing)
+    known = landing in own and family(landing) == _IPV4
+    inner = landing if known else _list(text for text in own if family(text) == _IPV4)
+    others = _list(text for text in own if text != address)
     return {
-        "addresses": _list(text for text in own if text != address),
-        "inner": _list(text for text in own if family(text) == _IPV4),
+        "addresses": others,
+        "near": others if case.together is not False else "",
+        "target": inner or "the destination's internal address",
         "listening": _list(text for text in map(_address, case.listening) if _useful(text)),
+    }
+
+
+def _outside_values(version: int, case: FixCase) -> dict[str, str]:
+    seen = [text for text in map(_address, case.public) if is_public(text)]
+    public = _list(text for text in seen if family(text) == version) or _list(seen)
+    far = public if case.together is not True else ""
+    return {
+        "far": far,
+        "public": f"its public address, {public}" if public else "the router's public address",
+    }
+
+
+def _router_values(case: FixCase) -> dict[str, str]:
+    routers, router = case.routers, _address(case.router)
+    leads_to = _address(routers.leads_to)
+    others = leads_to not in _own(case.destination)
+    asks = [name for key, name in _ASKED.items() if key in routers.asked_by]
+    return {
+        "the_router": f"the router ({router})" if _useful(router) else "the router",
+        "asks": " and ".join(filter(None, (", ".join(asks[:-1]), *asks[-1:]))),
+        "switch_on": "" if asks else SWITCH_ON,
+        "leads_to": leads_to if others else "",
+        "came_at": str(routers.came_at) if 1 <= routers.came_at <= MAX_PORT else "",
+        "above": _address(routers.outside),
+        "second": "" if routers.carrier else "second router",
+        "carrier": "provider" if routers.carrier else "",
+        "perhaps_carrier": "" if routers.carrier else PERHAPS_CARRIER,
+        "provider": "provider" if routers.forwards else "",
     }
 
 
@@ -280,6 +358,13 @@ def _version_values(version: int, case: FixCase) -> dict[str, str]:
         "no_ipv6": NO_IPV6 if lacks else "",
         "ipv6_filter": IPV6_FILTER if filtered else "",
     }
+
+
+def _asked(ports: PortSet) -> str:
+    """The ports as the command line of the destination takes them."""
+    if len(ports.ranges) > _SHOWN:
+        return ""
+    return str(ports) if ports.transport == "tcp" else f"{ports.transport}:{ports}"
 
 
 def _where(ports: PortSet) -> str:

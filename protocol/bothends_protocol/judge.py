@@ -20,15 +20,17 @@ from dataclasses import dataclass
 
 from .addresses import family, is_near, public
 from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
-from .evidence import Evidence, HostFacts
-from .fixes import FixCase, fixes_for
+from .evidence import Evidence
+from .fixes import FixCase, Routers, fixes_for
 from .narrate import narrate, quote, title, untested
 from .nat_causes import missed
 from .observations import Journey, Stage, Symptom, by_port, observe
 from .pairing import DESTINATION, SOURCE, other_role
 from .plan import CERTAIN, ENOUGH, HALF_OPEN, primary_addresses
 from .ports import PortSet, format_ports, parse_ports
+from .translation import Translation, router_of
 from .verdict import SEGMENTS, Blocker, Check, Segment, Verdict
+from .which_address import address_notes
 
 __all__ = ["combine", "judge", "lost_verdict", "verdict_digest"]
 
@@ -513,7 +515,7 @@ def _check(
             code=code,
             confidence=confidence,
             because=(*because, *_quotes(code, alike)),
-            fix=fixes_for(_case(code, j, text, prober.facts, observer.facts)),
+            fix=fixes_for(_case(code, j, text, prober, observer)),
         )
         for code, confidence, because in finding.causes
     )
@@ -530,25 +532,50 @@ def _check(
         candidates=finding.candidates,
         next_step=finding.next_step,
         segments=_segments(j, finding),
-        notes=finding.notes,
+        notes=(*finding.notes, *_notes(j, finding)),
     )
 
 
-def _case(code: str, j: Journey, ports: str, source: HostFacts, destination: HostFacts) -> FixCase:
+def _notes(j: Journey, finding: _Finding) -> tuple[str, ...]:
+    codes = {*finding.candidates, *(code for code, _, _ in finding.causes)}
+    return address_notes(j, codes, reachable=finding.reachable == "yes")
+
+
+def _case(code: str, j: Journey, ports: str, source: Evidence, destination: Evidence) -> FixCase:
     wanted: PortSet = parse_ports(f"{j.transport}:{ports}")[0]
     local = next((t.attempt.local_address for t in j.trails if t.attempt.local_address), "")
     rows = j.holders or j.elsewhere
+    n = j.translation
     return FixCase(
         code=code,
         transport=j.transport,
         ports=wanted.ranges,
         address=j.address,
         source_address=local,
-        source=source,
-        destination=destination,
+        source=source.facts,
+        destination=destination.facts,
         program=next((row.program for row in rows if row.program), None),
         listening=tuple(sorted({row.address for row in rows})),
         other_ports=tuple(sorted({row.port for row in j.wanted_elsewhere})),
+        together=j.together if n is None else n.together,
+        landing=j.landing or "",
+        public=j.public,
+        router=router_of(destination, j.landing),
+        routers=Routers() if n is None else _routers(n),
+    )
+
+
+def _routers(n: Translation) -> Routers:
+    mapping = n.mapping
+    led = mapping is not None and mapping.client is not None and mapping.enabled
+    came_at = n.other_port or (mapping.client_port if led and mapping is not None else 0)
+    return Routers(
+        asked_by=n.asked_by if n.opened is None or n.opened.outcome == "granted" else (),
+        leads_to=(mapping.client or "") if led and mapping is not None else "",
+        came_at=came_at,
+        outside=n.router_outside,
+        carrier=n.carrier,
+        forwards=bool(n.to_destination) and n.stops_after is None,
     )
 
 

@@ -77,11 +77,12 @@ def _answered_behind(j: Journey, n: Translation) -> bool:
 
 def missed(j: Journey) -> bool:
     """Return whether no request reached the destination, as its witnesses show."""
+    told = j.counted.get(Stage.ARRIVED)
+    if told:
+        return False
     if j.forwards is False and j.trails and _stood_elsewhere(j):
         return True  # each stood, and who holds the port there had none of them
-    return j.counted.get(Stage.ARRIVED) is False or (
-        bool(j.trails) and all(trail.arrived is False for trail in j.trails)
-    )
+    return told is False or (bool(j.trails) and all(trail.arrived is False for trail in j.trails))
 
 
 def _stood_elsewhere(j: Journey) -> bool:

@@ -900,10 +900,12 @@ class _Matcher:
             return False
         if (bare(address), port) in self._pairs:
             return True
-        # Most NATs keep the port where they can (RFC 4787, 4.2.1).
-        return port == a.local_port and (
-            bare(address) == bare(a.local_address) or bare(address) in self._outside
-        )
+        if port != a.local_port:
+            return False
+        # Most NATs keep the port where they can (RFC 4787, 4.2.1). How the source looks from
+        # outside is not always known.
+        unknown = self.foreign and not self._outside
+        return unknown or bare(address) in self._outside | {bare(a.local_address)}
 
     def origins(self, rows: Iterable[Connection]) -> frozenset[tuple[str, int, str]]:
         """Where the request comes from in the eyes of the destination, as its table shows it."""

@@ -2,9 +2,14 @@
 
 A template is filled by `fixes`; a step whose facts are not known is left out.
 Placeholders that are always known, and so may stand in titles: `where` (as in
-"TCP port 4242"), `program`, `holder`, `family`, `other_family`, `wildcard`. The others:
-`address`, `source`, `addresses`, `inner`, `listening`, `others`, `hint`,
-`no_ipv6`, `ipv6_filter`; and, in commands, `port` and `ports`.
+"TCP port 4242"), `same` ("port 4242"), `program`, `holder`, `family`, `other_family`,
+`wildcard`, `target` (the inside address to forward to), `the_router`, `public` (as in
+"its public address, 11.0.0.2"). The others: `address`, `source`, `addresses`, `near` and `far`
+(addresses for the same network and for another one), `listening`, `others`, `hint`, `asks`
+(protocols that the router answers), `leads_to`, `came_at` (where the router sends the port now),
+`above` (the router's outside address, where that is a private one), and `port`, `ports`, `asked`
+for commands. Words that are there in some cases only: `second`, `carrier`, `provider`; and
+sentences: `no_ipv6`, `ipv6_filter`, `switch_on`, `perhaps_carrier`.
 """
 
 from __future__ import annotations
@@ -17,7 +22,9 @@ __all__ = [
     "IPV6_FILTER",
     "LOOKS",
     "NO_IPV6",
+    "PERHAPS_CARRIER",
     "REMEDIES",
+    "SWITCH_ON",
     "Look",
     "Remedy",
 ]
@@ -181,6 +188,11 @@ _FORWARD_STEP = (
     "Open the router's settings and look for port forwarding (also: virtual server, NAT, port "
     "sharing)."
 )
+_FORWARD_HERE = "Forward {where} to {target}, {same}, on {the_router}."
+_RESERVE = (
+    "Reserve that address for the destination (DHCP reservation), or the forwarding will point at "
+    "another machine some day."
+)
 _RESTART = "Restart {program} on the destination and test again."
 _LOGS = "Look into its log at the time of the test: it often says why."
 _BIND_STEPS = (
@@ -193,7 +205,25 @@ _BIND_STEPS = (
 
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "address.wrong-host": (
-        _SET_ADDRESS,
+        Remedy(
+            "source",
+            "Use the destination's own address",
+            (
+                (
+                    "From another network put the address under which the destination is seen "
+                    "into the application on the source: {far}."
+                ),
+                "The router that has {far} must forward {where} to {target}, {same}.",
+                (
+                    "In the same network put one of the destination's own addresses into the "
+                    "application on the source: {near}."
+                ),
+                (
+                    "So that its address stays the same, reserve it for the destination in the "
+                    "router (DHCP reservation)."
+                ),
+            ),
+        ),
         Remedy("destination", "Find out the destination's address", look="addresses"),
     ),
     "address.no-host": (
@@ -237,8 +267,8 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
             (
                 "An address such as {address} works inside its own network only.",
                 (
-                    "From another network, use the public address of the destination's router and "
-                    "forward {where} there to the destination."
+                    "From another network, use {public}; the router that has it must forward "
+                    "{where} to the destination."
                 ),
                 "Or connect both computers by a VPN and use the destination's address in it.",
             ),
@@ -246,7 +276,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         Remedy(
             "router",
             "Forward {where} to the destination",
-            (_FORWARD_STEP, "Forward {where} to {inner}, on the same port."),
+            (_FORWARD_STEP, _FORWARD_HERE),
         ),
     ),
     "source.no-route": (
@@ -276,7 +306,22 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
             ),
         ),
     ),
-    "network.drop": (_ASK_NETWORK, _OTHER_NETWORK, _OTHER_PORT),
+    "network.drop": (
+        Remedy(
+            "router",
+            "Ask the destination's provider to let {where} in",
+            (
+                (
+                    "The destination's router forwards the port, so that it is not the forwarding: "
+                    "look whether a firewall setting of {the_router} keeps the port closed, and "
+                    "ask the {provider} whether it does."
+                ),
+            ),
+        ),
+        _ASK_NETWORK,
+        _OTHER_NETWORK,
+        _OTHER_PORT,
+    ),
     "network.reject": (_ASK_NETWORK, _OTHER_NETWORK, _OTHER_PORT),
     "network.unreachable": (
         Remedy(
@@ -416,16 +461,19 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         Remedy(
             "router",
             "Forward {where} to the destination",
+            (_FORWARD_STEP, _FORWARD_HERE, _RESERVE),
+        ),
+        Remedy(
+            "destination",
+            "Or let bothends ask the router for the port",
             (
-                _FORWARD_STEP,
                 (
-                    "Add one: {where} from outside, to the destination's internal address, the "
-                    "same port inside."
+                    "The router answers {asks}: `bothends destination {asked} --map` has it "
+                    "forward {where} for a test, and shows whether that helps."
                 ),
-                "The destination's internal address is {inner}.",
                 (
-                    "Reserve that address for the destination (DHCP reservation), or the "
-                    "forwarding will point at another machine some day."
+                    "`bothends destination {asked} --map --keep-map` leaves the port open "
+                    "afterwards ({asks}), for as long as the router grants it."
                 ),
             ),
         ),
@@ -434,9 +482,10 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
             "Or let the service ask the router by itself",
             (
                 (
-                    "Switch on UPnP or NAT-PMP in the router, and in the service if it has such a "
+                    "The router answers {asks}: switch that on in the service, if it has such a "
                     "setting."
                 ),
+                "{switch_on}",
             ),
         ),
     ),
@@ -444,15 +493,18 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         Remedy(
             "router",
             "Correct the forwarding of {where}",
+            (_FORWARD_STEP, "Its target is {leads_to} now.", _FORWARD_HERE, _RESERVE),
+        ),
+        Remedy(
+            "destination",
+            "Or let one of the two computers use another port",
             (
-                _FORWARD_STEP,
-                "Set its target to the destination's internal address.",
-                "The destination's internal address is {inner}.",
                 (
-                    "Two computers behind one router cannot both have the same port forwarded: "
-                    "give the second service another port."
+                    "Where the other computer needs the port itself, only one can have it. Give "
+                    "the service on the destination another port, free and between 1024 and 5999, "
+                    "but not 4242 or 4243, and forward that to {target} on {the_router}."
                 ),
-                "Reserve the address for the destination (DHCP reservation).",
+                "Set the same port in the application on the source, and test it.",
             ),
         ),
         Remedy("destination", "Find out the destination's internal address", (), "addresses"),
@@ -463,7 +515,8 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
             "Correct the inner port of the forwarding",
             (
                 _FORWARD_STEP,
-                "Set the port inside to the one on which the service listens: {where}.",
+                "Requests come in at the destination's port {came_at} now.",
+                _FORWARD_HERE,
             ),
         ),
     ),
@@ -473,13 +526,28 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
             "Remove the second router, or forward on both",
             (
                 (
-                    "If a box of the provider stands in front of your own router, set it to bridge "
-                    "mode, or forward {where} in it to your router as well."
+                    "If a box of the provider stands in front of the destination's own router, set "
+                    "that {second} to bridge mode: then only one of the two translates."
                 ),
                 (
-                    "If the provider shares one public address among customers (CGNAT), ask it "
-                    "for a public IPv4 address of your own."
+                    "Or forward twice: {where} in the {second} to the destination's own router, "
+                    "and there to {target}, {same}."
                 ),
+                (
+                    "The target in the {second} is {above}, which the destination's own router "
+                    "has as its outside address."
+                ),
+            ),
+        ),
+        Remedy(
+            "router",
+            "Ask the provider for a public IPv4 address",
+            (
+                (
+                    "The {carrier} has several customers share one public address (CGNAT), and "
+                    "forwards nothing to them: ask it for a public IPv4 address of your own."
+                ),
+                "{perhaps_carrier}",
             ),
         ),
         Remedy(
@@ -490,7 +558,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
                     "Use IPv6 if both computers have it: it needs no forwarding, only a permission "
                     "in the router's IPv6 firewall."
                 ),
-                "Or connect both computers by a VPN that meets outside.",
+                "Or connect both computers by a VPN that meets outside, or through a relay.",
             ),
         ),
     ),
@@ -500,10 +568,19 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
             "Inside the same network, use the internal address",
             (
                 (
-                    "Both computers are behind the same router: use the destination's internal "
-                    "address on the source."
+                    "Both computers are behind the same router: there, put {target} into the "
+                    "application on the source."
                 ),
-                "The destination's internal address is {inner}.",
+            ),
+        ),
+        Remedy(
+            "router",
+            "Or use a name that leads to the right address everywhere",
+            (
+                (
+                    "Where the source is at home only sometimes: use a name for the destination, "
+                    "and have {the_router}, or the home's name server, answer it with {target}."
+                ),
             ),
         ),
         Remedy(
@@ -728,6 +805,15 @@ IPV6_FILTER = (
     "/etc/firewalld/firewalld.conf, without it look for `fib` or `rpfilter` in the rules."
 )
 """For `ipv6_filter`, on Linux: the kernel's own filter is for IPv4 only."""
+
+SWITCH_ON = "Switch on UPnP or NAT-PMP in the router, and in the service if it has such a setting."
+"""For `switch_on`, where the router answers to none of them."""
+
+PERHAPS_CARRIER = (
+    "If the provider has several customers share one public address (CGNAT), ask it for a public "
+    "IPv4 address of your own."
+)
+"""For `perhaps_carrier`, where it is not known who has the second router."""
 
 HINTS = {
     "apache2": "For Apache these are the Listen lines.",

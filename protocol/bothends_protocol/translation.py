@@ -23,6 +23,7 @@ __all__ = [
     "neighbourhood",
     "outside_of",
     "own_addresses",
+    "router_of",
     "view_translation",
 ]
 
@@ -84,6 +85,12 @@ class Translation:
     double: tuple[str, ...] = ()
     """How it is known that another router translates behind the destination's own."""
     double_sure: bool = False
+    carrier: bool = False
+    """Whether the second router is known to be a carrier's (RFC 6598)."""
+    router_outside: str = ""
+    """The outside address of the destination's router, where that is a private one."""
+    asked_by: tuple[str, ...] = ()
+    """Protocols by which the router can be asked for a forwarding."""
     other_port: int | None = None
     """The port at which requests come in at the destination instead."""
     through_pinhole: bool | None = None
@@ -236,6 +243,15 @@ def landing_of(table: Evidence, address: str) -> str | None:
     return next((a for a in choices if a in own and family(a) == version), None)
 
 
+def router_of(table: Evidence, landing: str | None) -> str:
+    """Return the inside address of the destination's router, as far as it says; empty if not."""
+    asked = [word.router for word in table.router_words]
+    gateways = [gateway.next_hop for gateway in table.gateways]
+    # A way through a tunnel has a gateway, too.
+    routed = [r.gateway for r in table.routes if r.gateway and r.source == landing]
+    return next((bare(a) for a in (*asked, *gateways, *routed) if a), "")
+
+
 def view_translation(
     source: Evidence | None,
     table: Evidence | None,
@@ -277,6 +293,11 @@ def view_translation(
         router=router,
         double=double,
         double_sure=sure,
+        carrier=_behind_carrier(table),
+        router_outside=_private_outside(table),
+        asked_by=tuple(
+            dict.fromkeys(w.protocol for w in table.router_words if w.outcome == "answers")
+        ),
         other_port=_other_port(source, table, key, around),
         through_pinhole=_through(source, table, key, PINHOLE),
         opened=_opened(table, transport, port),
@@ -359,6 +380,15 @@ def _behind_two(table: Evidence) -> tuple[tuple[str, ...], bool]:
             f"inside to it go on to another router ({', '.join(beyond)} said that they expired)."
         )
     return tuple(reasons), sure
+
+
+def _private_outside(table: Evidence) -> str:
+    told = [bare(word.outside) for word in table.router_words if word.outside]
+    return next((address for address in told if is_private(address)), "")
+
+
+def _behind_carrier(table: Evidence) -> bool:
+    return is_carrier(_private_outside(table)) or bool(_carrier_hops(table))
 
 
 def _carrier_hops(table: Evidence) -> list[str]:
