@@ -111,7 +111,8 @@ class Tracer:
         done: list[HopProbe] = []
         try:
             for first in range(1, most + 1, BLOCK):
-                block = self._send(address, port, control, range(first, first + BLOCK))
+                last = min(first + BLOCK - 1, most)
+                block = self._send(address, port, control, range(first, last + 1))
                 await self._wait(block, patience if not done else 0.0, farthest(done))
                 done += [self._record(number, item) for item in block]
                 mine = [item for item in block if item.port == port]

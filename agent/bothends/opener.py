@@ -70,13 +70,14 @@ class Opener:
     async def _look(self, number: int) -> None:
         first, last = _UNUSED_PORTS
         unused = first + secrets.randbelow(last - first + 1)
-        ways = [(address, unused) for address in _four(self._public())[:1]]
-        ways += [(address, self._control_port) for address in _four(self._others())[:1]]
-        await asyncio.gather(*(self._trace(number, address, port) for address, port in ways))
+        # Who says which address is this side's own may be wrong: no further than the own router.
+        ways = [(address, unused, 1) for address in _four(self._public())[:1]]
+        ways += [(address, self._control_port, _FEW) for address in _four(self._others())[:1]]
+        await asyncio.gather(*(self._trace(number, *way) for way in ways))
 
-    async def _trace(self, number: int, address: str, port: int) -> None:
+    async def _trace(self, number: int, address: str, port: int, most: int) -> None:
         tracer = Tracer(self._recorder.clock)
-        found = await tracer.trace(number, address, port, patience=LOOK_SECONDS, most=_FEW)
+        found = await tracer.trace(number, address, port, patience=LOOK_SECONDS, most=most)
         self._recorder.hop_probes.extend(found)
 
     async def open_pinhole(self, plan: RoundPlan, local: str | None) -> None:

@@ -628,7 +628,3 @@ def _short(number: int, item: _Try) -> HopProbe:
         outcome="expired" if expired else item.outcome,
         icmp=item.icmp,
     )
-
-
-def _explained(item: _Try) -> bool:
-    return item.icmp is not None or item.outcome in _LOCAL or item.spoke == "challenge"

@@ -158,12 +158,7 @@ class Run:
         self._rules: OwnRules | None = None
         self._privileged = may_see_packets()
         self._facts = host_facts(privileged=self._privileged)
-        self._outside = Outside(
-            (item.address for item in self._facts.addresses),
-            _router_ports(options),
-            options.stun,
-            router=options.role == DESTINATION or options.both_ways,
-        )
+        self._outside = self._make_outside()
         self._events: asyncio.Queue[_Event] = asyncio.Queue()
         self._early: _Event | None = None
         self._side: str | None = None
@@ -193,6 +188,15 @@ class Run:
         self._stopping = False
         self._allowed = options.timeout
         """Seconds for one test: with --watch the shorter of both sides' time-outs."""
+
+    def _make_outside(self) -> Outside:
+        options = self.options
+        return Outside(
+            (item.address for item in self._facts.addresses),
+            _router_ports(options),
+            options.stun,
+            router=options.role == DESTINATION or options.both_ways,
+        )
 
     @property
     def facts(self) -> HostFacts:
@@ -536,6 +540,9 @@ class Run:
         """Make a further test: everything may have changed."""
         self._recorder = Recorder(self.options.role)
         self._facts = host_facts(privileged=self._privileged)
+        await self._outside.close()
+        self._outside = self._make_outside()
+        self._outside.start()
         await self._resolve_targets()
         return await self._test(contact)
 

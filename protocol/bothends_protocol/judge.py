@@ -482,7 +482,9 @@ def _confidence(j: Journey, cause: PathCause) -> str:
 
 
 def _service_causes(j: Journey) -> tuple[_Named, ...]:
-    behind = j.translation is not None and j.translation.ours is not False
+    # Behind a router only where the address leads to it, or requests do.
+    n = j.translation
+    behind = n is not None and (n.ours is True or bool(j.proven) or j.furthest >= Stage.ARRIVED)
     if not j.local and not (behind and j.landing is not None and not j.on_link):
         return ()
     return tuple(

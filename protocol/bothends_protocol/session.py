@@ -50,8 +50,10 @@ from .plan import (
     CONNECT,
     MAPPED,
     MAX_BURSTS,
+    MAX_PINHOLES,
     MAX_PROBES,
     MAX_SAME_BURSTS,
+    PINHOLE,
     Tally,
     add,
     burst_probes,
@@ -422,8 +424,12 @@ class Session:
         )
 
     def _wanted(self, plan: RoundPlan) -> bool:
-        """Whether the router of this side may be worked at as the round asks."""
-        return plan.kind != MAPPED or plan.prober == self.role or self._offer.map
+        """Whether the router of this side may be worked at as the round asks, and once more."""
+        if plan.prober == self.role:
+            return True
+        most = {PINHOLE: MAX_PINHOLES, MAPPED: int(self._offer.map)}
+        alike = [r for r in self.rounds if (r.kind, r.prober) == (plan.kind, plan.prober)]
+        return len(alike) < most.get(plan.kind, MAX_ROUNDS)
 
     def _offered(self, plan: RoundPlan) -> bool:
         """Whether the round keeps to the ports that the user of the destination named."""
