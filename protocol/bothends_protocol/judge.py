@@ -307,6 +307,8 @@ def _elsewhere(j: Journey) -> _Finding:
         candidates=(
             *(cause.code for cause in fitting if cause.code != "nat.no-forward"),
             *(() if passed_on else ("network.proxy",)),
+            # One that is reset at once is gone from the destination's table before it is read.
+            *(("service.closes",) if any(t.attempt.spoke == "closed" for t in j.trails) else ()),
         ),
         next_step="Something accepted the connections, but the destination did not see them "
         "arrive. Run bothends on the destination with the right to see packets (as root, or "

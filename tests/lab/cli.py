@@ -39,6 +39,7 @@ class Line:
     label: str
     named: tuple[str, ...]
     seconds: float
+    verdict_seconds: float
     build_seconds: float
     explanation: str
 
@@ -189,7 +190,7 @@ def _show_matrix(lines: Iterable[Line]) -> None:
     print(
         f"\n{'expected':55}"
         + "".join(f"{grade:>9}" for grade in Grade)
-        + "   median  named otherwise"
+        + "   median  verdict    worst  named otherwise"
     )
     for label, group in sorted(by_label.items()):
         _show_row(label, group)
@@ -200,9 +201,10 @@ def _show_row(label: str, group: Sequence[Line]) -> None:
     grades = Counter(line.grade for line in group)
     otherwise = Counter(" + ".join(line.named) for line in group if line.grade is not Grade.RIGHT)
     median = statistics.median(line.seconds for line in group) if group else 0.0
+    verdicts = [line.verdict_seconds for line in group if line.verdict_seconds] or [0.0]
     print(
         f"{label:55}"
         + "".join(f"{grades[grade]:9}" for grade in Grade)
-        + f"{median:7.2f} s  "
+        + f"{median:7.2f} s{statistics.median(verdicts):7.2f} s{max(verdicts):7.2f} s  "
         + ", ".join(f"{named} ({count})" for named, count in otherwise.most_common())
     )

@@ -63,6 +63,14 @@ class Outcome:
     left_behind: tuple[int, ...] = ()
 
     @property
+    def verdict_seconds(self) -> float:
+        """From pairing to the verdict, of the side for which it took longer; 0 without contact."""
+        told = [
+            (result.document or {}).get("seconds", {}).get("verdict") for result in self.results
+        ]
+        return max((seconds for seconds in told if seconds is not None), default=0.0)
+
+    @property
     def right(self) -> bool:
         return self.graded.grade is Grade.RIGHT
 

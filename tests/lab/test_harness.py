@@ -480,14 +480,15 @@ def test_the_table_is_large_and_its_user_forms_say_less() -> None:
 
 def test_the_matrix_counts_and_names(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [
-        Line("a", Grade.RIGHT, DROP, (DROP,), 0.3, 0.1, ""),
-        Line("b", Grade.WRONG, DROP, (OTHER,), 0.5, 0.1, ""),
-        Line("c", Grade.RIGHT, "open", ("open",), 0.2, 0.1, ""),
+        Line("a", Grade.RIGHT, DROP, (DROP,), 0.3, 0.2, 0.1, ""),
+        Line("b", Grade.WRONG, DROP, (OTHER,), 0.5, 0.3, 0.1, ""),
+        Line("c", Grade.RIGHT, "open", ("open",), 0.2, 0.2, 0.1, ""),
     ]
     _show_matrix(lines)
     header, drop, opened, total = capsys.readouterr().out.strip().splitlines()
     assert header.split()[:5] == ["expected", "right", "partial", "unknown", "wrong"]
-    assert drop.split() == [DROP, "1", "0", "0", "1", "0.40", "s", OTHER, "(1)"]
+    times = ["0.40", "s", "0.25", "s", "0.30", "s"]
+    assert drop.split() == [DROP, "1", "0", "0", "1", *times, OTHER, "(1)"]
     assert opened.split()[1] == "1"
     assert total.split()[1:5] == ["2", "0", "0", "1"]
 

@@ -19,6 +19,7 @@ def main() -> None:
             "label": row.expected.label,
             "named": outcome.graded.named,
             "seconds": outcome.seconds,
+            "verdict_seconds": outcome.verdict_seconds,
             "build_seconds": outcome.build_seconds,
             "explanation": outcome.explain(),
         }
