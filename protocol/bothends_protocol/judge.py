@@ -172,13 +172,13 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
             next_step="Nothing could be tried. Run both sides again.",
         )
     if j.translation is not None and j.translation.other_port is not None:
-        return _elsewhere(j) if not j.failed else _stopped(j, services, losing=losing)
+        return _elsewhere(j, services) if not j.failed else _stopped(j, services, losing=losing)
     if _left_open(j):
         return _opened(j, services)
     if j.proven or j.counted_through:
         return _clear(j, services)
     if any(trail.connected for trail in j.trails):
-        return _elsewhere(j)
+        return _elsewhere(j, services)
     return _stopped(j, services, losing=losing)
 
 
@@ -280,7 +280,7 @@ def _lossy(j: Journey) -> bool:
     return bool(lost) if witnessed else len(silent) >= ENOUGH
 
 
-def _elsewhere(j: Journey) -> _Finding:
+def _elsewhere(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     """Every attempt connected, and none can be shown to have reached the destination."""
     kinds = ("address.", "nat.")
     fitting = [c for c in PATH_CAUSES if c.code.startswith(kinds) and c.fits(j) is not False]
@@ -292,20 +292,25 @@ def _elsewhere(j: Journey) -> _Finding:
         if j.stranger:
             because += ("Another machine's network card answers for the address.",)
         confidence = "likely" if cause.likely(j) else "proven"
+        # Once the router leads to the destination, who listens there matters.
+        behind = services if cause.code.startswith("nat.") else ()
+        named = ((cause.code, confidence, because), *behind)
         return _Finding(
             path_clear=False,
             reachable="no",
-            causes=((cause.code, confidence, because),),
-            candidates=(cause.code,),
+            causes=named,
+            candidates=tuple(code for code, _, _ in named),
         )
     # A router that passes the request on, and is not itself where it ends, is no proxy.
     passed_on = j.translation is not None and j.translation.mapped_at is not None
+    # It may take the port for a service of its own.
+    by_router = j.translation is not None and j.translation.answered_by_holder
     return _Finding(
         path_clear=False,
         reachable="unknown",
         causes=(),
         candidates=(
-            *(cause.code for cause in fitting if cause.code != "nat.no-forward"),
+            *(cause.code for cause in fitting if cause.code != "nat.no-forward" or by_router),
             *(() if passed_on else ("network.proxy",)),
             # One that is reset at once is gone from the destination's table before it is read.
             *(("service.closes",) if any(t.attempt.spoke == "closed" for t in j.trails) else ()),
