@@ -241,6 +241,8 @@ def _take_address(options: Options, run: Run, text: str) -> None:
 def _options(args: argparse.Namespace) -> Options:
     role = DESTINATION if args.command == "destination" else SOURCE
     control_port = _number(args.control_port, "--control-port", 1, 65535)
+    if getattr(args, "keep_map", False) and not args.map:
+        raise UsageError("--keep-map keeps open what --map opens: give both.")
     code = _code(args, role)
     return Options(
         role=role,

@@ -8,9 +8,10 @@ Opens from inside (`open_pinhole`), and asks the router to forward (`open_mappin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import secrets
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 from bothends_protocol.addresses import bare, family, is_public
 from bothends_protocol.evidence import OpenedMapping, Pinhole, RoundPlan
@@ -30,6 +31,10 @@ _UNUSED_PORTS = (61_000, 64_999)
 _BEYOND = 2
 """The hop behind the own router."""
 
+MAP_SECONDS = 6.0
+"""For the router to open all ports of a round: the other side waits meanwhile. Each conversation
+with one that answers takes tenths of a second, and one that is slow is given up after three."""
+
 LOOK_SECONDS = 0.3
 """For the first hop of the own network to answer."""
 
@@ -45,13 +50,14 @@ class Opener:
         public: Callable[[], Collection[str]],
         others: Callable[[], Sequence[str]],
         control_port: int,
-        mapper: Callable[[], PortOpener | None],
+        mapper: Callable[[], Awaitable[PortOpener | None]],
+        say: Callable[[str], None],
     ) -> None:
         """Work for one test.
 
         `public` are the addresses under which this side is seen from outside, as far as known
         now; `others` those under which the other side is, proven ones alone. `mapper` makes what
-        opens ports on the router.
+        opens ports on the router, once it is known what the router speaks. `say` tells the user.
         """
         self._recorder = recorder
         self._own = own
@@ -59,6 +65,7 @@ class Opener:
         self._others = others
         self._control_port = control_port
         self._mapper = mapper
+        self._say = say
         self._mapping: PortOpener | None = None
         self._looking: asyncio.Task[None] | None = None
 
@@ -99,20 +106,27 @@ class Opener:
     async def open_mappings(self, plan: RoundPlan) -> None:
         """Ask the router to forward the ports of the plan; they stay so until `close`."""
         if self._mapping is None:
-            self._mapping = self._mapper()
+            self._mapping = await self._mapper()
+        why = "there is no router to ask"
+        loop = asyncio.get_running_loop()
+        until = loop.time() + MAP_SECONDS
         for port in dict.fromkeys(probe.port for probe in plan.probes):
-            self._recorder.opened.append(
-                OpenedMapping(
-                    round=plan.number,
-                    transport="tcp",
-                    port=port,
-                    protocol="",
-                    router="",
-                    outcome="failed",
-                    detail="there is no router to ask",
-                )
-                if self._mapping is None
-                else await self._mapping.open("tcp", port, plan.number)
+            opened: OpenedMapping | None = None
+            if self._mapping is not None:
+                why = "the router took too long"
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(until):
+                        opened = await self._mapping.open("tcp", port, plan.number)
+            self._note_opened(opened or _unopened(plan.number, port, why))
+
+    def _note_opened(self, opened: OpenedMapping) -> None:
+        self._recorder.opened.append(opened)
+        if opened.outcome == "granted" and opened.kept:
+            # Said at once: the run may end without a verdict that would tell it.
+            until = f"for {opened.lease} seconds" if opened.lease else "for ever"
+            self._say(
+                f"The router forwards TCP port {opened.port} to this computer from now on, "
+                f"{until} (--keep-map)."
             )
 
     async def _send(
@@ -179,6 +193,18 @@ class Opener:
 
 _FEW = 8
 """Hops that are asked on the own side: a home's two routers and the carrier's first ones."""
+
+
+def _unopened(number: int, port: int, why: str) -> OpenedMapping:
+    return OpenedMapping(
+        round=number,
+        transport="tcp",
+        port=port,
+        protocol="",
+        router="",
+        outcome="failed",
+        detail=why,
+    )
 
 
 def _four(addresses: Iterable[str]) -> list[str]:

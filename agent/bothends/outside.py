@@ -71,6 +71,16 @@ class Outside:
         if self._stun is not None:
             self._begin(self._ask_server(self._stun))
 
+    def start_again(self) -> None:
+        """Ask the router again what it says of the ports: for a further test.
+
+        One that said nothing the first time is left alone, for the sake of the traces.
+        """
+        self._under_way = [t for t in self._under_way if not t.done() or t.exception()]
+        answers = any(word.outcome == "answers" for word in self.words)
+        if answers and not self._under_way and self.gateway is not None and self.local is not None:
+            self._begin(self._ask_router(self.gateway, self.local))
+
     def _begin(self, job: Coroutine[None, None, None]) -> None:
         self._under_way.append(asyncio.get_running_loop().create_task(job))
 
@@ -114,10 +124,12 @@ class Outside:
             await asyncio.wait(self._under_way)
 
     def public(self) -> tuple[str, ...]:
-        """Return the addresses under which this side is seen, as far as that was told by now."""
-        told = [item.address for item in self.seen]
-        told += [word.outside for word in self.words if word.outside is not None]
-        return tuple(dict.fromkeys(a for a in map(bare, told) if is_public(a)))
+        """Return the addresses under which others see this side, as far as told by now."""
+        return _public(item.address for item in self.seen)
+
+    def said_by_router(self) -> tuple[str, ...]:
+        """Return the outside addresses that the router says it has: its word, and nobody's else."""
+        return _public(word.outside for word in self.words if word.outside is not None)
 
     def port_opener(self, *, keep: bool) -> PortOpener | None:
         """Return what opens ports on the router, None where there is no router to ask."""
@@ -133,3 +145,7 @@ class Outside:
             if isinstance(result, Exception):
                 raise result
         self._under_way.clear()
+
+
+def _public(addresses: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(a for a in map(bare, addresses) if is_public(a)))

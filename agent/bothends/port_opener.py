@@ -151,13 +151,7 @@ class PortOpener:
 
     def _kept_as_it_is(self, there: Mapping, told: _Told) -> OpenedMapping:
         if self._is_ours(there) and there.enabled:
-            return told.granted(
-                "upnp",
-                "it led here before, and stays as it is",
-                outside=self._outside("upnp"),
-                lease=there.lease or FOR_EVER,
-                kept=True,
-            )
+            return told.there("upnp", self._outside("upnp"), there.lease or FOR_EVER)
         why = (
             "the mapping to this host is there, and switched off"
             if self._is_ours(there)
@@ -329,8 +323,14 @@ class _Told:
     port: int
     router: str
 
+    def there(self, protocol: str, outside: str | None, lease: int) -> OpenedMapping:
+        """It is no mapping of ours, and so none that ends with the run."""
+        found = self.granted(protocol, outside=outside, lease=lease, kept=True)
+        why = "it led here before, and stays as it is"
+        return msgspec.structs.replace(found, outcome="there", detail=why)
+
     def granted(
-        self, protocol: str, detail: str = "", *, outside: str | None, lease: int, kept: bool
+        self, protocol: str, *, outside: str | None, lease: int, kept: bool
     ) -> OpenedMapping:
         return OpenedMapping(
             round=self.round_number,
@@ -339,7 +339,6 @@ class _Told:
             protocol=protocol,
             router=self.router,
             outcome="granted",
-            detail=detail,
             outside=outside,
             outside_port=self.port,
             lease=lease,

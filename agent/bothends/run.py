@@ -79,6 +79,7 @@ from .outcome import Outcome
 from .outside import Outside
 from .overheard import Overheard
 from .own_rules import OwnRules
+from .port_opener import PortOpener
 from .prober import Prober
 from .recorder import Recorder
 from .saving import Kept
@@ -259,7 +260,7 @@ class Run:
     async def _meet(self, contact: Contact) -> str | None:
         """Pair with the other side by any way; return why not, where that fails."""
         problem = await contact.listen()
-        self._outside.start()
+        self._look_outside()
         if problem is not None:
             sentence = f"The control port {self.options.control_port} cannot be used: {problem}."
             others = self.options.peers or self.options.rendezvous
@@ -294,6 +295,14 @@ class Run:
             if not chosen.done():
                 chosen.cancel()
                 await asyncio.gather(chosen, return_exceptions=True)
+
+    def _look_outside(self) -> None:
+        self._outside.start()
+        if self.options.map and self._outside.gateway is None:
+            self._say(
+                "There is no router to ask to forward the port (--map): this computer reaches "
+                "the Internet without one that translates addresses, or not at all."
+            )
 
     async def _stop_alone(self) -> None:
         """Close what a side does by itself: the two have met."""
@@ -467,7 +476,14 @@ class Run:
         return (*contact.seen_as, *self._outside.seen)
 
     def _public(self, contact: Contact) -> tuple[str, ...]:
-        """The addresses under which this side is seen, by whoever said so."""
+        """The addresses under which this side is seen, by whoever said so.
+
+        Its router's word counts only where nobody else says: the other side knocks there.
+        """
+        said = self._seen_public(contact) or self._outside.said_by_router()
+        return tuple(dict.fromkeys(filter(None, map(public, said))))
+
+    def _seen_public(self, contact: Contact) -> tuple[str, ...]:
         said = (*(item.address for item in contact.seen_as), *self._outside.public())
         return tuple(dict.fromkeys(filter(None, map(public, said))))
 
@@ -540,9 +556,7 @@ class Run:
         """Make a further test: everything may have changed."""
         self._recorder = Recorder(self.options.role)
         self._facts = host_facts(privileged=self._privileged)
-        await self._outside.close()
-        self._outside = self._make_outside()
-        self._outside.start()
+        self._outside.start_again()
         await self._resolve_targets()
         return await self._test(contact)
 
@@ -673,7 +687,8 @@ class Run:
         own = frozenset(bare(item.address) for item in self._facts.addresses)
 
         def public() -> tuple[str, ...]:
-            said = self._public(self._contact) if self._contact else ()
+            # Requests are sent there, on which no router's word must lead to anybody else.
+            said = self._seen_public(self._contact) if self._contact else ()
             seen = (bare(theirs.remote), *said)
             return tuple(a for a in dict.fromkeys(seen) if is_public(a) and a not in own)
 
@@ -689,8 +704,13 @@ class Run:
             public=public,
             others=others,
             control_port=self.options.control_port,
-            mapper=lambda: self._outside.port_opener(keep=self.options.keep_map),
+            mapper=self._make_mapper,
+            say=self._say,
         )
+
+    async def _make_mapper(self) -> PortOpener | None:
+        await self._outside.finish()
+        return self._outside.port_opener(keep=self.options.keep_map)
 
     def _own_listeners(self) -> OwnListeners:
         if self._own is None:

@@ -29,6 +29,7 @@ from .nat_causes import (
     not_led_back,
     refused_on_the_way,
     second_router,
+    taken_at_its_word,
     to_another_machine,
     to_another_port,
 )
@@ -453,6 +454,7 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         _between,
         "Run bothends on both computers with the right to see packets (as root, or with "
         "CAP_NET_RAW): they then see whether the requests leave the one and reach the other.",
+        likely=taken_at_its_word,
     ),
     PathCause(
         "network.reject",

@@ -516,8 +516,8 @@ class OpenedMapping(_Record, frozen=True):
     """By which it was asked for last: `upnp`, `pcp` or `nat-pmp`; empty where none is there."""
     router: Text
     outcome: Text
-    """`granted`; `other-port`, `refused`, `permanent-only`, `silent` or `failed`, and then it is
-    not there."""
+    """`granted`; `there`, it led here before and stays as it is; `other-port`, `refused`,
+    `permanent-only`, `silent` or `failed`, and then it is not there."""
     detail: Text = ""
     outside: Text | None = None
     outside_port: Port = 0

@@ -14,6 +14,7 @@ The order of thought, for each port at each address:
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from .addresses import family, is_near, public
 from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
 from .evidence import Evidence
 from .fixes import FixCase, Routers, fixes_for
-from .narrate import narrate, quote, title, untested
+from .narrate import asked_for, left_behind, narrate, quote, title, untested
 from .nat_causes import missed
 from .observations import Journey, Stage, Symptom, by_port, observe
 from .pairing import DESTINATION, SOURCE, other_role
@@ -173,8 +174,9 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
         )
     if j.translation is not None and j.translation.other_port is not None:
         return _elsewhere(j, services) if not j.failed else _stopped(j, services, losing=losing)
-    if _left_open(j):
-        return _opened(j, services)
+    if (left := _left_open(j)) is not None:
+        found = _find(left, losing=losing)
+        return dataclasses.replace(found, notes=(*asked_for(j), *left_behind(j), *found.notes))
     if j.proven or j.counted_through:
         return _clear(j, services)
     if any(trail.connected for trail in j.trails):
@@ -210,21 +212,34 @@ def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     )
 
 
-def _left_open(j: Journey) -> bool:
-    """Whether bothends had the router forward the port, that works, and it stays so."""
+def _left_open(j: Journey) -> Journey | None:
+    """Return the journey through a forwarding that bothends asked for, works, and stays."""
     n = j.translation
-    return bool(n and n.through_mapping and n.opened and n.opened.kept and not j.proven)
+    stays = n and n.through_mapping and n.opened and n.opened.kept and not j.proven
+    return j.forwarding if stays else None
 
 
-def _opened(j: Journey, services: tuple[_Named, ...]) -> _Finding:
-    because = narrate(j)
-    return _Finding(
-        path_clear=True,
-        reachable="no" if services else "yes",
-        causes=tuple((code, how, (*because, *text)) for code, how, text in services),
-        candidates=tuple(code for code, _, _ in services),
-        notes=because,
+_BEHIND = ("destination.", "service.")
+
+
+def _behind_router(j: Journey, named: Iterable[_Named]) -> tuple[_Named, ...]:
+    """What else keeps requests from the service, as those show that came in by request (--map).
+
+    Only behind what the forwarding got them past: the router.
+    """
+    codes = {code for code, _, _ in named}
+    if j.forwarding is None or codes != {"nat.no-forward"} or not _let_in(j):
+        return ()
+    found = _find(j.forwarding, losing=False)
+    return tuple(
+        (code, how, (*asked_for(j), *because))
+        for code, how, because in found.causes
+        if code.startswith(_BEHIND)
     )
+
+
+def _let_in(j: Journey) -> bool:
+    return j.translation is not None and j.translation.through_mapping is True
 
 
 def _half_open(j: Journey) -> _Finding:
@@ -339,7 +354,7 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
         path = ((left[0].code, _confidence(j, left[0]), narrate(j)),)
     # Where the way ends is one question, who listens another: both are told. But what a host
     # that forwards does with the port shows only when packets reach it.
-    causes = path if j.forwards else (*path, *services)
+    causes = path if j.forwards else (*path, *_behind_router(j, path), *services)
     causes = (*causes, *_standing(j, causes))
     causes = tuple({cause[0]: cause for cause in reversed(causes)}.values())[::-1]
     codes = [c[0] for c in path] or [c.code for c in left]
@@ -348,7 +363,7 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
         path_clear=False,
         reachable="no",
         causes=causes,
-        notes=_closes_at_home(j),
+        notes=(*_closes_at_home(j), *(() if path else asked_for(j)), *left_behind(j)),
         candidates=_union((code for code, _, _ in causes), codes, (c[0] for c in services)),
         next_step=next_step,
     )

@@ -121,6 +121,8 @@ def _by_request(n: Translation) -> str:
     if n.opened is None:
         return ""
     by = _PROTOCOLS.get(n.opened.protocol, "")
+    if n.opened.outcome == "there":
+        return ""  # which the router said already
     if n.opened.outcome != "granted":
         detail = f": {n.opened.detail}" if n.opened.detail else ""
         return f"The router did not open the port when it was asked to{detail}."
@@ -128,6 +130,35 @@ def _by_request(n: Translation) -> str:
     if n.through_mapping is None:
         return ""
     return f"{how} came in." if n.through_mapping else f"{how} did not come in either."
+
+
+def asked_for(j: Journey) -> tuple[str, ...]:
+    """Return what came of asking the router to forward the port, where it was asked (--map)."""
+    said = "" if j.translation is None else _by_request(j.translation)
+    return (said,) if said else ()
+
+
+def left_behind(j: Journey) -> tuple[str, ...]:
+    """Return what stays at the router because the user wanted it so (--keep-map)."""
+    opened = None if j.translation is None else j.translation.opened
+    if opened is None or opened.outcome != "granted" or not opened.kept:
+        return ()
+    how = f"by {_PROTOCOLS.get(opened.protocol, opened.protocol)}, for --keep-map"
+    until = (
+        f"ends {_duration(opened.lease)} after this test"
+        if opened.lease
+        else "stays for ever, until it is removed on the router's own pages"
+    )
+    return (f"The forwarding of the port that bothends asked the router for ({how}) {until}.",)
+
+
+def _duration(seconds: int) -> str:
+    """`seconds` as a person says it."""
+    for size, name in ((3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = round(seconds / size)
+            return f"about {count} {name}{'s' * (count > 1)}"
+    return f"{seconds} seconds"
 
 
 _RULED = {

@@ -18,6 +18,7 @@ __all__ = [
     "not_led_back",
     "refused_on_the_way",
     "second_router",
+    "taken_at_its_word",
     "to_another_machine",
     "to_another_port",
 ]
@@ -27,13 +28,14 @@ _SILENT = {Symptom.SILENT}
 
 def not_forwarded(j: Journey, n: Translation) -> bool | None:
     """The router has no rule for the port."""
-    if n.mapped_at is not None or n.to_destination is not None or n.double:
-        return False
-    if n.other_port is not None or n.unmasked:
+    if n.mapped_at is not None or n.other_port is not None or n.unmasked:
         return False
     if n.through_pinhole or n.through_mapping:
         # Only the router kept them away: opened from inside, or by its own hand, it lets them in.
+        # Whatever it says of the port.
         return True
+    if n.to_destination or n.double or (n.to_destination is False and _is_passed_on(j, n)):
+        return False
     if n.together:
         return None  # refused by the router: it may know its own outside address only from outside
     return True if _refused_by_holder(j, n) else None
@@ -61,10 +63,21 @@ def to_another_machine(j: Journey, n: Translation) -> bool | None:
     if n.through_pinhole or n.through_mapping or n.other_port is not None or n.unmasked:
         return False
     if n.mapping is not None and n.mapping.client is not None and n.mapping.enabled:
-        return not n.to_destination and not _same_machine(n)
+        if n.to_destination or _same_machine(n):
+            return False
+        return True if _is_passed_on(j, n) else None
     if n.mapped_at is None:
         return False if n.way.last or n.answered_by_holder else None
     return True if _answered_behind(j, n) else None
+
+
+def _is_passed_on(j: Journey, n: Translation) -> bool:
+    """Whether the packets bear out the router's word that it passes the port on.
+
+    It says so of a request whose time runs out, or there is an answer. Where there is neither,
+    its word is all there is.
+    """
+    return n.mapped_at is not None or j.symptoms != _SILENT
 
 
 def _answered_behind(j: Journey, n: Translation) -> bool:
@@ -100,7 +113,9 @@ def _same_machine(n: Translation) -> bool:
 
 def to_another_port(j: Journey, n: Translation) -> bool | None:
     """The router passes the port on to another port of the destination."""
-    if n.other_port is not None or (_same_machine(n) and n.to_destination is False):
+    if n.other_port is not None:
+        return True
+    if _same_machine(n) and n.to_destination is False and _is_passed_on(j, n):
         return True
     # The destination's TCP refuses them, as it does where nobody listens, while somebody waits on
     # the port: so they come in at another one.
@@ -112,7 +127,8 @@ def to_another_port(j: Journey, n: Translation) -> bool | None:
 
 def second_router(_j: Journey, n: Translation) -> bool | None:
     """A second router, or the carrier's, translates before the destination's own."""
-    return bool(n.double) and not n.through_mapping
+    # Opened at the destination's own router alone, none above it would let them in.
+    return bool(n.double) and not n.through_mapping and not n.through_pinhole
 
 
 def not_led_back(j: Journey, n: Translation) -> bool | None:
@@ -153,3 +169,11 @@ def refused_on_the_way(j: Journey, n: Translation) -> bool | None:
     behind = n.end is not None and n.mapped_at is not None and n.end[0] > n.mapped_at
     # The router's own filter refuses what it passes on: one hop nearer than who it passes it to.
     return True if behind and n.refused_behind is False and missed(j) else None
+
+
+def taken_at_its_word(j: Journey) -> bool:
+    """Return whether only the router says that it passes the port on: no packet shows it."""
+    n = j.translation
+    if n is None or n.mapped_at is not None or n.stops_after is not None:
+        return False
+    return bool(n.to_destination) or n.through_mapping is False

@@ -32,12 +32,14 @@ from .evidence import (
     SelfConnect,
     Sighting,
 )
-from .plan import ENOUGH, MAPPED, PINHOLE
+from .plan import ENOUGH
 from .stages import Stage
 from .tags import is_tag
 from .translation import (
     Neighbourhood,
     Translation,
+    as_forwarded,
+    helped_rounds,
     landing_of,
     neighbourhood,
     own_addresses,
@@ -224,6 +226,9 @@ class Journey:
     source_rules: tuple[MatchingRule, ...] = ()
     """Rules of the source's own firewall that match the requests or the answers."""
     destination_rules: tuple[MatchingRule, ...] = ()
+    forwarding: Journey | None = None
+    """The journey of what was sent while the router forwarded the port because bothends had asked
+    it to (--map)."""
 
     @cached_property
     def failed(self) -> tuple[Trail, ...]:
@@ -380,8 +385,12 @@ def observe(
     missing.
     """
     transport, address, port = key
-    attempts = [] if source is None else _attempts(source, destination, key)
     table = destination if destination is not None else None
+    forwarding = _while_forwarded(source, table, key)
+    if source is not None:
+        helped = helped_rounds(source, table)
+        source = replace(source, bursts=tuple(b for b in source.bursts if b.round not in helped))
+    attempts = [] if source is None else _attempts(source, destination, key)
     together = _together(source, table)
     around = neighbourhood(source, table, one_gateway=together)
     landing = None if table is None else landing_of(table, address)
@@ -433,14 +442,37 @@ def observe(
         unmet=_unmet(source, table),
         together=together,
         apart=around.apart,
-        translation=view_translation(source, table, key, around),
+        translation=view_translation(
+            source, table, key, around, through_mapping=_came_in(forwarding)
+        ),
         way=Way() if source is None else way_of(source.hop_probes, address, port),
         control=Way() if source is None else _control(source, address, port),
         landing=landing,
         public=tuple(sorted(around.destination_public)),
         source_rules=_rules(source, key),
         destination_rules=_rules(table, (transport, landing or address, port)),
+        forwarding=forwarding,
     )
+
+
+def _while_forwarded(
+    source: Evidence | None, table: Evidence | None, key: tuple[str, str, int]
+) -> Journey | None:
+    if source is None or table is None or not table.opened:
+        return None
+    then = as_forwarded(source, table, key)
+    return None if then is None else observe(*then, key)
+
+
+def _came_in(j: Journey | None) -> bool | None:
+    """Whether requests reached the destination; None where nobody could have seen them."""
+    if j is None:
+        return None
+    told = {trail.reached[Stage.ARRIVED] for trail in j.trails}
+    counted = j.counted.get(Stage.ARRIVED)
+    if True in told or counted:
+        return True
+    return False if counted is False or told == {False} else None
 
 
 def by_port(evidence: Evidence) -> dict[int, Evidence]:
@@ -545,8 +577,7 @@ def _taken(trails: Iterable[Trail]) -> bool | None:
 
 def _attempts(source: Evidence, table: Evidence | None, key: tuple[str, str, int]) -> list[Attempt]:
     """The attempts at the port as it is: not those for which a router was opened first."""
-    rounds = (*source.rounds, *(() if table is None else table.rounds))
-    helped = {r.number for r in rounds if r.kind in (PINHOLE, MAPPED)}
+    helped = helped_rounds(source, table)
     return [
         a
         for a in source.attempts

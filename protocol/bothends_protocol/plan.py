@@ -39,6 +39,7 @@ __all__ = [
     "pinhole_rounds",
     "primary_addresses",
     "probe_addresses",
+    "unseen_through_mapping",
     "well_formed",
 ]
 
@@ -331,7 +332,21 @@ def mapped_rounds(
     )[:MAX_MAPPED]
     if not probes:
         return []
-    return [RoundPlan(number=number, kind=MAPPED, prober=prober, attempts=ATTEMPTS, probes=probes)]
+    return [RoundPlan(number=number, kind=MAPPED, prober=prober, attempts=CERTAIN, probes=probes)]
+
+
+def unseen_through_mapping(tried: Sequence[Tried], seen: Sequence[SeenPort]) -> list[Probe]:
+    """Return the probes of which nobody saw whether they came in through the mapping.
+
+    Nothing came of them, and the observer has no right to see packets: the counters are left,
+    and what it takes to read them is a burst.
+    """
+    dark = {(bare(s.address), s.port) for s in seen if s.arrived is None and not s.delivered}
+    return [
+        item.probe
+        for item in tried
+        if (bare(item.probe.address), item.probe.port) in dark and item.silent == item.attempts
+    ]
 
 
 def well_formed(plan: RoundPlan) -> bool:

@@ -63,6 +63,7 @@ from .plan import (
     mapped_rounds,
     pinhole_rounds,
     probe_addresses,
+    unseen_through_mapping,
     well_formed,
 )
 from .ports import MAX_PORT, parse_ports
@@ -357,6 +358,11 @@ class Session:
         plan = self.rounds[-1]
         if plan.kind == BURST:
             self._burst_again(plan, tried)
+        if plan.kind == MAPPED:
+            self._queue += [
+                burst_round(len(self.rounds) + 1, plan.prober, probe, self._entropy)
+                for probe in unseen_through_mapping(tried, self._seen)
+            ]
         if plan.kind != CONNECT:
             return
         seen = {(bare(s.address), s.port): s for s in self._seen}
@@ -379,7 +385,10 @@ class Session:
     def _burst_again(self, plan: RoundPlan, tried: Sequence[Tried]) -> None:
         """Queue another burst at the same probe where the counters did not tell enough."""
         probe = plan.probes[0]
-        sent = [r for r in self.rounds if r.kind == BURST and r.probes == plan.probes]
+        # A router that was asked to forward in between makes another way of it.
+        begins = max((r.number for r in self.rounds if r.kind == MAPPED), default=0)
+        later = [r for r in self.rounds if r.number > begins]
+        sent = [r for r in later if r.kind == BURST and r.probes == plan.probes]
         if len(sent) >= MAX_SAME_BURSTS:
             return
         parts = [item.told for item in tried] + [item.told for item in self._seen]
@@ -408,7 +417,8 @@ class Session:
         if not 0 < len(plan.probes) <= MAX_PROBES or not 0 < plan.attempts <= MAX_ROUND_ATTEMPTS:
             return False
         asked = sum(earlier.kind == BURST for earlier in self.rounds)
-        if plan.kind == BURST and asked >= 2 * MAX_BURSTS * MAX_SAME_BURSTS:
+        # In both directions, and in one once more where the router was asked to forward.
+        if plan.kind == BURST and asked >= 3 * MAX_BURSTS * MAX_SAME_BURSTS:
             return False
         if (
             not self._wanted(plan)

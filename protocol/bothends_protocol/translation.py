@@ -10,15 +10,27 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .addresses import bare, family, is_carrier, is_private, is_public
-from .evidence import Attempt, Evidence, Mapping, OpenedMapping, RouterWord
-from .plan import ENOUGH, MAPPED, PINHOLE
+from msgspec.structs import replace
+
+from .addresses import (
+    bare,
+    family,
+    is_carrier,
+    is_loopback,
+    is_private,
+    is_public,
+    is_wildcard,
+)
+from .evidence import Attempt, Evidence, Mapping, OpenedMapping, Probe, RouterWord
+from .plan import BURST, ENOUGH, MAPPED, PINHOLE
 from .tags import is_tag
 from .ways import Way, way_of
 
 __all__ = [
     "Neighbourhood",
     "Translation",
+    "as_forwarded",
+    "helped_rounds",
     "landing_of",
     "neighbourhood",
     "outside_of",
@@ -257,8 +269,13 @@ def view_translation(
     table: Evidence | None,
     key: tuple[str, str, int],
     around: Neighbourhood,
+    *,
+    through_mapping: bool | None = None,
 ) -> Translation | None:
-    """Return what is known of the routers, None where the address is the destination's own."""
+    """Return what is known of the routers, None where the address is the destination's own.
+
+    `through_mapping`: whether requests came in where the router had been asked to forward.
+    """
     transport, address, port = key
     if source is None or table is None or bare(address) in own_addresses(table):
         return None
@@ -299,9 +316,9 @@ def view_translation(
             dict.fromkeys(w.protocol for w in table.router_words if w.outcome == "answers")
         ),
         other_port=_other_port(source, table, key, around),
-        through_pinhole=_through(source, table, key, PINHOLE),
+        through_pinhole=_through_pinhole(source, table, key),
         opened=_opened(table, transport, port),
-        through_mapping=_through(source, table, key, MAPPED),
+        through_mapping=through_mapping,
         unmasked=_unmasked(_attempts(source, key), source, table, around),
         public=tuple(public),
         inside=tuple(dict.fromkeys(a for a in (landing, *own) if a)),
@@ -334,9 +351,15 @@ def _word(
     """The router, the protocol by which it spoke of the port, and what it said."""
     for word in words:
         for mapping in word.mappings:
-            if (mapping.transport, mapping.port) == (transport, port):
+            if (mapping.transport, mapping.port) == (transport, port) and _is_sense(mapping):
                 return word.router, word.protocol, mapping
     return next((w.router for w in words if w.outcome == "answers"), ""), "", None
+
+
+def _is_sense(mapping: Mapping) -> bool:
+    """Whether a port can lead where the router says: it leads to no loopback address."""
+    client = mapping.client
+    return client is None or not (is_loopback(bare(client)) or is_wildcard(bare(client)))
 
 
 def _to_destination(mapping: Mapping | None, table: Evidence, port: int) -> bool | None:
@@ -347,6 +370,8 @@ def _to_destination(mapping: Mapping | None, table: Evidence, port: int) -> bool
 
 def _behind_two(table: Evidence) -> tuple[tuple[str, ...], bool]:
     """How it is known that a second router translates, and whether that is sure."""
+    if _holds_public(table):
+        return (), False  # whatever the router says of itself
     reasons: list[str] = []
     sure = False
     seen = {bare(s.address) for s in table.seen_as if is_public(s.address)}
@@ -391,6 +416,16 @@ def _behind_carrier(table: Evidence) -> bool:
     return is_carrier(_private_outside(table)) or bool(_carrier_hops(table))
 
 
+def _holds_public(table: Evidence) -> bool:
+    """Whether the destination's router itself answered to an address that others see it under."""
+    for address in {bare(s.address) for s in table.seen_as if is_public(s.address)}:
+        for port in {p.port for p in table.hop_probes if bare(p.address) == address}:
+            end = way_of(table.hop_probes, address, port).end
+            if end is not None and end[0] == 1:
+                return True
+    return False
+
+
 def _carrier_hops(table: Evidence) -> list[str]:
     """Routers of a carrier's shared addresses before the first public one, by the way out."""
     found = []
@@ -431,36 +466,75 @@ def _to_itself(table: Evidence, address: str) -> bool:
     return bare(address) not in others
 
 
+def helped_rounds(source: Evidence, table: Evidence | None) -> frozenset[int]:
+    """Return the rounds for which a router was opened first: they do not show the port as it is.
+
+    What the router was asked to forward it goes on to forward, so that these are also the bursts
+    which follow.
+    """
+    rounds = {r.number: r for r in (*source.rounds, *(table.rounds if table else ()))}
+    helped: set[int] = set()
+    asked: set[Probe] = set()
+    for number, plan in sorted(rounds.items()):
+        if plan.kind == MAPPED:
+            asked.update(plan.probes)
+        if plan.kind in (PINHOLE, MAPPED) or (plan.kind == BURST and asked & set(plan.probes)):
+            helped.add(number)
+    return frozenset(helped)
+
+
+def as_forwarded(
+    source: Evidence, table: Evidence, key: tuple[str, str, int]
+) -> tuple[Evidence, Evidence] | None:
+    """Return both evidences as if all had been tried while the router forwarded the port (--map).
+
+    They hold what was sent and seen then, and nothing of the routers: these were asked before.
+    None where the router did not, or nothing was sent.
+    """
+    transport, _, port = key
+    began = min(
+        (
+            o.round
+            for o in table.opened
+            if o.outcome == "granted" and (o.transport, o.port) == (transport, port)
+        ),
+        default=None,
+    )
+    if began is None:
+        return None
+    pinholes = _rounds(source, table, PINHOLE)
+    then = {n for n in helped_rounds(source, table) - pinholes if n >= began}
+    attempts = tuple(a for a in _attempts(source, key) if a.round in then)
+    if not attempts:
+        return None
+    return (
+        replace(
+            source,
+            rounds=(),
+            attempts=attempts,
+            bursts=tuple(b for b in source.bursts if b.round in then),
+            hop_probes=(),
+        ),
+        replace(table, rounds=(), hop_probes=(), router_words=(), pinholes=(), opened=()),
+    )
+
+
 def _rounds(source: Evidence, table: Evidence, kind: str) -> frozenset[int]:
     return frozenset(r.number for r in (*source.rounds, *table.rounds) if r.kind == kind)
 
 
-def _through(
-    source: Evidence, table: Evidence, key: tuple[str, str, int], kind: str
-) -> bool | None:
-    """Whether requests of the rounds of this kind came in; None where none was, or nobody saw."""
-    rounds = _rounds(source, table, kind)
-    tried = [
-        a for a in source.attempts if a.round in rounds and (a.transport, a.address, a.port) == key
-    ]
-    done = [
-        *(p.round for p in table.pinholes if kind == PINHOLE and p.sent and p.local_port == key[2]),
-        *(
-            o.round
-            for o in table.opened
-            if kind == MAPPED
-            and o.outcome == "granted"
-            and (o.transport, o.port) == (key[0], key[2])
-        ),
-    ]
-    tried = [a for a in tried if a.round in done]
+def _through_pinhole(source: Evidence, table: Evidence, key: tuple[str, str, int]) -> bool | None:
+    """Whether requests came in where the router was opened from inside; None: none, or unseen."""
+    opened = {p.round for p in table.pinholes if p.sent and p.local_port == key[2]}
+    rounds = _rounds(source, table, PINHOLE) & opened
+    tried = [a for a in _attempts(source, key) if a.round in rounds]
     if not tried:
         return None
     if any(_came_in(a, table, key[2]) for a in tried):
         return True
+    # A socket that waits and gets nothing may be behind the destination's own firewall.
     seen = any(w.name == "packets" and w.available and not w.lost for w in table.witnesses)
-    waits = any(o.opened and o.port == key[2] for o in table.own_listeners)
-    return False if seen or waits else None
+    return False if seen else None
 
 
 def _came_in(attempt: Attempt, table: Evidence, port: int) -> bool:
