@@ -387,8 +387,7 @@ def observe(
     transport, address, port = key
     table = destination if destination is not None else None
     forwarding = _while_forwarded(source, table, key)
-    if source is not None:
-        helped = helped_rounds(source, table)
+    if source is not None and (helped := helped_rounds(source, table)):
         source = replace(source, bursts=tuple(b for b in source.bursts if b.round not in helped))
     attempts = [] if source is None else _attempts(source, destination, key)
     together = _together(source, table)
