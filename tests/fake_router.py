@@ -3,7 +3,8 @@
 `FakeRouter` answers PCP and NAT-PMP at port 5351 and the search for UPnP at port 1900 with
 what it was given, and serves the pages it was given over HTTP. `Igd` is the part of a real
 one: mappings, leases, errors. Run as a program with an address, it is a router that knows
-UPnP and mappings for ever alone; it says on descriptor 3 when it is ready.
+UPnP and mappings for ever alone, or that has another of the `VICES` if one is named; it says on
+descriptor 3 when it is ready. It forwards nothing in truth.
 """
 
 from __future__ import annotations
@@ -22,7 +23,18 @@ from typing import Any
 
 from bothends_protocol import portmap, ssdp
 
-__all__ = ["DESCRIPTION", "LOCAL", "FakeRouter", "Igd", "Page", "own_address", "page", "router_at"]
+__all__ = [
+    "DESCRIPTION",
+    "LOCAL",
+    "VICES",
+    "VICTIM",
+    "FakeRouter",
+    "Igd",
+    "Page",
+    "own_address",
+    "page",
+    "router_at",
+]
 
 LOCAL = "127.0.0.1"
 SERVICE = "urn:schemas-upnp-org:service:WANIPConnection:1"
@@ -278,15 +290,60 @@ def _fault(code: int, words: str = "No\x1b[2J") -> bytes:
     return page(ENVELOPE.format(fault), "500 Internal Server Error")
 
 
-async def _permanent_only(address: str) -> None:
-    igd = Igd()
-    igd.permanent_only = True
-    router = FakeRouter(control=None, page=igd.page, address=address)
+VICTIM = "11.0.9.30"
+"""A third host, to which a router may point."""
+
+OUTSIDES = {
+    "no-outside": ".".join("0000"),
+    "loopback-outside": "127.0.0.1",
+    "foreign-outside": VICTIM,
+    "private-outside": "10.9.9.9",
+}
+CLIENTS = {"to-loopback": "127.0.0.1", "to-source": "192.168.1.10", "to-other": "192.168.1.30"}
+VICES = ("garbage", "huge", "flood", "location", "base", *OUTSIDES, *CLIENTS)
+"""What a router may do beside granting mappings for ever alone."""
+
+
+async def _endless() -> AsyncIterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\n\r\n"
+    while True:
+        yield b"<a>" * 20_000
+
+
+def _pervert(router: FakeRouter, igd: Igd, vice: str) -> None:
+    """Give `router`, which is honest so far, its vice."""
+    if vice == "permanent-only":
+        igd.permanent_only = True
+        router.control = None
+    elif vice == "garbage":
+        router.control = lambda data: [bytes(reversed(data)), b"", b"\xff" * 1200]
+        router.page = lambda *_: page("<<\0>>" * 50, "200 \x7f")
+    elif vice == "huge":
+        router.page = lambda *_: _endless()
+    elif vice == "flood":
+        router.search = lambda _: [router.location(f"/{number}") for number in range(300)]
+        router.page = lambda *_: page("nothing")
+    elif vice == "location":
+        router.search = lambda _: [router.location(host=VICTIM)]
+    elif vice == "base":
+        base = f"<URLBase>http://{VICTIM}:80/</URLBase>"
+        text = DESCRIPTION.format(extra=base, scpd=f"http://{VICTIM}/s", control="/c")
+        router.page = lambda *_: page(text)
+    elif vice in OUTSIDES:
+        igd.outside = OUTSIDES[vice]
+    else:
+        igd.mappings["tcp", 4242] = (CLIENTS[vice], 4242, 0)
+
+
+async def _serve(address: str, vice: str) -> None:
+    igd = Igd("11.0.2.2")
+    router = FakeRouter(control=igd.control, page=igd.page, address=address)
     router.search = lambda _: [router.location()]
+    _pervert(router, igd, vice)
     async with router_at(router):
         os.write(3, b"ready")
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(_permanent_only(sys.argv[1]))
+    asyncio.run(_serve(sys.argv[1], (*sys.argv[2:], "permanent-only")[0]))

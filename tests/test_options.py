@@ -93,6 +93,19 @@ def test_a_stun_server_has_a_usual_port(argv: list[str], text: str, expected: En
     assert options(*argv).stun is None
 
 
+def test_the_router_is_asked_only_where_the_user_wants_it() -> None:
+    assert (options(*DESTINATION).map, options(*DESTINATION).keep_map) == (False, False)
+    found = options(*DESTINATION, "--map")
+    assert (found.map, found.keep_map) == (True, False)
+    found = options(*DESTINATION, "--keep-map", "--map")
+    assert (found.map, found.keep_map) == (True, True)
+
+
+def test_what_is_not_opened_cannot_be_kept_open() -> None:
+    with pytest.raises(UsageError, match="--keep-map keeps open what --map opens: give both"):
+        options(*DESTINATION, "--keep-map")
+
+
 def test_paste_masks_unless_asked() -> None:
     found = options(*SOURCE, "--paste")
     assert (found.paste, found.paste_addresses, found.save) == (True, False, None)

@@ -39,6 +39,7 @@ from bothends_protocol.pairing import DESTINATION, SOURCE, other_role
 from bothends_protocol.plan import (
     ATTEMPTS,
     BURST,
+    MAPPED,
     MAX_ATTEMPTS,
     MAX_BURSTS,
     MAX_PROBES,
@@ -248,6 +249,20 @@ def test_a_run_from_the_offers_to_the_same_verdict() -> None:
         assert side.conclusion.source.role == SOURCE
         assert side.conclusion.destination.role == DESTINATION
         assert side.conclusion.verdict.status == "open"
+
+
+@pytest.mark.parametrize(
+    ("seen", "kinds"), [(True, [MAPPED]), (False, [MAPPED, BURST])], ids=["seen", "unseen"]
+)
+def test_what_nobody_sees_come_in_by_request_is_sent_as_a_burst(
+    kinds: list[str], *, seen: bool
+) -> None:
+    world = World(connects=False, seen=seen, arrive=0.0)
+    outside = changed(FROM_DESTINATION, addresses=("192.168.1.20",), map=True)
+    plans = Pair(world, destination=outside).run().plans()
+    begins = [plan.kind for plan in plans].index(MAPPED)
+    assert [plan.kind for plan in plans[begins:]] == kinds
+    assert {plan.probes for plan in plans[begins:]} == {plans[0].probes}
 
 
 def test_each_side_does_its_part_of_a_round() -> None:
