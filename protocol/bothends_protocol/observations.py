@@ -87,6 +87,8 @@ class Trail:
     """Whether the agent's own listener took the connection."""
     forwarded: bool = False
     """Whether the destination was seen to pass the request on to somebody else."""
+    ends: frozenset[tuple[str, int]] = frozenset()
+    """Addresses and ports from which the destination sees it come, as far as they are known."""
 
     @property
     def connected(self) -> bool:
@@ -348,13 +350,12 @@ class Journey:
         completed by what the source sends next, the end of the connection. What the program does
         then is its answer to that end.
         """
-        a = trail.attempt
+        number = trail.attempt.round
         return tuple(
             row
             for row in self.connections
-            if (row.round == a.round or (later and row.round > a.round))
-            and row.remote_port == a.local_port
-            and bare(row.remote_address) == bare(a.local_address)
+            if (row.round == number or (later and row.round > number))
+            and (bare(row.remote_address), row.remote_port) in trail.ends
         )
 
     @property
@@ -715,13 +716,16 @@ def _trail(
         attempt=attempt,
         left=left,
         arrived=arrived,
-        delivered=None if table is None else _delivered(here, table, own=own, held=held),
+        delivered=None
+        if table is None
+        else _delivered(here, table, own=own, held=held, absent=arrived is False),
         reply=reply,
         returned=returned,
         own=attempt.spoke == "challenge"
         or (table is not None and own and here.in_table(table.connections))
         or (table is not None and any(here.took(a) for a in table.acceptances)),
         forwarded=table is not None and here.passed_on(table.sightings),
+        ends=here.ends(() if table is None else table.connections),
     )
 
 
@@ -731,7 +735,10 @@ def _nowhere(attempt: Attempt, neighbour: Neighbour | None) -> bool:
     return unresolved and attempt.outcome != "connected"
 
 
-def _delivered(here: _Matcher, table: Evidence, *, own: bool, held: bool) -> bool | None:
+def _delivered(
+    here: _Matcher, table: Evidence, *, own: bool, held: bool, absent: bool
+) -> bool | None:
+    """Whether a socket took the request; `absent` is whether it is known not to have arrived."""
     if here.attempt.spoke == "challenge":
         return True
     if any(here.took(a) for a in table.acceptances):
@@ -739,8 +746,9 @@ def _delivered(here: _Matcher, table: Evidence, *, own: bool, held: bool) -> boo
     rows = [c for c in table.connections if c.round == here.attempt.round]
     if any(here.is_peer(c.remote_address, c.remote_port, c.local_port) for c in rows):
         return True
-    if any(here.may_be_peer(row) for row in rows):
-        return True if here.attempt.outcome == "connected" and here.known_outside else None
+    if not absent and any(here.may_be_peer(row) for row in rows):
+        sure = here.known_outside and here.alone
+        return True if here.attempt.outcome == "connected" and sure else None
     # Only a socket that was there to take the request can be said not to have got it, and
     # only while the source's end was still open could the table have shown it.
     waiting = own or (held and _relied(table, "sockets"))
@@ -782,6 +790,15 @@ class _Matcher:
         self._pairs = frozenset((bare(s.source), s.source_port) for s in came)
         self._outside = around.source_public
         self._unmet = _unmet(source, table)
+        # A router that keeps ports makes rows of its own of every attempt.
+        beside = [
+            other
+            for other in (() if source is None else source.attempts)
+            if other.round == attempt.round and other.local_port != attempt.local_port
+        ]
+        self._others = frozenset(other.local_port for other in beside)
+        self.alone = all(bare(other.address) == bare(attempt.address) for other in beside)
+        """Whether no other address was tried meanwhile, whose rows these may be."""
         own = frozenset() if table is None else _addresses(table)
         self.foreign = table is not None and bare(attempt.address) not in own
         """Whether a router must translate the address, so that it is another one in the end."""
@@ -886,6 +903,23 @@ class _Matcher:
             bare(address) == bare(a.local_address) or bare(address) in self._outside
         )
 
+    def ends(self, rows: Iterable[Connection]) -> frozenset[tuple[str, int]]:
+        """Return the addresses and ports that this attempt has where the destination sees it.
+
+        Behind a router that changes ports all those are meant that it may have, if `rows` show no
+        other.
+        """
+        a = self.attempt
+        kept = {(bare(address), a.local_port) for address in (a.local_address, *self._outside)}
+        known = frozenset(kept | self._pairs)
+        listed = [row for row in rows if row.round == a.round]
+        here = {(bare(row.remote_address), row.remote_port) for row in listed}
+        if here & known or not self.alone:
+            return known
+        return known | {
+            (bare(row.remote_address), row.remote_port) for row in listed if self.may_be_peer(row)
+        }
+
     @property
     def known_outside(self) -> bool:
         """Whether it is known how the source looks from outside."""
@@ -895,6 +929,8 @@ class _Matcher:
         """Whether a NAT that changes ports may have made this row of the attempt."""
         if row.local_port != self.attempt.port or row.round != self.attempt.round:
             return False
+        if row.remote_port in self._others:
+            return False  # it is that of another attempt
         if self._outside:
             return bare(row.remote_address) in self._outside
         return self.foreign

@@ -14,7 +14,7 @@ from .addresses import bare, family, is_carrier, is_private, is_public
 from .evidence import Attempt, Evidence, Mapping, OpenedMapping, RouterWord
 from .plan import ENOUGH, MAPPED, PINHOLE
 from .tags import is_tag
-from .ways import Way, way_of
+from .ways import SILENCE, Way, way_of
 
 __all__ = [
     "Neighbourhood",
@@ -47,6 +47,8 @@ class Neighbourhood:
 class Translation:
     """What is known of the routers before the destination, for one port of one address."""
 
+    address: str
+    """The tested one."""
     ours: bool | None
     """Whether the destination is seen under the tested address; None where nobody says how."""
     together: bool | None
@@ -74,6 +76,11 @@ class Translation:
     double: tuple[str, ...] = ()
     """How it is known that another router translates behind the destination's own."""
     double_sure: bool = False
+    speaks: bool = False
+    """Whether the destination's own router is known to say that requests expired."""
+    single: bool = False
+    """Whether it is known that the destination's own router has the address, or that nobody
+    translates behind it."""
     other_port: int | None = None
     """The port at which requests come in at the destination instead."""
     through_pinhole: bool | None = None
@@ -97,7 +104,8 @@ class Translation:
     @property
     def reached(self) -> bool:
         """Whether requests are known to have reached the machine that has the address."""
-        return bool(self.mapped_at is not None or self.answered_by_holder or self.through_pinhole)
+        answered = self.answered_by_holder and self.refused_behind is not False
+        return bool(self.mapped_at is not None or answered or self.through_pinhole)
 
     @property
     def refused_behind(self) -> bool | None:
@@ -107,7 +115,15 @@ class Translation:
         """
         if self.way.refused_after is None or self.end is None:
             return None
+        if self.way.last != self.end[0] - 1:
+            return None  # it may end before, where a request was lost
         return self.way.refused_after == self.end[0]
+
+    @property
+    def from_afar(self) -> bool:
+        """Whether a router of the Internet is on the way to the address."""
+        others = {bare(who) for who in self.way.expired.values()} - {bare(self.address)}
+        return self.through_pinhole is True or any(map(is_public, others))
 
     @property
     def end(self) -> tuple[int, str, str] | None:
@@ -117,11 +133,12 @@ class Translation:
     @property
     def answered_by_holder(self) -> bool:
         """Whether the machine that has the address answers itself, without passing it on."""
-        if self.mapped_at is not None or self.end is None:
+        if self.mapped_at is not None or self.end is None or self.cut_in:
             return False
         hop, outcome, sender = self.end
         reached = hop == 1 or self.way.last == hop - 1
-        return reached and (outcome != "unreachable" or bool(sender))
+        in_its_name = bare(sender) == bare(self.address)
+        return reached and (in_its_name or (outcome != "unreachable" and not sender))
 
 
 def own_addresses(evidence: Evidence) -> frozenset[str]:
@@ -141,8 +158,8 @@ def outside_of(here: Evidence, there: Evidence | None) -> frozenset[str]:
     # One of its own is an outside address too where it is public: then nobody translates.
     found = {bare(a) for a in told if a and (bare(a) not in own or is_public(bare(a)))}
     found |= {bare(s.address) for s in here.seen_as if is_public(s.address)}
-    if not found:
-        found |= {bare(w.outside) for w in here.router_words if w.outside and is_public(w.outside)}
+    # Where they differ, others see it through a tunnel, say, and the router has its own as well.
+    found |= {bare(w.outside) for w in here.router_words if w.outside and is_public(w.outside)}
     return frozenset(found)
 
 
@@ -239,7 +256,7 @@ def view_translation(
     way = way_of(probes, address, port)
     others = {p.port for p in probes if bare(p.address) == bare(address)} - {port}
     control = way_of(probes, address, min(others)) if others else Way()
-    double, sure = _behind_two(table)
+    double, sure = _behind_two(table, address)
     router, word, mapping = _word(table.router_words, transport, port)
     landing = landing_of(table, address)
     public = sorted(a for a in around.destination_public if family(a) == family(bare(address)))
@@ -251,6 +268,7 @@ def view_translation(
         }
     )
     return Translation(
+        address=address,
         ours=bare(address) in public if public else None,
         together=around.together,
         way=way,
@@ -264,11 +282,13 @@ def view_translation(
         router=router,
         double=double,
         double_sure=sure,
+        speaks=_speaks(table),
+        single=_single(table, address),
         other_port=_other_port(source, table, key, around),
         through_pinhole=_through(source, table, key, PINHOLE),
         opened=_opened(table, transport, port),
         through_mapping=_through(source, table, key, MAPPED),
-        unmasked=_unmasked(source, table, port, around),
+        unmasked=_unmasked(source, table, key, around),
         public=tuple(public),
         inside=tuple(dict.fromkeys(a for a in (landing, *own) if a)),
     )
@@ -283,7 +303,8 @@ def _stops_after(way: Way, control: Way, address: str) -> int | None:
         for hop, who in control.expired.items()
         if hop > way.last and hop in way.silent and bare(who) != bare(address)
     ]
-    return way.last if further else None
+    # One lost request and its repetition are no filter.
+    return way.last if sum(way.tries[hop] for hop in further) >= SILENCE else None
 
 
 def _cut_in(way: Way, control: Way, address: str) -> bool:
@@ -311,10 +332,15 @@ def _to_destination(mapping: Mapping | None, table: Evidence, port: int) -> bool
     return bare(mapping.client) in own_addresses(table) and mapping.client_port in (0, port)
 
 
-def _behind_two(table: Evidence) -> tuple[tuple[str, ...], bool]:
-    """How it is known that a second router translates, and whether that is sure."""
+def _behind_two(table: Evidence, address: str = "") -> tuple[tuple[str, ...], bool]:
+    """How it is known that a second router translates, and whether that is sure.
+
+    Not before `address`, where the own router has it.
+    """
     reasons: list[str] = []
     sure = False
+    if any(word.outside and bare(word.outside) == bare(address) for word in table.router_words):
+        return (), False  # the own router has it, whatever others see
     seen = {bare(s.address) for s in table.seen_as if is_public(s.address)}
     for word in table.router_words:
         outside = bare(word.outside) if word.outside else ""
@@ -378,6 +404,26 @@ def _beyond_own(table: Evidence) -> list[str]:
     return []
 
 
+def _speaks(table: Evidence) -> bool:
+    """Whether the first router on the destination's way out said that requests expired."""
+    return any(p.hops == 1 and p.outcome == "expired" and p.icmp for p in table.hop_probes)
+
+
+def _single(table: Evidence, address: str) -> bool:
+    """Whether the own router has the address, or is followed by one of the Internet at once."""
+    if any(word.outside and bare(word.outside) == bare(address) for word in table.router_words):
+        return True
+    for traced in {bare(p.address) for p in table.hop_probes}:
+        for port in {p.port for p in table.hop_probes if bare(p.address) == traced}:
+            way = way_of(table.hop_probes, traced, port)
+            if traced == bare(address) and 1 in way.ends:
+                return True
+            own, beyond = way.expired.get(1), way.expired.get(2)
+            if own and beyond and not is_public(own) and is_public(beyond):
+                return True
+    return False
+
+
 def _to_itself(table: Evidence, address: str) -> bool:
     """Whether the destination traced this address as its own: all others are the other side's."""
     others = {
@@ -415,9 +461,11 @@ def _through(
         return None
     if any(_came_in(a, table, key[2]) for a in tried):
         return True
+    if any(a.outcome != "silent" for a in tried):
+        return None  # somebody answered in the destination's place
+    # Without that witness the destination's own filter may have kept them.
     seen = any(w.name == "packets" and w.available and not w.lost for w in table.witnesses)
-    waits = any(o.opened and o.port == key[2] for o in table.own_listeners)
-    return False if seen or waits else None
+    return False if seen and not table.facts.xdp else None
 
 
 def _came_in(attempt: Attempt, table: Evidence, port: int) -> bool:
@@ -468,13 +516,23 @@ def _other_port(
     return others[0] if len(others) == 1 and found[others[0]] >= enough > 0 else None
 
 
-def _unmasked(source: Evidence, table: Evidence, port: int, around: Neighbourhood) -> bool:
+def _unmasked(
+    source: Evidence, table: Evidence, key: tuple[str, str, int], around: Neighbourhood
+) -> bool:
     """Whether the router sent requests back inside with the source's own inside address."""
-    own = own_addresses(source) - around.source_public
+    if around.together is False:
+        return False  # in another network that address is somebody else's
+    own = {a for a in own_addresses(source) if not is_public(a)}
+    mine = [a for a in source.attempts if (a.transport, a.address, a.port) == key]
+    tags = {a.tag for a in mine if a.tag}
     seen = any(
-        s.way == "in" and is_tag(s.mss) and s.destination_port == port and bare(s.source) in own
+        s.way == "in" and s.mss in tags and s.destination_port == key[2] and bare(s.source) in own
         for s in table.sightings
     )
+    ends = {(a.round, a.local_port) for a in mine}
     return seen or any(
-        row.local_port == port and bare(row.remote_address) in own for row in table.connections
+        row.local_port == key[2]
+        and (row.round, row.remote_port) in ends
+        and bare(row.remote_address) in own
+        for row in table.connections
     )
