@@ -51,6 +51,9 @@ __all__ = [
     "THERE",
     "Fate",
     "Story",
+    "answer_seen",
+    "facts_of",
+    "request_seen",
 ]
 
 HERE, THERE, ROUTER = "192.168.7.10", "192.168.7.20", "192.168.7.1"
@@ -220,7 +223,7 @@ def _round(story: Story) -> RoundPlan:
     )
 
 
-def _facts(*addresses: str, card: str, privileged: bool, forwards: bool = False) -> HostFacts:
+def facts_of(*addresses: str, card: str, privileged: bool, forwards: bool = False) -> HostFacts:
     return HostFacts(
         product="bothends",
         version="0",
@@ -243,7 +246,7 @@ def _opener(story: Story) -> Evidence:
         format=EVIDENCE_FORMAT,
         role=story.prober,
         session=b"session",
-        facts=_facts(story.opener, card=CARD_OF_OPENER, privileged=story.source_sees),
+        facts=facts_of(story.opener, card=CARD_OF_OPENER, privileged=story.source_sees),
         contact=ContactFacts(
             path=story.path,
             local=story.opener if story.path == "direct" else "",
@@ -286,7 +289,9 @@ def _attempt(story: Story, item: _Try) -> Attempt:
     )
 
 
-def _request(way: str, source: tuple[str, int], destination: tuple[str, int], seq: int) -> Sighting:
+def request_seen(
+    way: str, source: tuple[str, int], destination: tuple[str, int], seq: int, *, mss: int = 0
+) -> Sighting:
     return Sighting(
         at=0.1,
         way=way,
@@ -299,15 +304,16 @@ def _request(way: str, source: tuple[str, int], destination: tuple[str, int], se
         flags="S",
         seq=seq,
         ttl=64,
+        mss=mss,
     )
 
 
-def _answer(kind: str, request: Sighting, way: str, icmp: Icmp | None) -> Sighting:
+def answer_seen(kind: str, request: Sighting, way: str, icmp: Icmp | None) -> Sighting:
     if kind == "icmp":
         return msgspec.structs.replace(request, way=way, flags="", icmp=icmp)
     back = (request.destination, request.destination_port), (request.source, request.source_port)
     return msgspec.structs.replace(
-        _request(way, *back, 7),
+        request_seen(way, *back, 7),
         flags="SA" if kind == "syn-ack" else "AR",
         ack=(request.seq + 1) % 2**32,
     )
@@ -316,11 +322,11 @@ def _answer(kind: str, request: Sighting, way: str, icmp: Icmp | None) -> Sighti
 def _seen_leaving(story: Story) -> Iterator[Sighting]:
     for item in _tries(story):
         there = story.address, item.port
-        request = _request("out", (story.opener, item.local_port), there, item.seq)
+        request = request_seen("out", (story.opener, item.local_port), there, item.seq)
         if item.fate.left:
             yield request
         if item.fate.returned:
-            yield _answer(item.fate.returned, request, "in", item.fate.icmp)
+            yield answer_seen(item.fate.returned, request, "in", item.fate.icmp)
 
 
 # -- who should take them
@@ -331,7 +337,7 @@ def _taker(story: Story) -> Evidence:
         format=EVIDENCE_FORMAT,
         role=other_role(story.prober),
         session=b"session",
-        facts=_facts(
+        facts=facts_of(
             story.taker,
             *story.more_addresses,
             card=CARD,
@@ -377,11 +383,11 @@ def _as_seen(story: Story, item: _Try) -> tuple[str, int]:
 def _seen_arriving(story: Story) -> Iterator[Sighting]:
     for item in _tries(story):
         seq = item.seq - 12345 if story.new_numbers else item.seq
-        request = _request("in", _as_seen(story, item), (story.address, item.port), seq)
+        request = request_seen("in", _as_seen(story, item), (story.address, item.port), seq)
         if item.fate.arrived:
             yield request
         if item.fate.answer:
-            yield _answer(item.fate.answer, request, "out", item.fate.icmp)
+            yield answer_seen(item.fate.answer, request, "out", item.fate.icmp)
 
 
 def _own(story: Story, port: int) -> OwnListener:

@@ -43,6 +43,10 @@ MAX_HOPS = 24
 TRIES = 2
 """Requests to the tested port for each hop, so that one lost packet is no silent hop."""
 
+AGAIN = 3
+"""More of them for the hop at which the way falls silent: what is said of a router by its silence
+needs more than two requests. With those before, six in all."""
+
 PATIENCE_SECONDS = 0.6
 """For the first answer, by a way whose length nobody has measured: a satellite's round trip."""
 
@@ -119,7 +123,8 @@ class Tracer:
                 if any(item.outcome in _END for item in mine):
                     done += await self._who_refuses(number, address, port, mine)
                     break
-                if all(item.outcome == "silent" for item in block):
+                if all(item.outcome == "silent" for item in mine):
+                    done += await self._ask_again(number, address, port, done)
                     break
         finally:
             self.close()
@@ -134,6 +139,16 @@ class Tracer:
             return self._record(number, item)
         finally:
             self.close()
+
+    async def _ask_again(
+        self, number: int, address: str, port: int, done: list[HopProbe]
+    ) -> list[HopProbe]:
+        """Ask the hop behind the last that said something once more."""
+        said = [p.hops for p in done if p.port == port and p.outcome == "expired"]
+        block = [self._start(address, port, max(said, default=0) + 1) for _ in range(AGAIN)]
+        self._requests += block
+        await self._wait(block, 0.0, farthest(done))
+        return [self._record(number, item) for item in block]
 
     async def _who_refuses(
         self, number: int, address: str, port: int, asked: list[_Request]

@@ -180,6 +180,11 @@ def _from_between(j: Journey) -> bool:
     )
 
 
+def _from_public_router(j: Journey) -> bool:
+    """Whether a router of the Internet refused in its own name, before anybody translated."""
+    return _from_between(j) and j.icmp is not None and is_public(j.icmp.sender)
+
+
 def _no_way_on(j: Journey) -> bool:
     if j.icmp is None:
         return False
@@ -216,7 +221,9 @@ def _wrong_host(j: Journey) -> bool | None:
         return False
     if j.translation is not None and j.translation.ours is not None:
         # Seen from outside, the destination is the router's address, and no other.
-        return False if j.translation.ours else not j.translation.halted or None
+        if j.translation.ours:
+            return False
+        return None if j.translation.halted or _from_between(j) else True
     return True if j.stranger else None
 
 
@@ -239,9 +246,18 @@ def _behind_nat(
             return False
         if j.translation.halted:
             return False
-        return rule(j, j.translation)
+        found = rule(j, j.translation)
+        # What never left the source, or was refused before, tells nothing of that router.
+        before = (j.failed and j.furthest < Stage.LEFT) or _from_public_router(j)
+        return None if found and (before or not _is_its(j.translation)) else found
 
     return fits
+
+
+def _is_its(n: Translation) -> bool:
+    """Whether the address is known to be that of the destination's router."""
+    came_in = n.through_pinhole or n.through_mapping or n.other_port is not None or n.unmasked
+    return n.ours is True or bool(came_in)
 
 
 def _for_somebody_else(j: Journey) -> bool:
@@ -346,13 +362,25 @@ def _always(_j: Journey) -> bool | None:
 
 PATH_CAUSES: tuple[PathCause, ...] = (
     PathCause(
+        "nat.no-forward",
+        (Stage.LEFT, Stage.ARRIVED),
+        _ANY,
+        _behind_nat(not_forwarded),
+        "Look at the port forwarding of the router in front of the destination, or run bothends "
+        "there as root: it then opens the router from inside for a moment, and sees whether "
+        "requests come in.",
+    ),
+    PathCause(
         "nat.double",
         (Stage.LEFT, Stage.ARRIVED),
         _ANY,
         _behind_nat(second_router),
         "Compare the outside address that the destination's router shows on its own pages with "
         "the address under which others see the destination.",
-        likely=lambda j: j.translation is not None and not j.translation.double_sure,
+        likely=lambda j: (
+            # Without a word of the hops it may pass the port on.
+            j.translation is not None and not (j.translation.double_sure and j.translation.way.last)
+        ),
     ),
     PathCause(
         "nat.no-hairpin",
@@ -361,15 +389,6 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         _behind_nat(not_led_back),
         "Test the public address from a third computer outside this network, a telephone on "
         "mobile data for example.",
-    ),
-    PathCause(
-        "nat.no-forward",
-        (Stage.LEFT, Stage.ARRIVED),
-        _ANY,
-        _behind_nat(not_forwarded),
-        "Look at the port forwarding of the router in front of the destination, or run bothends "
-        "there as root: it then opens the router from inside for a moment, and sees whether "
-        "requests come in.",
     ),
     PathCause(
         "nat.wrong-host",
@@ -527,6 +546,8 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         _ANY,
         _wrong_host,
         "Compare the address with the ones that the destination has.",
+        # It may have another way out, of which nobody told.
+        likely=lambda j: j.translation is not None and not j.stranger,
     ),
     PathCause(
         "address.duplicate",

@@ -28,17 +28,27 @@ _SILENT = {Symptom.SILENT}
 
 def not_forwarded(j: Journey, n: Translation) -> bool | None:
     """The router has no rule for the port."""
-    if n.mapped_at is not None or n.other_port is not None or n.unmasked:
+    if n.other_port is not None or n.unmasked:
         return False
-    if n.through_pinhole or n.through_mapping:
-        # Only the router kept them away: opened from inside, or by its own hand, it lets them in.
-        # Whatever it says of the port.
+    if n.mapped_at is not None and not n.through_mapping:
+        # It is passed on: of two routers the inner one may have no rule.
+        return False if n.single else None
+    if _lets_in_when_opened(n):
         return True
     if n.to_destination or n.double or (n.to_destination is False and _is_passed_on(j, n)):
         return False
-    if n.together:
+    if n.together or (n.together is None and not n.from_afar):
         return None  # refused by the router: it may know its own outside address only from outside
-    return True if _refused_by_holder(j, n) else None
+    return True if n.single and _refused_by_holder(j, n) else None
+
+
+def _lets_in_when_opened(n: Translation) -> bool:
+    """Whether only the router kept requests away, whatever it says of the port.
+
+    It let them in when it was asked to forward, or where it was opened from inside. The latter,
+    where there are two routers, opens both, and a carrier may refuse them, too.
+    """
+    return bool(n.through_mapping or (n.through_pinhole and n.single and _says_nothing(n)))
 
 
 def _refused_by_holder(j: Journey, n: Translation) -> bool:
@@ -60,14 +70,14 @@ def _refused_by_holder(j: Journey, n: Translation) -> bool:
 
 def to_another_machine(j: Journey, n: Translation) -> bool | None:
     """The router passes the port on, and not to the destination."""
-    if n.through_pinhole or n.through_mapping or n.other_port is not None or n.unmasked:
+    if n.through_mapping or n.other_port is not None or n.unmasked:
         return False
     if n.mapping is not None and n.mapping.client is not None and n.mapping.enabled:
         if n.to_destination or _same_machine(n):
             return False
         return True if _is_passed_on(j, n) else None
     if n.mapped_at is None:
-        return False if n.way.last or n.answered_by_holder else None
+        return False if n.answered_by_holder or _says_nothing(n) else None
     return True if _answered_behind(j, n) else None
 
 
@@ -80,10 +90,20 @@ def _is_passed_on(j: Journey, n: Translation) -> bool:
     return n.mapped_at is not None or j.symptoms != _SILENT
 
 
+def _says_nothing(n: Translation) -> bool:
+    """Whether the router keeps silent of requests to the port that expire.
+
+    One that passes them on says so, if it ever does.
+    """
+    return n.speaks and n.way.last > 0 and n.way.falls_silent
+
+
 def _answered_behind(j: Journey, n: Translation) -> bool:
     """Whether something behind the router answers, and the destination gets nothing."""
     if n.end is None or n.mapped_at is None or n.end[0] <= n.mapped_at or not missed(j):
         return False
+    if n.double:
+        return False  # it may be the inner router
     # A refusal by ICMP, and one that comes from no further than the router, may be its own.
     return not j.symptoms or (j.symptoms == {Symptom.RESET} and n.refused_behind is True)
 
@@ -93,9 +113,14 @@ def missed(j: Journey) -> bool:
     told = j.counted.get(Stage.ARRIVED)
     if told:
         return False
-    if j.forwards is False and j.trails and _stood_elsewhere(j):
+    if j.forwards is False and j.strays is False and j.trails and _stood_elsewhere(j):
         return True  # each stood, and who holds the port there had none of them
-    return told is False or (bool(j.trails) and all(trail.arrived is False for trail in j.trails))
+    # Behind its router one without a tag is not seen where it comes in at another port.
+    behind = j.translation is not None and j.translation.ours is not False
+    return told is False or (
+        bool(j.trails)
+        and all(t.arrived is False and (t.attempt.tag or not behind) for t in j.trails)
+    )
 
 
 def _stood_elsewhere(j: Journey) -> bool:
@@ -121,48 +146,71 @@ def to_another_port(j: Journey, n: Translation) -> bool | None:
     # the port: so they come in at another one.
     waits = j.own or bool(j.holders)
     nobody = bool(j.trails) and all(trail.delivered is False for trail in j.trails)
-    refused = j.burst is not None and j.burst.refused is True
-    return refused and waits and nobody and j.symptoms == {Symptom.RESET}
+    refused = None if j.burst is None else j.burst.refused
+    if refused and waits and nobody and j.symptoms == {Symptom.RESET}:
+        return True
+    told = j.symptoms - _SILENT
+    if j.symptoms == _SILENT or told - {Symptom.RESET} or n.answered_by_holder:
+        return False
+    if n.refused_behind is False:
+        return False
+    # Where nobody sees packets nobody sees at which port they come in.
+    seen = any(trail.arrived for trail in j.trails) or missed(j) or bool(j.proven)
+    return False if seen or refused is False else None
 
 
-def second_router(_j: Journey, n: Translation) -> bool | None:
+def second_router(j: Journey, n: Translation) -> bool | None:
     """A second router, or the carrier's, translates before the destination's own."""
-    # Opened at the destination's own router alone, none above it would let them in.
-    return bool(n.double) and not n.through_mapping and not n.through_pinhole
+    if n.through_mapping or n.mapped_at is not None or n.single or not j.symptoms:
+        return False  # and passes the port on, where it is there
+    if n.to_destination is False or n.other_port is not None or n.unmasked:
+        return bool(n.double)
+    # A refusal from before the address is not that router's.
+    return True if n.double and n.refused_behind is not False else None
 
 
 def not_led_back(j: Journey, n: Translation) -> bool | None:
     """Both are behind one router, and it does not lead its own public address back inside."""
-    if not n.together:
+    if n.together is False:
         return False
-    if n.unmasked or (j.burst is not None and j.burst.reset_here):
+    if n.unmasked or (n.together and j.burst is not None and j.burst.reset_here):
         return True  # the answer goes straight, from an address that the source did not ask
     elsewhere = n.ours is None and not is_public(j.address)
-    if not j.failed or elsewhere or j.furthest >= Stage.ARRIVED or n.mapped_at is not None:
+    if not j.failed or elsewhere:
         return False
-    return True if n.to_destination else None
+    if j.furthest >= Stage.ARRIVED:
+        # The answer may go straight, and the source does not take it: it asked another address.
+        return None if j.symptoms == _SILENT and j.stopped > Stage.REPLIED else False
+    if n.mapped_at is not None:
+        return None if j.symptoms == _SILENT else False
+    nothing = n.answered_by_holder or missed(j)
+    return True if n.to_destination and n.together and nothing else None
 
 
 def kept_on_the_way(j: Journey, n: Translation) -> bool | None:
     """Something before the router drops requests, or behind it and before the destination."""
     if n.stops_after is not None:
-        return n.stops_after > 0
+        # Before the first hop says anything it is the source's own filter, or something beside it.
+        return True if n.stops_after > 0 or j.furthest >= Stage.LEFT else None
     if n.cut_in or n.through_pinhole or n.through_mapping or n.ours is False:
         return False
     if n.unmasked or n.other_port is not None or n.answered_by_holder:
         return False
-    if n.double and n.mapped_at is None:
-        return False
     if n.together:
-        return None if n.mapped_at is not None else False
+        return None if n.mapped_at is not None or not n.way.asked else False
     forwarded = n.to_destination or n.through_mapping is False
-    return True if forwarded and missed(j) and not n.double else None
+    gone = j.furthest >= Stage.LEFT and missed(j)
+    return True if forwarded and gone and n.single else None
 
 
 def refused_on_the_way(j: Journey, n: Translation) -> bool | None:
     """Something between the two refuses in somebody else's name."""
     if n.cut_in:
-        return n.end is not None and n.end[1] != "connected"
+        if n.end is None or n.end[1] == "connected":
+            return False
+        # Where no hop before it said anything it may be the source's own filter.
+        past = n.end[0] - 1 in n.way.expired or j.furthest >= Stage.LEFT
+        return True if past else None
     came_in = n.through_pinhole or n.through_mapping or n.other_port is not None or n.unmasked
     if came_in or n.stops_after is not None or n.ours is False or n.refused_behind is True:
         return False

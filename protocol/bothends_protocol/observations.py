@@ -217,6 +217,9 @@ class Journey:
     own."""
     way: Way = field(default_factory=Way)
     """What requests with a small time to live show of the hops to the port."""
+    strays: bool | None = None
+    """Whether the destination's table has rows of the source's that belong to no attempt, at other
+    ports; None where nobody says how the source looks from outside."""
     landing: str | None = None
     """The destination's own address at which requests come in."""
     public: tuple[str, ...] = ()
@@ -360,11 +363,11 @@ class Journey:
         completed by what the source sends next, the end of the connection. What the program does
         then is its answer to that end.
         """
-        a = trail.attempt
+        number = trail.attempt.round
         return tuple(
             row
             for row in self.connections
-            if (row.round == a.round or (later and row.round > a.round))
+            if (row.round == number or (later and row.round > number))
             and (row.transport, row.remote_port, bare(row.remote_address)) in trail.rows
         )
 
@@ -446,6 +449,7 @@ def observe(
         ),
         way=Way() if source is None else way_of(source.hop_probes, address, port),
         control=Way() if source is None else _control(source, address, port),
+        strays=_strays(attempts, source, table, around),
         landing=landing,
         public=tuple(sorted(around.destination_public)),
         source_rules=_rules(source, key),
@@ -638,6 +642,26 @@ def _stranger(neighbour: Neighbour | None, table: Evidence | None) -> bool | Non
     return neighbour.hardware not in table.facts.hardware
 
 
+def _strays(
+    attempts: Iterable[Attempt],
+    source: Evidence | None,
+    table: Evidence | None,
+    around: Neighbourhood,
+) -> bool | None:
+    if source is None or table is None or not around.source_public:
+        return None
+    rounds = {a.round for a in attempts}
+    known = {(a.round, a.local_port) for a in source.attempts}
+    tested = {p.port for r in (*source.rounds, *table.rounds) for p in r.probes}
+    return any(
+        row.round in rounds
+        and row.local_port not in tested
+        and (row.round, row.remote_port) not in known
+        and bare(row.remote_address) in around.source_outside
+        for row in table.connections
+    )
+
+
 def _control(source: Evidence, address: str, port: int) -> Way:
     """The hops to the address by another port than the tested one."""
     ports = {p.port for p in source.hop_probes if bare(p.address) == bare(address)} - {port}
@@ -759,7 +783,9 @@ def _trail(
         attempt=attempt,
         left=left,
         arrived=arrived,
-        delivered=None if table is None else _delivered(here, table, own=own, held=held),
+        delivered=None
+        if table is None
+        else _delivered(here, table, own=own, held=held, absent=arrived is False),
         reply=reply,
         returned=returned,
         own=attempt.spoke == "challenge"
@@ -776,7 +802,10 @@ def _nowhere(attempt: Attempt, neighbour: Neighbour | None) -> bool:
     return unresolved and attempt.outcome != "connected"
 
 
-def _delivered(here: _Matcher, table: Evidence, *, own: bool, held: bool) -> bool | None:
+def _delivered(
+    here: _Matcher, table: Evidence, *, own: bool, held: bool, absent: bool
+) -> bool | None:
+    """Whether a socket took the request; `absent` is whether it is known not to have arrived."""
     if here.attempt.spoke == "challenge":
         return True
     if any(here.took(a) for a in table.acceptances):
@@ -784,8 +813,9 @@ def _delivered(here: _Matcher, table: Evidence, *, own: bool, held: bool) -> boo
     rows = [c for c in table.connections if c.round == here.attempt.round]
     if any(here.is_peer(c.remote_address, c.remote_port, c.local_port) for c in rows):
         return True
-    if any(here.may_be_peer(row) for row in rows):
-        return True if here.attempt.outcome == "connected" and here.known_outside else None
+    if not absent and any(here.may_be_peer(row) for row in rows):
+        sure = here.known_outside and here.alone
+        return True if here.attempt.outcome == "connected" and sure else None
     # Only a socket that was there to take the request can be said not to have got it, and
     # only while the source's end was still open could the table have shown it.
     waiting = own or (held and _relied(table, "sockets"))
@@ -831,6 +861,13 @@ class _Matcher:
         )
         """Where any attempt came from: most NATs keep the port, so its row is not this one's."""
         self._unmet = _unmet(source, table)
+        beside = [
+            other
+            for other in (() if source is None else source.attempts)
+            if other.round == attempt.round and other.local_port != attempt.local_port
+        ]
+        self.alone = all(bare(other.address) == bare(attempt.address) for other in beside)
+        """Whether no other address was tried meanwhile, whose rows these may be."""
         own = frozenset() if table is None else _addresses(table)
         self.foreign = table is not None and bare(attempt.address) not in own
         """Whether a router must translate the address, so that it is another one in the end."""
@@ -948,7 +985,7 @@ class _Matcher:
         changed = {
             (a.transport, row.remote_port, bare(row.remote_address))
             for row in rows
-            if self.may_be_peer(row)
+            if self.alone and self.may_be_peer(row)
         }
         return frozenset(named or changed)
 
@@ -961,9 +998,11 @@ class _Matcher:
         """Whether a NAT that changes ports may have made this row of the attempt."""
         if row.local_port != self.attempt.port or row.round != self.attempt.round:
             return False
-        if not self.foreign or (row.round, row.remote_port) in self._ports:
-            return False
-        return not self._outside or bare(row.remote_address) in self._outside
+        if (row.round, row.remote_port) in self._ports:
+            return False  # it is that of another attempt, or known without this
+        if self._outside:
+            return bare(row.remote_address) in self._outside
+        return self.foreign
 
 
 def loopback_only(rows: Iterable[Listener]) -> bool:

@@ -24,7 +24,7 @@ from .addresses import (
 from .evidence import Attempt, Evidence, Mapping, OpenedMapping, Probe, RouterWord
 from .plan import BURST, ENOUGH, MAPPED, PINHOLE
 from .tags import is_tag
-from .ways import Way, way_of
+from .ways import SILENCE, Way, way_of
 
 __all__ = [
     "Neighbourhood",
@@ -70,6 +70,8 @@ class Neighbourhood:
 class Translation:
     """What is known of the routers before the destination, for one port of one address."""
 
+    address: str
+    """The tested one."""
     ours: bool | None
     """Whether the destination is seen under the tested address; None where nobody says how."""
     together: bool | None
@@ -103,6 +105,11 @@ class Translation:
     """The outside address of the destination's router, where that is a private one."""
     asked_by: tuple[str, ...] = ()
     """Protocols by which the router can be asked for a forwarding."""
+    speaks: bool = False
+    """Whether the destination's own router is known to say that requests expired."""
+    single: bool = False
+    """Whether it is known that the destination's own router has the address, or that nobody
+    translates behind it."""
     other_port: int | None = None
     """The port at which requests come in at the destination instead."""
     through_pinhole: bool | None = None
@@ -126,7 +133,8 @@ class Translation:
     @property
     def reached(self) -> bool:
         """Whether requests are known to have reached the machine that has the address."""
-        return bool(self.mapped_at is not None or self.answered_by_holder or self.through_pinhole)
+        answered = self.answered_by_holder and self.refused_behind is not False
+        return bool(self.mapped_at is not None or answered or self.through_pinhole)
 
     @property
     def refused_behind(self) -> bool | None:
@@ -136,7 +144,15 @@ class Translation:
         """
         if self.way.refused_after is None or self.end is None:
             return None
+        if self.way.last != self.end[0] - 1:
+            return None  # it may end before, where a request was lost
         return self.way.refused_after == self.end[0]
+
+    @property
+    def from_afar(self) -> bool:
+        """Whether a router of the Internet is on the way to the address."""
+        others = {bare(who) for who in self.way.expired.values()} - {bare(self.address)}
+        return self.through_pinhole is True or any(map(is_public, others))
 
     @property
     def end(self) -> tuple[int, str, str] | None:
@@ -146,11 +162,12 @@ class Translation:
     @property
     def answered_by_holder(self) -> bool:
         """Whether the machine that has the address answers itself, without passing it on."""
-        if self.mapped_at is not None or self.end is None:
+        if self.mapped_at is not None or self.end is None or self.cut_in:
             return False
         hop, outcome, sender = self.end
         reached = hop == 1 or self.way.last == hop - 1
-        return reached and (outcome != "unreachable" or bool(sender))
+        in_its_name = bare(sender) == bare(self.address)
+        return reached and (in_its_name or (outcome != "unreachable" and not sender))
 
 
 def own_addresses(evidence: Evidence) -> frozenset[str]:
@@ -170,8 +187,8 @@ def outside_of(here: Evidence, there: Evidence | None) -> frozenset[str]:
     # One of its own is an outside address too where it is public: then nobody translates.
     found = {bare(a) for a in told if a and (bare(a) not in own or is_public(bare(a)))}
     found |= {bare(s.address) for s in here.seen_as if is_public(s.address)}
-    if not found:
-        found |= {bare(w.outside) for w in here.router_words if w.outside and is_public(w.outside)}
+    # Where they differ, others see it through a tunnel, say, and the router has its own as well.
+    found |= {bare(w.outside) for w in here.router_words if w.outside and is_public(w.outside)}
     return frozenset(found)
 
 
@@ -285,7 +302,7 @@ def view_translation(
     way = way_of(probes, address, port)
     others = {p.port for p in probes if bare(p.address) == bare(address)} - {port}
     control = way_of(probes, address, min(others)) if others else Way()
-    double, sure = _behind_two(table)
+    double, sure = _behind_two(table, address)
     router, word, mapping = _word(table.router_words, transport, port)
     landing = landing_of(table, address)
     public = sorted(a for a in around.destination_public if family(a) == family(bare(address)))
@@ -297,6 +314,7 @@ def view_translation(
         }
     )
     return Translation(
+        address=address,
         ours=bare(address) in public if public else None,
         together=around.together,
         way=way,
@@ -315,6 +333,8 @@ def view_translation(
         asked_by=tuple(
             dict.fromkeys(w.protocol for w in table.router_words if w.outcome == "answers")
         ),
+        speaks=_speaks(table),
+        single=_single(table, address),
         other_port=_other_port(source, table, key, around),
         through_pinhole=_through_pinhole(source, table, key),
         opened=_opened(table, transport, port),
@@ -334,7 +354,8 @@ def _stops_after(way: Way, control: Way, address: str) -> int | None:
         for hop, who in control.expired.items()
         if hop > way.last and hop in way.silent and bare(who) != bare(address)
     ]
-    return way.last if further else None
+    # One lost request and its repetition are no filter.
+    return way.last if sum(way.tries[hop] for hop in further) >= SILENCE else None
 
 
 def _cut_in(way: Way, control: Way, address: str) -> bool:
@@ -368,12 +389,17 @@ def _to_destination(mapping: Mapping | None, table: Evidence, port: int) -> bool
     return bare(mapping.client) in own_addresses(table) and mapping.client_port in (0, port)
 
 
-def _behind_two(table: Evidence) -> tuple[tuple[str, ...], bool]:
-    """How it is known that a second router translates, and whether that is sure."""
+def _behind_two(table: Evidence, address: str = "") -> tuple[tuple[str, ...], bool]:
+    """How it is known that a second router translates, and whether that is sure.
+
+    Not before `address`, where the own router has it.
+    """
     if _holds_public(table):
         return (), False  # whatever the router says of itself
     reasons: list[str] = []
     sure = False
+    if any(word.outside and bare(word.outside) == bare(address) for word in table.router_words):
+        return (), False  # the own router has it, whatever others see
     seen = {bare(s.address) for s in table.seen_as if is_public(s.address)}
     for word in table.router_words:
         outside = bare(word.outside) if word.outside else ""
@@ -456,6 +482,26 @@ def _beyond_own(table: Evidence) -> list[str]:
     return []
 
 
+def _speaks(table: Evidence) -> bool:
+    """Whether the first router on the destination's way out said that requests expired."""
+    return any(p.hops == 1 and p.outcome == "expired" and p.icmp for p in table.hop_probes)
+
+
+def _single(table: Evidence, address: str) -> bool:
+    """Whether the own router has the address, or is followed by one of the Internet at once."""
+    if any(word.outside and bare(word.outside) == bare(address) for word in table.router_words):
+        return True
+    for traced in {bare(p.address) for p in table.hop_probes}:
+        for port in {p.port for p in table.hop_probes if bare(p.address) == traced}:
+            way = way_of(table.hop_probes, traced, port)
+            if traced == bare(address) and 1 in way.ends:
+                return True
+            own, beyond = way.expired.get(1, ""), way.expired.get(2, "")
+            if is_public(beyond) and not is_public(own):
+                return True
+    return False
+
+
 def _to_itself(table: Evidence, address: str) -> bool:
     """Whether the destination traced this address as its own: all others are the other side's."""
     others = {
@@ -532,9 +578,11 @@ def _through_pinhole(source: Evidence, table: Evidence, key: tuple[str, str, int
         return None
     if any(_came_in(a, table, key[2]) for a in tried):
         return True
-    # A socket that waits and gets nothing may be behind the destination's own firewall.
+    if any(a.outcome != "silent" for a in tried):
+        return None  # somebody answered in the destination's place
+    # Without that witness the destination's own filter may have kept them.
     seen = any(w.name == "packets" and w.available and not w.lost for w in table.witnesses)
-    return False if seen else None
+    return False if seen and not table.facts.xdp else None
 
 
 def _came_in(attempt: Attempt, table: Evidence, port: int) -> bool:
@@ -593,7 +641,9 @@ def _unmasked(
     mine: Sequence[Attempt], source: Evidence, table: Evidence, around: Neighbourhood
 ) -> bool:
     """Whether the router sent these requests back inside with the source's own inside address."""
-    own = own_addresses(source) - around.source_public
+    if around.together is False:
+        return False  # in another network that address is somebody else's
+    own = {a for a in own_addresses(source) if not is_public(a)}
     tags = {a.tag for a in mine if a.tag}
     local = {(a.round, a.local_port) for a in mine}
     return any(
