@@ -508,9 +508,9 @@ GOLDEN = [
         "another machine has the address, and connects",
         ("address.wrong-host",),
         always(ELSEWHERE, to=PUBLIC, typed=(PUBLIC,)),
-        both="?????  ? nat.wrong-host address.wrong-host network.proxy",
+        both="?????  ? nat.wrong-host nat.wrong-port address.wrong-host network.proxy",
         source="?????  ? nat.wrong-host nat.wrong-port address.wrong-host network.proxy",
-        destination="?????  ? nat.wrong-host address.wrong-host network.proxy",
+        destination="?????  ? nat.wrong-host nat.wrong-port address.wrong-host network.proxy",
         none="?????  ? nat.wrong-host nat.wrong-port address.wrong-host network.proxy",
     ),
     Row(
