@@ -136,6 +136,12 @@ GOLDEN = [
         only_source="cc??? ? nat.wrong-host nat.wrong-port",
     ),
     Row(
+        "forwarded to another machine, which answers, and the service does not run",
+        Homes(forward=("other", 4242), listening=()),
+        "ccB-B nat.wrong-host! service.not-running~",
+        only_source="cc??? ? nat.wrong-host nat.wrong-port",
+    ),
+    Row(
         "forwarded to another machine, which refuses",
         Homes(forward=("other", 4242), other="refuses"),
         "ccB-- nat.wrong-host!",
@@ -299,7 +305,6 @@ GOLDEN = [
         "in one home, and led back inside",
         Homes(one_home=True, hairpin="full"),
         "ccccc",
-        only_source="????? ? nat.no-hairpin nat.wrong-host nat.wrong-port network.proxy",
     ),
     Row(
         "in one home, and not forwarded",

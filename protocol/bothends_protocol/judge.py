@@ -170,13 +170,13 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
             next_step="Nothing could be tried. Run both sides again.",
         )
     if j.translation is not None and j.translation.other_port is not None:
-        return _elsewhere(j) if not j.failed else _stopped(j, services, losing=losing)
+        return _elsewhere(j, services) if not j.failed else _stopped(j, services, losing=losing)
     if _left_open(j):
         return _opened(j, services)
     if j.proven or j.counted_through:
         return _clear(j, services)
     if any(trail.connected for trail in j.trails):
-        return _elsewhere(j)
+        return _elsewhere(j, services)
     return _stopped(j, services, losing=losing)
 
 
@@ -278,7 +278,7 @@ def _lossy(j: Journey) -> bool:
     return bool(lost) if witnessed else len(silent) >= ENOUGH
 
 
-def _elsewhere(j: Journey) -> _Finding:
+def _elsewhere(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     """Every attempt connected, and none can be shown to have reached the destination."""
     kinds = ("address.", "nat.")
     fitting = [c for c in PATH_CAUSES if c.code.startswith(kinds) and c.fits(j) is not False]
@@ -289,11 +289,12 @@ def _elsewhere(j: Journey) -> _Finding:
         if j.stranger:
             because += ("Another machine's network card answers for the address.",)
         confidence = "likely" if cause.likely(j) else "proven"
+        beside = () if j.forwards else services
         return _Finding(
             path_clear=False,
             reachable="no",
-            causes=((cause.code, confidence, because),),
-            candidates=(cause.code,),
+            causes=((cause.code, confidence, because), *beside),
+            candidates=(cause.code, *(code for code, _, _ in beside)),
         )
     # A router that passes the request on, and is not itself where it ends, is no proxy.
     passed_on = j.translation is not None and j.translation.mapped_at is not None
