@@ -25,9 +25,12 @@ __all__ = [
     "MAPPED",
     "MAX_ATTEMPTS",
     "MAX_BURSTS",
+    "MAX_MAPPED",
+    "MAX_PINHOLES",
     "MAX_PROBES",
     "MAX_SAME_BURSTS",
     "PINHOLE",
+    "PINHOLE_ATTEMPTS",
     "Tally",
     "add",
     "burst_probes",
@@ -340,10 +343,10 @@ def well_formed(plan: RoundPlan) -> bool:
     if plan.kind == MAPPED:
         return not plan.pattern and not plan.local_ports and len(plan.probes) <= MAX_MAPPED
     if plan.kind == PINHOLE:
-        asked = plan.attempts * len(plan.probes)
         return (
             not plan.pattern
-            and len(plan.local_ports) == asked
+            and len(plan.probes) == 1
+            and plan.attempts == len(plan.local_ports) == PINHOLE_ATTEMPTS
             and all(_LOCAL_PORTS[0] <= port <= _LOCAL_PORTS[1] for port in plan.local_ports)
         )
     return (

@@ -50,8 +50,10 @@ from .plan import (
     CONNECT,
     MAPPED,
     MAX_BURSTS,
+    MAX_PINHOLES,
     MAX_PROBES,
     MAX_SAME_BURSTS,
+    PINHOLE,
     Tally,
     add,
     burst_probes,
@@ -98,6 +100,9 @@ MAX_ROUNDS = 400
 MAX_ROUND_ATTEMPTS = 32
 """Attempts per probe that a leader may ask for in one round."""
 
+
+_MOST = {BURST: 2 * MAX_BURSTS * MAX_SAME_BURSTS, PINHOLE: 2 * MAX_PINHOLES, MAPPED: 2}
+"""Rounds of a kind in one run, both directions together."""
 
 MAX_OFFERED = 65535
 """Ports that one offer may name, all transports together."""
@@ -405,8 +410,8 @@ class Session:
             return False
         if not 0 < len(plan.probes) <= MAX_PROBES or not 0 < plan.attempts <= MAX_ROUND_ATTEMPTS:
             return False
-        asked = sum(earlier.kind == BURST for earlier in self.rounds)
-        if plan.kind == BURST and asked >= 2 * MAX_BURSTS * MAX_SAME_BURSTS:
+        asked = sum(earlier.kind == plan.kind for earlier in self.rounds)
+        if asked >= _MOST.get(plan.kind, MAX_ROUNDS):
             return False
         if (
             not self._wanted(plan)
