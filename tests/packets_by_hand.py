@@ -12,12 +12,21 @@ ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58
 
 
 def tcp(
-    source_port: int, destination_port: int, flags: int, *, seq: int = 0, ack: int = 0
+    source_port: int,
+    destination_port: int,
+    flags: int,
+    *,
+    seq: int = 0,
+    ack: int = 0,
+    options: bytes = b"",
 ) -> bytes:
     """A TCP header (RFC 9293, 3.1)."""
-    return struct.pack(
-        ">HHIIBBHHH", source_port, destination_port, seq, ack, 5 << 4, flags, 64240, 0, 0
+    options += bytes(-len(options) % 4)
+    offset = 5 + len(options) // 4
+    head = struct.pack(
+        ">HHIIBBHHH", source_port, destination_port, seq, ack, offset << 4, flags, 64240, 0, 0
     )
+    return head + options
 
 
 def udp(source_port: int, destination_port: int) -> bytes:

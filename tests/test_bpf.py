@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bothends.witness.bpf import MAX_EXACT_PORTS, Instruction, request_filter
+from bothends_protocol.tags import FIRST_TAG, LAST_TAG, TRACE_TAG
 from packets_by_hand import ACK, FIN, ICMP, ICMP6, RST, SYN, TCP, UDP, icmp, ip, tcp, udp
 
 FOUR, SIX = ("192.0.2.1", "192.0.2.9"), ("2001:db8::1", "2001:db8::9")
@@ -99,6 +100,66 @@ def test_what_a_busy_host_has_most_of_stays_in_the_kernel(
 @both_families
 def test_requests_to_other_ports_stay_in_the_kernel(ends: tuple[str, str]) -> None:
     assert not taken(FEW, ip(*ends, TCP, tcp(40001, 443, SYN)))
+
+
+def offers(size: int) -> bytes:
+    """The option by which a SYN says how large its segments may be (RFC 9293, 3.2)."""
+    return b"\x02\x04" + size.to_bytes(2, "big")
+
+
+@both_families
+@pytest.mark.parametrize("flags", [SYN, SYN | ACK])
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [
+        (FIRST_TAG, True),
+        (777, True),
+        (LAST_TAG, True),
+        (FIRST_TAG - 1, False),
+        (LAST_TAG + 1, False),
+        (TRACE_TAG, False),
+        (1200, False),
+        (1460, False),
+        (0, False),
+        (65535, False),
+    ],
+)
+def test_a_request_with_a_tag_is_taken_whatever_its_port(
+    ends: tuple[str, str], flags: int, size: int, *, wanted: bool
+) -> None:
+    request = tcp(40001, 443, flags, options=offers(size))
+    assert taken(FEW, ip(*ends, TCP, request)) == wanted
+    assert taken([], ip(*ends, TCP, request))
+
+
+@both_families
+@pytest.mark.parametrize("flags", [0, ACK, FIN | ACK])
+def test_what_is_no_request_has_no_tag(ends: tuple[str, str], flags: int) -> None:
+    assert not taken(FEW, ip(*ends, TCP, tcp(40001, 443, flags, options=offers(777))))
+
+
+@both_families
+@pytest.mark.parametrize(
+    "options",
+    [
+        b"",
+        b"\x01" + offers(777),
+        b"\x08\x0a" + bytes(8) + offers(777),
+        b"\x02\x05" + (777).to_bytes(2, "big"),
+        b"\x02\x04",
+    ],
+    ids=["none", "behind padding", "behind another", "of another length", "cut"],
+)
+def test_without_a_tag_in_the_usual_place_other_ports_stay_in_the_kernel(
+    ends: tuple[str, str], options: bytes
+) -> None:
+    assert not taken(FEW, ip(*ends, TCP, tcp(40001, 443, SYN, options=options)))
+
+
+def test_a_tag_is_found_behind_the_options_of_ip() -> None:
+    request = tcp(40001, 443, SYN, options=offers(777))
+    assert taken(FEW, ip(*FOUR, TCP, request, options=b"\x01" * 40))
+    assert not taken(FEW, ip(*FOUR, TCP, request, fragment=0x2001))
 
 
 @both_families

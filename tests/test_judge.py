@@ -504,14 +504,11 @@ GOLDEN = [
         none=f"?????  {ANY_ROUTER} destination.firewall-drop network.drop source.firewall-drop"
         " address.wrong-host",
     ),
-    Row(
+    everywhere(
         "another machine has the address, and connects",
-        ("address.wrong-host",),
+        "address.wrong-host",
         always(ELSEWHERE, to=PUBLIC, typed=(PUBLIC,)),
-        both="?????  ? nat.wrong-host nat.wrong-port address.wrong-host network.proxy",
-        source="?????  ? nat.wrong-host nat.wrong-port address.wrong-host network.proxy",
-        destination="?????  ? nat.wrong-host nat.wrong-port address.wrong-host network.proxy",
-        none="?????  ? nat.wrong-host nat.wrong-port address.wrong-host network.proxy",
+        "?????  ? nat.wrong-host nat.wrong-port address.wrong-host network.proxy",
     ),
     Row(
         "a container has the port: no row of the socket table, and all is well",

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bothends_protocol.causes import PATH_CAUSES
+from bothends_protocol.counted import BurstView
 from bothends_protocol.evidence import (
     Attempt,
     Connection,
@@ -32,9 +33,10 @@ from bothends_protocol.evidence import (
     Target,
     read_evidence,
 )
-from bothends_protocol.judge import judge
+from bothends_protocol.judge import _find, judge
 from bothends_protocol.observations import observe
 from bothends_protocol.plan import CERTAIN
+from bothends_protocol.stages import Stage
 from bothends_protocol.verdict import Check
 from bothends_protocol.wire import pack
 from evidence_builder import PORT
@@ -133,6 +135,11 @@ GOLDEN = [
         "forwarded to another machine, which answers",
         Homes(forward=("other", 4242)),
         "ccB-- nat.wrong-host!",
+    ),
+    Row(
+        "forwarded to another machine, which answers, and the service does not run",
+        Homes(forward=("other", 4242), listening=()),
+        "ccB-B nat.wrong-host! service.not-running~",
     ),
     Row(
         "forwarded to another machine, which refuses",
@@ -979,3 +986,73 @@ def test_attempts_that_had_help_are_no_part_of_the_answer() -> None:
     assert not any(trail.connected for trail in journey.trails)
     assert journey.translation is not None
     assert journey.translation.through_mapping is True
+
+
+# -- where counters tell what nobody sees
+
+
+def counted(homes: Homes, *, refused: bool | None = False, **reached: bool) -> tuple[str, ...]:
+    """The causes named, or else the candidates, where a coded burst told so much of the stages."""
+    blind = replace(homes, source_sees=False, destination_sees=False)
+    view = BurstView(
+        sent=144,
+        reached={Stage[name.upper()]: told for name, told in reached.items()},
+        inferred=frozenset(),
+        forwarded=False,
+        kept=False,
+        limited=False,
+        overflowed=False,
+        misrouted=False,
+        refused=refused,
+    )
+    journey = replace(observe(*blind.evidence(), ("tcp", homes.address, PORT)), burst=view)
+    found = _find(journey, losing=False)
+    named = tuple(code for code, _, _ in found.causes)
+    assert set(named) <= homes.causes
+    return named or ("?", *found.candidates)
+
+
+@pytest.mark.parametrize(
+    ("homes", "told", "found"),
+    [
+        (
+            Homes(firewall="drop"),
+            {"left": True, "arrived": True, "delivered": False},
+            ("destination.firewall-drop",),
+        ),
+        (
+            Homes(firewall="reset"),
+            {"left": True, "arrived": True, "delivered": False, "replied": True},
+            ("destination.firewall-reject",),
+        ),
+        (
+            Homes(forward=("destination", 4243), listening=()),
+            {"left": True, "arrived": True, "refused": True},
+            ("nat.wrong-port", "service.not-running"),
+        ),
+        (
+            Homes(forward=("other", PORT), other="refuses"),
+            {"left": True, "arrived": False},
+            ("nat.wrong-host",),
+        ),
+        (
+            Homes(forward=("nobody", PORT)),
+            {"left": True, "arrived": False},
+            ("?", "nat.wrong-host", "network.drop"),
+        ),
+        (
+            Homes(forward=None),
+            {"left": True, "arrived": False},
+            ("?", "nat.no-forward", "network.drop"),
+        ),
+        (Homes(source_filter="drop"), {"left": False}, ("source.firewall-drop",)),
+        (Homes(source_filter="reset"), {"left": False}, ("source.firewall-reject",)),
+        (
+            Homes(one_home=True, hairpin="half", sockets=False),
+            {"left": True, "arrived": True, "delivered": True, "replied": True, "returned": True},
+            ("?", "nat.no-hairpin", "source.reply-blocked"),
+        ),
+    ],
+)
+def test_what_counters_add(homes: Homes, told: dict[str, bool], found: tuple[str, ...]) -> None:
+    assert counted(homes, **told) == found

@@ -47,6 +47,74 @@ def test_a_segment(ends: tuple[str, str], flags: int, shown: str) -> None:
     )
 
 
+# -- the segment size that a request offers
+
+
+def size_of(options: bytes, flags: int = SYN) -> int:
+    seen = parse(ip(*FOUR, TCP, tcp(1, 2, flags, options=options)))
+    assert seen is not None
+    return seen.mss
+
+
+def offers(size: int) -> bytes:
+    return b"\x02\x04" + size.to_bytes(2, "big")
+
+
+others = st.sampled_from(
+    [
+        b"\x01",  # padding
+        b"\x03\x03\x07",  # window scale
+        b"\x04\x02",  # selective acknowledgements
+        b"\x08\x0a" + bytes(8),  # timestamps
+        b"\xfe\x04ab",  # an experiment
+    ]
+)
+
+
+@given(st.lists(others, max_size=3), st.integers(1, 65535), st.lists(others, max_size=2))
+def test_the_segment_size_is_found_among_the_options(
+    before: list[bytes], size: int, behind: list[bytes]
+) -> None:
+    options = b"".join([*before, offers(size), *behind])[:40]
+    assert size_of(options) in ((size,) if len(b"".join(before)) <= 36 else (size, 0))
+
+
+@pytest.mark.parametrize("flags", [SYN, SYN | ACK])
+def test_requests_and_their_answers_offer_a_size(flags: int) -> None:
+    assert size_of(offers(777), flags) == 777
+
+
+@pytest.mark.parametrize("flags", [0, ACK, RST, FIN | ACK])
+def test_other_segments_offer_none(flags: int) -> None:
+    assert size_of(offers(777), flags) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (b"", "there is none"),
+        (b"\x00" + offers(777), "it is behind the end of the list"),
+        (b"\x02\x03\x01\x00", "its length is another"),
+        (b"\x02\x00\x03\x09", "its length is none"),
+        (b"\x03\xff" + offers(777), "another one reaches over it"),
+        (b"\x01\x01\x02\x04", "it is cut"),
+    ],
+)
+def test_what_is_no_offer_is_none(options: bytes, why: str) -> None:
+    assert size_of(options) == 0, why
+
+
+@given(st.binary(max_size=40), st.integers(0, 15), st.integers(0, 60))
+@example(b"\x02\x04\x03", 6, 60)
+@example(b"\x05\x00" * 20, 15, 60)
+@example(b"", 0, 60)
+def test_any_options_are_taken(options: bytes, offset: int, cut: int) -> None:
+    segment = bytearray(tcp(1, 2, SYN, options=options))
+    segment[12] = offset << 4
+    seen = parse(ip(*FOUR, TCP, bytes(segment[:cut])))
+    assert seen is None or (holds_in_evidence(seen) and 0 <= seen.mss <= 65535)
+
+
 @pytest.mark.parametrize(
     ("ends", "protocol", "kind", "code"),
     [(FOUR, ICMP, 3, 13), (FOUR, ICMP, 11, 0), (SIX, ICMP6, 1, 4), (SIX, ICMP6, 3, 0)],

@@ -16,14 +16,21 @@ from bothends_protocol.plan import (
     CERTAIN,
     ENOUGH,
     HALF_OPEN,
+    MAPPED,
     MAX_ATTEMPTS,
+    MAX_MAPPED,
+    MAX_PINHOLES,
     MAX_PROBES,
+    PINHOLE,
+    PINHOLE_ATTEMPTS,
     Tally,
     add,
     burst_probes,
     burst_round,
     first_round,
     further_round,
+    mapped_rounds,
+    pinhole_rounds,
     primary_addresses,
     probe_addresses,
     well_formed,
@@ -309,3 +316,117 @@ def test_other_rounds_are_not_accepted(kind: str, pattern: str, count: int) -> N
         number=1, kind=kind, prober=SOURCE, attempts=3, probes=(PROBE,) * count, pattern=pattern
     )
     assert not well_formed(plan)
+
+
+# -- rounds for which the observer first opens its router
+
+OUTSIDE = Probe(transport="tcp", address=PUBLIC, port=4242)
+SILENT = tally(3)
+
+
+def openings(
+    known: list[tuple[Probe, Tally]], own: tuple[str, ...] = (PEER,), random: bytes = bytes(4)
+) -> list[RoundPlan]:
+    return pinhole_rounds(5, SOURCE, known, own, lambda size: random[:size])
+
+
+@given(st.binary(min_size=4, max_size=4))
+def test_a_pinhole_has_ports_of_its_own_and_is_one_that_the_other_side_accepts(
+    random: bytes,
+) -> None:
+    (plan,) = openings([(OUTSIDE, SILENT)], random=random)
+    assert well_formed(plan)
+    assert (plan.kind, plan.number, plan.prober, plan.probes) == (PINHOLE, 5, SOURCE, (OUTSIDE,))
+    assert len(set(plan.local_ports)) == len(plan.local_ports) == plan.attempts == PINHOLE_ATTEMPTS
+    assert all(20_000 <= port < 60_000 for port in plan.local_ports)
+
+
+@pytest.mark.parametrize(
+    ("probe", "known"),
+    [
+        (PROBE, SILENT),
+        (Probe(transport="tcp", address=f"::ffff:{PEER}", port=4242), SILENT),
+        (OUTSIDE, tally(3, connected=1)),
+        (OUTSIDE, tally(3, refused=1)),
+        (OUTSIDE, tally(3, arrived=1)),
+        (OUTSIDE, tally(3, delivered=1)),
+        (OUTSIDE, Tally(attempts=3, silent=3, mapped=True)),
+    ],
+    ids=["own", "own, written otherwise", "connected", "refused", "arrived", "taken", "passed on"],
+)
+def test_no_pinhole_where_it_would_tell_nothing(probe: Probe, known: Tally) -> None:
+    assert openings([(probe, known)]) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
+def test_pinholes_are_few_and_numbered(count: int) -> None:
+    probes = [Probe(transport="tcp", address=PUBLIC, port=port) for port in range(1, count + 1)]
+    plans = openings([(probe, SILENT) for probe in probes])
+    assert [plan.probes for plan in plans] == [(probe,) for probe in probes[:MAX_PINHOLES]]
+    assert [plan.number for plan in plans] == list(range(5, 5 + len(plans)))
+
+
+def test_the_router_is_asked_for_what_does_not_come_in() -> None:
+    known = [
+        (PROBE, SILENT),
+        (OUTSIDE, SILENT),
+        (Probe(transport="tcp", address=PUBLIC, port=1), tally(3, refused=3)),
+        (Probe(transport="tcp", address=PUBLIC, port=2), tally(3, arrived=3)),
+        (Probe(transport="tcp", address=PUBLIC, port=3), tally(3, connected=3, delivered=3)),
+    ]
+    (plan,) = mapped_rounds(7, SOURCE, known, (PEER,))
+    assert well_formed(plan)
+    assert (plan.kind, plan.number, plan.local_ports) == (MAPPED, 7, ())
+    assert [probe.port for probe in plan.probes] == [4242, 1]
+    assert mapped_rounds(7, SOURCE, known[:1], (PEER,)) == []
+
+
+def test_the_router_is_asked_for_few_ports() -> None:
+    known = [(Probe(transport="tcp", address=PUBLIC, port=n), SILENT) for n in range(1, 50)]
+    (plan,) = mapped_rounds(7, SOURCE, known, (PEER,))
+    assert len(plan.probes) == MAX_MAPPED
+    assert well_formed(plan)
+
+
+PINHOLES = (30_000, 30_001, 30_002)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attempts", "count", "ports"),
+    [
+        (PINHOLE, 3, 1, ()),
+        (PINHOLE, 3, 1, PINHOLES[:2]),
+        (PINHOLE, 3, 1, (*PINHOLES, 30_003)),
+        (PINHOLE, 3, 1, (80, 30_001, 30_002)),
+        (PINHOLE, 3, 1, (30_000, 30_001, 60_000)),
+        (PINHOLE, 3, 0, ()),
+        (PINHOLE, 3, 2, PINHOLES * 2),
+        (PINHOLE, 32, 1, PINHOLES * 11),
+        (MAPPED, 3, MAX_MAPPED + 1, ()),
+        (MAPPED, 3, 1, PINHOLES),
+        ("connect", 3, 1, PINHOLES),
+        (BURST, 3, 1, PINHOLES),
+    ],
+)
+def test_openings_out_of_bounds_are_not_accepted(
+    kind: str, attempts: int, count: int, ports: tuple[int, ...]
+) -> None:
+    plan = RoundPlan(
+        number=1,
+        kind=kind,
+        prober=SOURCE,
+        attempts=attempts,
+        probes=(OUTSIDE,) * count,
+        pattern="01" if kind == BURST else "",
+        local_ports=ports,
+    )
+    assert not well_formed(plan)
+    for pattern in ("1",) if kind in (PINHOLE, MAPPED) else ():
+        assert not well_formed(msgspec.structs.replace(plan, pattern=pattern))
+
+
+def test_what_was_seen_to_be_passed_on_stays_so() -> None:
+    tried = Tried(probe=OUTSIDE, attempts=3, connected=0, silent=3, mapped=True)
+    known = add(None, tried, None)
+    assert known.mapped
+    assert add(known, msgspec.structs.replace(tried, mapped=False), None).mapped

@@ -39,11 +39,14 @@ from bothends_protocol.pairing import DESTINATION, SOURCE, other_role
 from bothends_protocol.plan import (
     ATTEMPTS,
     BURST,
+    CONNECT,
     MAPPED,
     MAX_ATTEMPTS,
     MAX_BURSTS,
+    MAX_PINHOLES,
     MAX_PROBES,
     MAX_SAME_BURSTS,
+    PINHOLE,
 )
 from bothends_protocol.session import (
     MAX_ROUNDS,
@@ -514,11 +517,12 @@ hostile = st.one_of(
         plan=st.builds(
             RoundPlan,
             number=numbers,
-            kind=st.sampled_from(["connect", "burst", "flood", ""]),
+            kind=st.sampled_from(["connect", "burst", "pinhole", "mapped", "flood", ""]),
             prober=st.sampled_from([SOURCE, DESTINATION, ""]),
             attempts=numbers,
             probes=st.lists(probes, max_size=3).map(tuple),
             pattern=st.text("01x", max_size=70),
+            local_ports=st.lists(st.integers(0, 65535), max_size=4).map(tuple),
         ),
     ),
     st.builds(Ready, number=numbers),
@@ -684,6 +688,135 @@ def test_an_offer_cannot_make_this_side_plan_without_end() -> None:
     with contextlib.suppress(ProtocolError):
         session.receive(greedy)
     assert len(session._queue) <= MAX_ROUNDS
+
+
+# -- rounds for which a side first opens its own router
+
+OUTSIDE = "11.0.0.1"
+TO_OUTSIDE = changed(
+    FROM_SOURCE, targets=(Target(text=OUTSIDE, addresses=(OUTSIDE,)),), typed=(), proven=()
+)
+SILENT = World(connects=False, arrive=0.0)
+OPENING = changed(PLAN, kind=PINHOLE, local_ports=(30_000, 30_001, 30_002))
+ASKING = changed(PLAN, kind=MAPPED)
+
+
+def kinds(pair: Pair) -> list[str]:
+    return [plan.kind for plan in pair.plans() if plan.kind != BURST]
+
+
+def test_a_router_that_lets_nothing_in_is_opened_from_inside_last() -> None:
+    pair = Pair(SILENT, source=TO_OUTSIDE).run()
+    assert kinds(pair)[-1] == PINHOLE
+    assert kinds(pair).count(PINHOLE) == 1
+    assert pair.agreed()
+    (arm,) = [o for o in pair.destination.orders if isinstance(o, Arm) and o.plan.kind == PINHOLE]
+    assert arm.plan.local_ports == pair.plans()[-1].local_ports
+    assert [plan.number for plan in pair.plans()] == list(range(1, len(pair.plans()) + 1))
+
+
+def test_no_router_is_opened_where_the_address_is_the_destinations_own() -> None:
+    assert PINHOLE not in kinds(Pair(SILENT).run())
+    assert PINHOLE not in kinds(Pair(source=TO_OUTSIDE).run())
+
+
+def test_many_ports_make_few_pinholes() -> None:
+    wide = changed(FROM_DESTINATION, ports=("tcp:1-20",))
+    assert kinds(Pair(SILENT, TO_OUTSIDE, wide).run()).count(PINHOLE) == MAX_PINHOLES
+
+
+@pytest.mark.parametrize("source", [True, False])
+@pytest.mark.parametrize("destination", [True, False])
+def test_a_router_is_asked_only_where_its_own_user_wants_it(
+    *, source: bool, destination: bool
+) -> None:
+    pair = Pair(
+        SILENT, changed(TO_OUTSIDE, map=source), changed(FROM_DESTINATION, map=destination)
+    ).run()
+    assert (MAPPED in kinds(pair)) == destination
+    assert kinds(pair)[-1] == (MAPPED if destination else PINHOLE)
+    assert pair.agreed()
+
+
+def test_with_both_ways_each_router_is_opened() -> None:
+    there = changed(FROM_DESTINATION, both_ways=True, confirmed=("11.0.0.9",), remote="", proven=())
+    pair = Pair(SILENT, changed(TO_OUTSIDE, map=True), changed(there, map=True)).run()
+    told = [(plan.prober, plan.kind) for plan in pair.plans() if plan.kind in (PINHOLE, MAPPED)]
+    assert told == [
+        (SOURCE, PINHOLE),
+        (SOURCE, MAPPED),
+        (DESTINATION, PINHOLE),
+        (DESTINATION, MAPPED),
+    ]
+    assert pair.agreed()
+
+
+def test_nothing_is_opened_when_time_is_up() -> None:
+    pair = Pair(SILENT, source=changed(TO_OUTSIDE))
+    pair.run(pair.source.session.hurry)
+    assert PINHOLE not in kinds(pair)
+
+
+def test_what_comes_through_an_opening_is_not_tried_again() -> None:
+    pair = Pair(SILENT, TO_OUTSIDE, changed(FROM_DESTINATION, map=True)).run()
+    assert kinds(pair)[-2:] == [PINHOLE, MAPPED]
+    assert CONNECT not in kinds(pair)[kinds(pair).index(PINHOLE) :]
+
+
+def test_a_destination_opens_its_router_for_whoever_it_paired_with() -> None:
+    session = armed_destination(both_ways=False)
+    session.receive(Round(plan=OPENING))
+    assert session.rounds == [OPENING]
+
+
+def test_a_destination_asks_its_router_for_nothing_that_its_user_did_not_want() -> None:
+    session = armed_destination()
+    with pytest.raises(ProtocolError, match="not agreed"):
+        session.receive(Round(plan=ASKING))
+    assert session.rounds == []
+    assert not [order for order in session.orders if isinstance(order, Arm)]
+    wanted = Session(DESTINATION, changed(FROM_DESTINATION, map=True), entropy)
+    wanted.receive(FROM_SOURCE)
+    wanted.receive(Round(plan=ASKING))
+    assert wanted.rounds == [ASKING]
+
+
+@pytest.mark.parametrize("plan", [OPENING, ASKING], ids=["opened", "asked"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"probes": (Probe(transport="tcp", address=THERE, port=22),)},
+        {"probes": (Probe(transport="udp", address=THERE, port=4242),)},
+        {"local_ports": (30_000, 30_001, 80)},
+        {"local_ports": (30_000,)},
+        {"probes": PLAN.probes * 5},
+        {"pattern": "01"},
+        {"prober": DESTINATION},
+    ],
+)
+def test_an_opening_that_was_not_agreed_to_is_refused(
+    plan: RoundPlan, changes: dict[str, object]
+) -> None:
+    session = Session(DESTINATION, changed(FROM_DESTINATION, map=True), entropy)
+    session.receive(FROM_SOURCE)
+    with pytest.raises(ProtocolError, match="not agreed"):
+        session.receive(Round(plan=changed(plan, **changes)))
+    assert session.rounds == []
+
+
+@pytest.mark.parametrize(("plan", "most"), [(OPENING, 2 * MAX_PINHOLES), (ASKING, 2)])
+def test_a_router_is_opened_a_few_times_in_a_run_whatever_the_leader_wants(
+    plan: RoundPlan, most: int
+) -> None:
+    session = Session(DESTINATION, changed(FROM_DESTINATION, map=True), entropy)
+    session.receive(FROM_SOURCE)
+    for number in range(1, most + 1):
+        session.receive(Round(plan=changed(plan, number=number)))
+        session.report(Armed(()))
+        session.receive(Barrier(number=number))
+        session.report(Collected(()))
+    with pytest.raises(ProtocolError, match="not agreed"):
+        session.receive(Round(plan=changed(plan, number=most + 1)))
 
 
 # -- evidence and agreement

@@ -139,12 +139,12 @@ class Outside:
 
     async def close(self) -> None:
         """End what is under way; raise what failed in it. Safe to call again."""
-        for task in self._under_way:
+        tasks, self._under_way = self._under_way, []
+        for task in tasks:
             task.cancel()
-        for result in await asyncio.gather(*self._under_way, return_exceptions=True):
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
-        self._under_way.clear()
 
 
 def _public(addresses: Iterable[str]) -> tuple[str, ...]:

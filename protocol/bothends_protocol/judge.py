@@ -308,7 +308,7 @@ def _elsewhere(j: Journey, services: tuple[_Named, ...]) -> _Finding:
             because += ("Another machine's network card answers for the address.",)
         confidence = "likely" if cause.likely(j) else "proven"
         # Once the router leads to the destination, who listens there matters.
-        behind = services if cause.code.startswith("nat.") else ()
+        behind = services if cause.code.startswith("nat.") and not j.forwards else ()
         named = ((cause.code, confidence, because), *behind)
         return _Finding(
             path_clear=False,

@@ -200,7 +200,9 @@ def kept_on_the_way(j: Journey, n: Translation) -> bool | None:
         return None if n.mapped_at is not None or not n.way.asked else False
     forwarded = n.to_destination or n.through_mapping is False
     gone = j.furthest >= Stage.LEFT and missed(j)
-    return True if forwarded and gone and n.single else None
+    # Behind one router with the source, it is that router which does not lead back.
+    far = n.together is False or n.from_afar
+    return True if forwarded and gone and n.single and far else None
 
 
 def refused_on_the_way(j: Journey, n: Translation) -> bool | None:

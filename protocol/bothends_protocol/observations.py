@@ -871,6 +871,10 @@ class _Matcher:
         own = frozenset() if table is None else _addresses(table)
         self.foreign = table is not None and bare(attempt.address) not in own
         """Whether a router must translate the address, so that it is another one in the end."""
+        if self.foreign and table is not None and around.together is not False:
+            # What a router leads back inside it sends in its own name.
+            routers = [r.gateway for r in table.routes] + [w.router for w in table.router_words]
+            self._outside |= {bare(router) for router in routers if router}
 
     def _is_tagged(self, s: Sighting) -> bool:
         return self.attempt.tag > 0 and s.mss == self.attempt.tag

@@ -102,6 +102,10 @@ MAX_ROUND_ATTEMPTS = 32
 """Attempts per probe that a leader may ask for in one round."""
 
 
+_MOST = {BURST: 3 * MAX_BURSTS * MAX_SAME_BURSTS, PINHOLE: 2 * MAX_PINHOLES, MAPPED: 2}
+"""Rounds of a kind in one run, both directions together; bursts in one of them once more, where
+the router was asked to forward."""
+
 MAX_OFFERED = 65535
 """Ports that one offer may name, all transports together."""
 
@@ -416,9 +420,8 @@ class Session:
             return False
         if not 0 < len(plan.probes) <= MAX_PROBES or not 0 < plan.attempts <= MAX_ROUND_ATTEMPTS:
             return False
-        asked = sum(earlier.kind == BURST for earlier in self.rounds)
-        # In both directions, and in one once more where the router was asked to forward.
-        if plan.kind == BURST and asked >= 3 * MAX_BURSTS * MAX_SAME_BURSTS:
+        asked = sum(earlier.kind == plan.kind for earlier in self.rounds)
+        if asked >= _MOST.get(plan.kind, MAX_ROUNDS):
             return False
         if (
             not self._wanted(plan)
@@ -434,12 +437,8 @@ class Session:
         )
 
     def _wanted(self, plan: RoundPlan) -> bool:
-        """Whether the router of this side may be worked at as the round asks, and once more."""
-        if plan.prober == self.role:
-            return True
-        most = {PINHOLE: MAX_PINHOLES, MAPPED: int(self._offer.map)}
-        alike = [r for r in self.rounds if (r.kind, r.prober) == (plan.kind, plan.prober)]
-        return len(alike) < most.get(plan.kind, MAX_ROUNDS)
+        """Whether the router of this side may be asked for anything as the round wants it."""
+        return plan.kind != MAPPED or plan.prober == self.role or self._offer.map
 
     def _offered(self, plan: RoundPlan) -> bool:
         """Whether the round keeps to the ports that the user of the destination named."""

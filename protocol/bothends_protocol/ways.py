@@ -95,7 +95,8 @@ def _travelled(taken: dict[int, bool]) -> int | None:
     if not taken or (first == INITIAL[0] and not any(taken.values())):
         return None
     most = max((least for least, was in taken.items() if was and least <= first), default=0)
-    over = min((least for least, was in taken.items() if not was and least > most), default=0)
+    # Nothing comes with more than 255.
+    over = min((least for least, was in taken.items() if not was and least > most), default=256)
     return first - most + 1 if most and over == most + 1 else None
 
 
