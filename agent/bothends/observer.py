@@ -97,6 +97,9 @@ class Observer:
         self._self_test = SelfTest(recorder.self_connects.append)
         self._mark = 0
         self._round = 0
+        self._before = {_ends(row) for row in connections(read_table() or (), None, 0)}
+        """Connections that were there before the test: of an earlier one, or of the real program.
+        They say nothing of its requests."""
 
     async def arm(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
         """Get ready for `plan`, at the own router too; return where this agent listens."""
@@ -280,9 +283,11 @@ class Observer:
     def _connections(self, plan: RoundPlan) -> tuple[Connection, ...]:
         """The rows about the ports; behind a router the other side's at any other port, too."""
         ports = {probe.port for probe in plan.probes}
-        if not any(self._is_foreign(probe) for probe in plan.probes):
-            return connections(read_table() or (), ports, plan.number)
-        found = connections(read_table() or (), None, plan.number)
+        foreign = any(self._is_foreign(probe) for probe in plan.probes)
+        found = connections(read_table() or (), None if foreign else ports, plan.number)
+        found = tuple(row for row in found if _ends(row) not in self._before)
+        if not foreign:
+            return found
         return tuple(
             row
             for row in found
@@ -449,6 +454,10 @@ class Observer:
             established=established,
             closing=closing,
         )
+
+
+def _ends(row: Connection) -> tuple[str, int, str, int]:
+    return row.local_address, row.local_port, row.remote_address, row.remote_port
 
 
 def landing_of(routes: Iterable[Route], addresses: Collection[str], version: int) -> str | None:

@@ -340,7 +340,7 @@ def test_time_is_up(lab: Lab) -> None:
 
 
 def test_watching_asks_for_each_test(lab: Lab) -> None:
-    how = dataclasses.replace(FIXED, destination=("--map", "--watch"))
+    how = dataclasses.replace(FIXED, destination=("--map", "--watch"), source=(*TARGET, "--watch"))
     stage, row = prepared(lab, how, as_user=False)
     processes = start(stage, row)
     for _ in range(2):
