@@ -284,7 +284,7 @@ def test_whether_requests_came_in_once_the_router_was_opened(
         (Homes(forward=None, map="granted", listening=()), True),
         (Homes(forward=None, map="granted", carrier="drop"), False),
         (Homes(forward=None, map="granted", carrier="drop", destination_sees=False), None),
-        (Homes(forward=None, map="granted", carrier="reset"), None),
+        (Homes(forward=None, map="granted", carrier="reset"), False),
         (Homes(forward=None, map="granted", firewall="drop"), True),
         # Its own filter may have kept them, and nobody saw.
         (

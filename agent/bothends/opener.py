@@ -157,9 +157,11 @@ class Opener:
         nothing of this side's own router.
         """
         way = way_of(self._recorder.hop_probes, remote, self._control_port)
-        who = way.expired.get(_BEYOND)
+        who = way.expired.get(_BEYOND, "")
+        own = way.expired.get(1, "")
         # That of the other side itself would take the request for its own.
-        return _BEYOND if who is not None and is_public(who) and bare(who) != bare(remote) else None
+        fit = is_public(who) and not is_public(own) and bare(who) != bare(remote)
+        return _BEYOND if fit else None
 
     def _note(self, plan: RoundPlan, port: int, remote: str, hops: int, error: str | None) -> None:
         self._recorder.pinholes.extend(
