@@ -484,7 +484,7 @@ class Run:
         return tuple(dict.fromkeys(filter(None, map(public, said))))
 
     def _seen_public(self, contact: Contact) -> tuple[str, ...]:
-        said = (*(item.address for item in contact.seen_as), *self._outside.public())
+        said = (item.address for item in self._how_seen(contact))
         return tuple(dict.fromkeys(filter(None, map(public, said))))
 
     def _look_at(self, where: Where, contact: Contact) -> None:
