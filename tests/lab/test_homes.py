@@ -58,6 +58,7 @@ TRUE: dict[str, tuple[str, str]] = {
     "open-from-public": (CONNECTED, "destination"),
     "open-router-refuses": (CONNECTED, "destination"),
     "open-other-meeting-point": (CONNECTED, "destination"),
+    "open-other-meeting-point-no-target": (CONNECTED, "destination"),
     "open-peers": (CONNECTED, "destination"),
     "open-punched": (CONNECTED, "destination"),
     "open-scrambled": (CONNECTED, "destination"),
