@@ -365,6 +365,7 @@ def _trace(
 ) -> Iterator[HopProbe]:
     """What `hops.Tracer` would write down; `walk` takes a port and a time to live."""
     number = last = 0
+    past: set[int] = set()
     for first in range(1, 25, _BLOCK):
         asked = [
             (one, hops) for hops in range(first, first + _BLOCK) for one in _ports(port, control)
@@ -382,13 +383,17 @@ def _trace(
             hops for hops, end in mine if end.outcome in ("connected", "refused", "unreachable")
         ]
         last = max((hops for hops, end in mine if end.outcome == "expired"), default=last)
+        past |= {
+            hops for (_, hops), end in zip(asked, ends, strict=True) if end.outcome == "expired"
+        }
         if ended:
             yield from _least(address, port, walk(port, ended[0]), ended[0])
             return
         if all(end.outcome == "silent" for _, end in mine):
+            hop = min((hop for hop in past if hop > last), default=last + 1)
             for n in range(number, number + _AGAIN):
-                end = walk(port, last + 1) if n not in homes.probes_lost else _SILENT
-                yield _probe(address, port, last + 1, end)
+                end = walk(port, hop) if n not in homes.probes_lost else _SILENT
+                yield _probe(address, port, hop, end)
             return
 
 

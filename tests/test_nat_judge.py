@@ -351,7 +351,9 @@ GOLDEN = [
     Row(
         "the carrier prohibits",
         Homes(carrier="icmp"),
-        "c???? ? nat.no-forward nat.wrong-host network.reject",
+        "cB--- network.reject!",
+        only_source="cB--- network.reject~",
+        only_destination="cB--- network.reject~",
     ),
     Row(
         "the source's router drops",

@@ -143,9 +143,15 @@ class Tracer:
     async def _ask_again(
         self, number: int, address: str, port: int, done: list[HopProbe]
     ) -> list[HopProbe]:
-        """Ask the hop behind the last that said something once more."""
-        said = [p.hops for p in done if p.port == port and p.outcome == "expired"]
-        block = [self._start(address, port, max(said, default=0) + 1) for _ in range(AGAIN)]
+        """Ask the hop at which the way falls silent once more.
+
+        That is the first one behind the last that said something which requests to the control
+        port get past; where they get no further, the one behind the last.
+        """
+        said = [p for p in done if p.outcome == "expired"]
+        last = max((p.hops for p in said if p.port == port), default=0)
+        hop = min((p.hops for p in said if p.hops > last), default=last + 1)
+        block = [self._start(address, port, hop) for _ in range(AGAIN)]
         self._requests += block
         await self._wait(block, 0.0, farthest(done))
         return [self._record(number, item) for item in block]

@@ -195,10 +195,18 @@ def _no_way_on(j: Journey) -> bool:
 
 def _network_reject(j: Journey) -> bool | None:
     if j.icmp is not None and not _in_its_name(j):
-        return None if _from_between(j) else False
+        if not _from_between(j):
+            return False
+        return True if _hop_refuses(j) and not _no_way_on(j) else None
     if j.unresolved or j.stranger:
         return False
     return None if j.translation is None else refused_on_the_way(j, j.translation)
+
+
+def _hop_refuses(j: Journey) -> bool:
+    """Whether a router before the address refused in the name by which it is known as a hop."""
+    hops = () if j.translation is None else j.translation.way.expired.values()
+    return j.icmp is not None and bare(j.icmp.sender) in set(map(bare, hops))
 
 
 def _in_its_name(j: Journey) -> bool:
@@ -248,7 +256,8 @@ def _behind_nat(
             return False
         found = rule(j, j.translation)
         # What never left the source, or was refused before, tells nothing of that router.
-        before = (j.failed and j.furthest < Stage.LEFT) or _from_public_router(j)
+        by_router = _from_public_router(j) or (_from_between(j) and _hop_refuses(j))
+        before = (j.failed and j.furthest < Stage.LEFT) or by_router
         return None if found and (before or not _is_its(j.translation)) else found
 
     return fits
