@@ -44,3 +44,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def _too_few() -> bool:
     return len(_right) >= ENOUGH and sum(_right) < SHARE * len(_right)
+
+
+@pytest.fixture(autouse=True)
+def _no_router_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs within a test stay on loopback: this machine's own router is none of their business."""
+    monkeypatch.setattr("bothends.outside.default_gateways", tuple)
