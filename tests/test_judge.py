@@ -717,6 +717,14 @@ def hard(name: str, causes: str, story: Story) -> object:
             "",
             Story(fates=(OPEN, RESET, OPEN)),
         ),
+        hard(
+            "the source's card was down just then, and later it was dropped",
+            "destination.firewall-drop",
+            Story(
+                fates=(replace(KEPT, outcome="no-route", error="ENETUNREACH"),) * CERTAIN
+                + (DROPPED,) * CERTAIN
+            ),
+        ),
         hard("behind a NAT of the source's, open", "", without_packets(Story(seen_as="11.0.0.9"))),
         hard(
             "behind a NAT of the source's, dropped: both see",

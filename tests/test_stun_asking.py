@@ -263,7 +263,10 @@ async def test_loss_is_never_a_filter(
     draws = random.Random(f"{percent} {expected}")
     server.lost = lambda: draws.random() < percent / 200  # on the way there, and back
     server.mapping, server.filter = nat, rule
-    found = await asyncio.gather(*(behaviour(server, seconds=6) for _ in range(8)))
+    all_heard = await asyncio.gather(*(heard(server, seconds=6) for _ in range(8)))
+    # Where half is lost, one of 300 has no answer to its first seven questions.
+    found = [one.behaviour for one in all_heard if one.behaviour is not None]
+    assert len(found) >= 7
     assert {one.filtering for one in found} <= {expected, UNKNOWN}
     assert {one.mapping for one in found} <= {INDEPENDENT, UNKNOWN}
     known = sum(one.filtering == expected for one in found)

@@ -325,7 +325,7 @@ class Prober:
             probe=probe,
             attempts=len(mine),
             connected=sum(t.outcome == "connected" for t in mine),
-            silent=sum(t.outcome == "silent" for t in mine),
+            silent=sum(t.outcome == "silent" or self._is_momentary(t) for t in mine),
             explained=sum(self._explained(t) for t in mine),
             left=self._left(mine),
             mapped=self._is_mapped(probe),
@@ -336,7 +336,20 @@ class Prober:
         if item.icmp is not None and item.icmp.sender == bare(item.probe.address):
             # A router that translates says so in the name of whoever is behind it, too.
             return not self._is_foreign(item.probe)
+        if self._is_momentary(item):
+            return False
         return item.icmp is not None or item.outcome in _LOCAL or item.spoke == "challenge"
+
+    def _is_momentary(self, item: _Try) -> bool:
+        """Whether there was no route just then, though there is one to this address.
+
+        A card that goes down takes its routes with it: that says nothing about the port, and it is
+        tried again. Where a rule keeps just this port from a route, that shows again.
+        """
+        return item.outcome == "no-route" and any(
+            bare(a.address) == bare(item.probe.address) and a.outcome not in _LOCAL
+            for a in self._recorder.attempts
+        )
 
     def _left(self, tries: list[_Try]) -> int | None:
         if self.packets is None:

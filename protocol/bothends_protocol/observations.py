@@ -579,13 +579,18 @@ def _taken(trails: Iterable[Trail]) -> bool | None:
 
 
 def _attempts(source: Evidence, table: Evidence | None, key: tuple[str, str, int]) -> list[Attempt]:
-    """The attempts at the port as it is: not those for which a router was opened first."""
+    """The attempts at the port as it is: not those for which a router was opened first.
+
+    And not those that met a moment without a network, if others at the port did not.
+    """
     helped = helped_rounds(source, table)
-    return [
+    mine = [
         a
         for a in source.attempts
         if (a.transport, a.address, a.port) == key and a.round not in helped
     ]
+    made = [a for a in mine if a.outcome != "no-route"]
+    return made or mine
 
 
 def _addresses(evidence: Evidence) -> frozenset[str]:

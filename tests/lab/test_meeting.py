@@ -89,8 +89,14 @@ def start(stage: Stage, how: How) -> list[Process]:
     return [start_destination(stage, how), start_source(stage, how)]
 
 
-def agreed(processes: Sequence[Process], expected: Expected, paths: Sequence[str]) -> list[Result]:
-    """Both ended with the expected verdict, the same to the byte, having met by one of `paths`."""
+def agreed(
+    processes: Sequence[Process], expected: Expected, paths: Sequence[str], *, cut: bool = False
+) -> list[Result]:
+    """Both ended with the expected verdict, the same to the byte, having met by one of `paths`.
+
+    Where the contact is `cut` all the time, the last link may have broken just when the two
+    concluded, and then only one of them came to take up the next.
+    """
     results = agents.finish(processes)
     graded = grade(expected, results)
     told = "\n".join(
@@ -100,7 +106,7 @@ def agreed(processes: Sequence[Process], expected: Expected, paths: Sequence[str
     )
     assert graded.grade is Grade.RIGHT, f"{graded.named} {graded.notes}\n{told}"
     taken = {document_of(result)["contact"]["path"] for result in results}
-    assert len(taken) == 1, f"{taken}\n{told}"
+    assert len(taken) == 1 or cut, f"{taken}\n{told}"
     assert taken <= set(paths), f"{taken}\n{told}"
     return results
 
@@ -314,7 +320,7 @@ def test_cut_every_second(stage: Stage, kind: str) -> None:
     faults.destination_drop("4000-9999")(stage)
     cutting = cut_every_second(stage, kind)
     how = How(ports=LONG, both=("--timeout", "60"))
-    results = agreed(start(stage, how), LONG_DROPPED, NEAR)
+    results = agreed(start(stage, how), LONG_DROPPED, NEAR, cut=True)
     for process in cutting:
         assert process.poll() is None, process.stderr
         process.kill()

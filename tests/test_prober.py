@@ -1,0 +1,37 @@
+"""What a prober makes of outcomes that say little."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from bothends.prober import Prober, _Try
+from bothends.recorder import Recorder
+from bothends_protocol.plan import Probe
+
+AT = "192.0.2.7"
+PROBE = Probe(transport="tcp", address=AT, port=4242)
+NOWHERE = _Try(probe=PROBE, own=False, outcome="no-route", error="ENETUNREACH")
+
+
+@pytest.mark.parametrize(
+    ("address", "outcome", "again"),
+    [
+        (AT, "connected", True),
+        (AT, "silent", True),
+        (AT, "no-route", False),
+        (AT, "local-error", False),
+        ("192.0.2.8", "connected", False),
+    ],
+)
+def test_no_route_is_tried_again_where_another_port_had_one(
+    address: str, outcome: str, *, again: bool
+) -> None:
+    prober = Prober(Recorder("source"), b"")
+    other = Probe(transport="tcp", address=address, port=80)
+    for item in (NOWHERE, _Try(probe=other, own=False, outcome=outcome)):
+        prober._recorder.attempts.append(prober._record(1, item))
+    prober._tries = [dataclasses.replace(NOWHERE)]
+    tried = prober._outcome(PROBE)
+    assert (tried.attempts, tried.silent, tried.explained) == (1, int(again), int(not again))
