@@ -8,7 +8,7 @@ import pytest
 
 from bothends.prober import Prober, _Try
 from bothends.recorder import Recorder
-from bothends_protocol.plan import Probe
+from bothends_protocol.evidence import Probe
 
 AT = "192.0.2.7"
 PROBE = Probe(transport="tcp", address=AT, port=4242)

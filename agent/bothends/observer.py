@@ -412,8 +412,16 @@ class Observer:
             row
             for row in self._recorder.connections
             if self._lands(probe, row.local_address, row.local_port)
-            and bare(row.remote_address) in self._peers
+            and bare(row.remote_address) in self._origins(probe)
         ]
+
+    def _origins(self, probe: Probe) -> frozenset[str]:
+        """Addresses that connections for `probe` may come from."""
+        if not self._is_foreign(probe):
+            return frozenset(self._peers)
+        # What a router leads back inside it sends in its own name.
+        routers = [bare(route.gateway) for route in self._recorder.routes if route.gateway]
+        return frozenset((*self._peers, *routers))
 
     def _established(self, probe: Probe) -> int | None:
         """How many of them are more than a request that waits for the end of its handshake.

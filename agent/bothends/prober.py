@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bothends_protocol.addresses import bare, is_private, is_public, normal
@@ -32,7 +32,7 @@ from bothends_protocol.evidence import (
     Route,
 )
 from bothends_protocol.messages import SeenPort, Tried
-from bothends_protocol.plan import BURST, CONNECT, PINHOLE
+from bothends_protocol.plan import BURST, CERTAIN, CONNECT, PINHOLE
 from bothends_protocol.tags import TRACE_TAG, tag_of
 from bothends_protocol.ways import way_of
 
@@ -80,6 +80,10 @@ trips: one that refuses its client at once does so at once."""
 SHORT_PROBES = 2
 """Requests that are to end at the first router: it answers 6 at once, then one a second
 (measured on Linux)."""
+
+INSIST_PAUSE = 0.01
+"""Between further requests to a probe that is silent: a queue that is full for a moment must not
+lose all of them."""
 
 MAX_SHORT = 3
 """Probes for which such requests are sent: more would not all be answered."""
@@ -182,7 +186,8 @@ class Prober:
         for _ in range(plan.attempts - 1):
             for probe in pending:
                 self._start(probe, own=mine[probe])
-        await self._trace(plan, (p for p in pending if self._is_traced(p)))
+        traced = self._to_trace(plan, (p for p in pending if self._is_traced(p)))
+        await asyncio.gather(self._trace(plan, traced), self._insist(plan, traced, own=mine))
         self._end_at_first_router(p for p in pending if not self._is_traced(p))
         if self._afar(plan):
             await self._settle(self._far_seconds(plan))
@@ -204,12 +209,36 @@ class Prober:
         if self._afar(plan):
             await self._settle(self._far_seconds(plan))
 
+    def _to_trace(self, plan: RoundPlan, probes: Iterable[Probe]) -> list[Probe]:
+        """Return those of `probes` whose way is to be traced now: once each, and not all."""
+        if plan.kind != CONNECT:
+            return []
+        fresh = [probe for probe in dict.fromkeys(probes) if probe not in self._traced]
+        chosen = fresh[: MAX_TRACED - len(self._traced)]
+        self._traced.update(chosen)
+        return chosen
+
+    async def _insist(
+        self, plan: RoundPlan, probes: Sequence[Probe], *, own: Mapping[Probe, bool]
+    ) -> None:
+        """Send further requests to those of `probes` that stay silent, while hops are asked.
+
+        So many were sent to them in a further round anyway, which would wait for as long again.
+        """
+        for _ in range(CERTAIN - plan.attempts):
+            silent = [probe for probe in probes if self._is_silent(probe)]
+            if not silent:
+                return
+            for probe in silent:
+                self._start(probe, own=own[probe])
+            await asyncio.sleep(INSIST_PAUSE)
+
+    def _is_silent(self, probe: Probe) -> bool:
+        return all(t.outcome == "silent" for t in self._tries if t.probe == probe)
+
     async def _trace(self, plan: RoundPlan, probes: Iterable[Probe]) -> None:
-        """Ask the hops on the way to those of `probes` that were not traced yet."""
+        """Ask the hops on the way to each of `probes`."""
         for probe in probes:
-            if plan.kind != CONNECT or len(self._traced) >= MAX_TRACED or probe in self._traced:
-                continue
-            self._traced.add(probe)
             control = self.control_port if self.control_port != probe.port else None
             found = await self._tracer.trace(
                 plan.number, probe.address, probe.port, control=control
@@ -288,16 +317,14 @@ class Prober:
         if any(item.closing for item in seen):
             await self._hear(LOST_WORDS_SECONDS)
         unseen = {(bare(item.address), item.port) for item in seen if not item.delivered}
-        await self._trace(
-            plan,
-            (
-                p
-                for p in plan.probes
-                if self._is_foreign(p)
-                and (bare(p.address), p.port) in unseen
-                and not self._answered_by_peer(p)
-            ),
+        late = (
+            p
+            for p in plan.probes
+            if self._is_foreign(p)
+            and (bare(p.address), p.port) in unseen
+            and not self._answered_by_peer(p)
         )
+        await self._trace(plan, self._to_trace(plan, late))
         for address in dict.fromkeys(probe.address for probe in plan.probes):
             await self._look_at_neighbour(plan.number, address)
         for item in self._tries:
@@ -609,7 +636,8 @@ class Prober:
             return
         hop = route.gateway or address
         clock = self._recorder.clock
-        until = clock() + NEIGHBOUR_SECONDS
+        begun = (t.started for t in self._tries if t.probe.address == address)
+        until = min(begun, default=clock()) + NEIGHBOUR_SECONDS
         with contextlib.suppress(NetlinkError):
             found = neighbour_state(hop, route.interface)
             while found is not None and found[0] == "incomplete" and clock() < until:
