@@ -33,5 +33,5 @@ def test_no_route_is_tried_again_where_another_port_had_one(
     for item in (NOWHERE, _Try(probe=other, own=False, outcome=outcome)):
         prober._recorder.attempts.append(prober._record(1, item))
     prober._tries = [dataclasses.replace(NOWHERE)]
-    tried = prober._outcome(PROBE)
+    (tried,) = prober._outcomes([PROBE])
     assert (tried.attempts, tried.silent, tried.explained) == (1, int(again), int(not again))

@@ -333,7 +333,7 @@ class Prober:
         for item in self._short:
             self._close(item)
             self._recorder.hop_probes.append(_short(plan.number, item))
-        return tuple(self._outcome(probe) for probe in plan.probes)
+        return self._outcomes(plan.probes)
 
     def close(self) -> None:
         """Close what is still open; safe to call again."""
@@ -346,14 +346,30 @@ class Prober:
     def _answered_by_peer(self, probe: Probe) -> bool:
         return any(t.probe == probe and t.spoke == "challenge" for t in self._tries)
 
-    def _outcome(self, probe: Probe) -> Tried:
-        mine = [t for t in self._tries if t.probe == probe]
+    def _outcomes(self, probes: Sequence[Probe]) -> tuple[Tried, ...]:
+        tries: dict[Probe, list[_Try]] = {probe: [] for probe in probes}
+        for item in self._tries:
+            tries[item.probe].append(item)
+        there = {a.address for a in self._recorder.attempts if a.outcome not in _LOCAL}
+        return tuple(
+            self._outcome(probe, mine, routed=probe.address in there)
+            for probe, mine in tries.items()
+        )
+
+    def _outcome(self, probe: Probe, mine: list[_Try], *, routed: bool) -> Tried:
+        """Sum up what became of `mine`, all tries of the round at `probe`.
+
+        `routed` is whether there is a route to the address. Where a try of this round found none,
+        the card was down just then, and took its routes with it: that says nothing about the port,
+        and it is tried again. Where a rule keeps just this port from a route, that shows again.
+        """
+        momentary = sum(t.outcome == "no-route" for t in mine) if routed else 0
         return Tried(
             probe=probe,
             attempts=len(mine),
             connected=sum(t.outcome == "connected" for t in mine),
-            silent=sum(t.outcome == "silent" or self._is_momentary(t) for t in mine),
-            explained=sum(self._explained(t) for t in mine),
+            silent=sum(t.outcome == "silent" for t in mine) + momentary,
+            explained=sum(self._explained(t) for t in mine) - momentary,
             left=self._left(mine),
             mapped=self._is_mapped(probe),
         )
@@ -363,20 +379,7 @@ class Prober:
         if item.icmp is not None and item.icmp.sender == bare(item.probe.address):
             # A router that translates says so in the name of whoever is behind it, too.
             return not self._is_foreign(item.probe)
-        if self._is_momentary(item):
-            return False
         return item.icmp is not None or item.outcome in _LOCAL or item.spoke == "challenge"
-
-    def _is_momentary(self, item: _Try) -> bool:
-        """Whether there was no route just then, though there is one to this address.
-
-        A card that goes down takes its routes with it: that says nothing about the port, and it is
-        tried again. Where a rule keeps just this port from a route, that shows again.
-        """
-        return item.outcome == "no-route" and any(
-            bare(a.address) == bare(item.probe.address) and a.outcome not in _LOCAL
-            for a in self._recorder.attempts
-        )
 
     def _left(self, tries: list[_Try]) -> int | None:
         if self.packets is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 
@@ -36,6 +37,7 @@ _LONGEST = 45
 """Letters of an address, at most (IPv6 with an IPv4 address at its end)."""
 
 
+@functools.lru_cache(maxsize=1024)
 def normal(address: str) -> str:
     """Return `address` in its one usual form: lower case, IPv4-mapped IPv6 as IPv4.
 
