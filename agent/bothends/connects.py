@@ -73,15 +73,19 @@ def outcome_of(number: int, *, at_once: bool) -> str:
     return "unreachable" if number == errno.EHOSTUNREACH else "local-error"
 
 
-def ask_for_errors(sock: socket.socket) -> None:
-    """Have the kernel keep ICMP errors with their sender for this socket (ip(7)). Linux."""
+def ask_for_errors(sock: socket.socket, *, wanted: bool = True) -> None:
+    """Have the kernel keep ICMP errors with their sender for this socket (ip(7)). Linux.
+
+    Not `wanted` any more once it is connected: else such an error, which anybody on the way can
+    send, would end the connection.
+    """
     level, option = (
         (socket.IPPROTO_IPV6, _IPV6_RECVERR)
         if sock.family == socket.AF_INET6
         else (socket.IPPROTO_IP, _IP_RECVERR)
     )
     with contextlib.suppress(OSError):
-        sock.setsockopt(level, option, 1)
+        sock.setsockopt(level, option, int(wanted))
 
 
 def limit_hops(sock: socket.socket, hops: int) -> None:

@@ -36,6 +36,7 @@ from bothends_protocol.errors import (
 from bothends_protocol.evidence import SeenAs
 from bothends_protocol.pairing import INSTANCE_SIZE, SOURCE, Handshake, Hello, Keys
 
+from .connects import ask_for_errors, icmp_error
 from .link import Link, LinkClosedError
 from .punch import PunchedStream, Puncher
 from .streams import DIRECT, PUNCHED, RENDEZVOUS, Stream, TcpStream, tune
@@ -94,6 +95,10 @@ _CONNECT_SECONDS = 4.0
 
 class ContactFailedError(Exception):
     """The two cannot pair, and waiting will not change that; the message is for the user."""
+
+
+class _IcmpError(OSError):
+    """A connect that was ended by an ICMP error, and not by the other host's TCP."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,8 @@ class Contact:
         self._known: dict[tuple[str, int], None] = {}
         self._refused_by: dict[str, int | None] = {}
         """The error with which the last try at an address ended."""
+        self._refused_by_icmp: set[str] = set()
+        """Addresses where a try ended by an ICMP error: no closed port answers so."""
         self._wake = asyncio.Event()
         self._puncher = Puncher(self.role, self.code.number, self._punched)
         self._rendezvous: Rendezvous | None = None
@@ -195,11 +202,13 @@ class Contact:
     def filtered(self, way: str) -> frozenset[str]:
         """Return the addresses where a filter refuses connections, as far as dialling shows.
 
-        `way` is the one on which the two have met. A closed port is refused too, and the other
-        side may have been started later; but once the two had to meet by UDP it listened there.
+        `way` is the one on which the two have met. Without ICMP it may be a closed port that
+        refuses, since the other side may have been started later; but once the two had to meet by
+        UDP it listened there.
         """
         filtering = {errno.EHOSTUNREACH} | ({errno.ECONNREFUSED} if way == PUNCHED else set())
-        return frozenset(at for at, error in self._refused_by.items() if error in filtering)
+        refused = {at for at, error in self._refused_by.items() if error in filtering}
+        return frozenset(refused | self._refused_by_icmp)
 
     # Listening ---------------------------------------------------------------------------
 
@@ -291,8 +300,11 @@ class Contact:
         except (OSError, TimeoutError) as error:
             self.refusals[place] = _what(error)
             self._refused_by[address] = getattr(error, "errno", None)
+            if isinstance(error, _IcmpError):
+                self._refused_by_icmp.add(address)
             return False
         self._refused_by.pop(address, None)
+        self._refused_by_icmp.discard(address)
         chosen = self._dialled.get((address, port), False)
         link = Link(TcpStream(reader, writer), dialled=True, chosen=chosen)
         self.refusals[place] = SILENT
@@ -692,7 +704,13 @@ async def _dial(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.
         try:
             sock.setblocking(False)
             tune(sock)
+            ask_for_errors(sock)
             await loop.sock_connect(sock, name)
+            ask_for_errors(sock, wanted=False)
+        except OSError as error:
+            icmp = icmp_error(sock)
+            sock.close()
+            raise _IcmpError(error.errno, error.strerror) if icmp is not None else error from None
         except BaseException:
             sock.close()
             raise

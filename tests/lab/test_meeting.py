@@ -219,6 +219,36 @@ def test_the_control_port_closed_one_way(stage: Stage, fault: Fault) -> None:
     agreed(start(stage, How(as_user=True)), DROPPED, NEAR)
 
 
+DIALS = """
+import asyncio, sys
+from bothends.contact import Contact
+from bothends_protocol.code import parse_code
+
+async def main():
+    contact = Contact(role="source", code=parse_code(sys.argv[1]), control_port=0, say=print)
+    contact.dial(sys.argv[2], int(sys.argv[3]))
+    while not contact.refusals:
+        await asyncio.sleep(0.01)
+    print(*contact.refusals.values(), *contact.filtered("direct"))
+    await contact.close()
+
+asyncio.run(main())
+"""
+
+
+@everybody
+@pytest.mark.parametrize("reject", [False, True], ids=["closed", "rejected"])
+def test_a_closed_port_and_a_filter_that_refuse_are_told_apart(
+    stage: Stage, *, reject: bool, as_user: bool
+) -> None:
+    # A filter's word by ICMP is limited, so who knows that it has one to say waits for it.
+    if reject:
+        faults.control_blocked("tcp", to="destination", reject=True)(stage)
+    at = stage.destination_address
+    done = stage.source.python(DIALS, CODE, at, str(CONTROL_PORT), as_user=as_user)
+    assert done.stdout.split() == ["connection", "refused", *([at] if reject else [])]
+
+
 @pytest.mark.parametrize("reject", [False, True], ids=["drop", "reject"])
 @pytest.mark.parametrize(("kind", "paths"), [("tcp", [PUNCHED]), ("udp", TCP)])
 def test_one_transport_closed_both_ways(
