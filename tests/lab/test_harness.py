@@ -303,6 +303,9 @@ def test_rules_for_others_do_not_block(stage: Stage) -> None:
 
 
 def test_loss_loses_about_its_share(stage: Stage) -> None:
+    # The two know each other's hardware address first: while it is asked for, which after a loss
+    # is once a second, packets wait for it in a queue that is shorter than what is sent here.
+    stage.source.run(["ping", "-q", "-c", "1", stage.destination_address])
     faults.loss(20)(stage)
     reply = stage.source.run(
         ["ping", "-q", "-i", "0.002", "-c", "300", "-W", "1", stage.destination_address]
