@@ -90,7 +90,7 @@ def test_a_given_code_is_not_shown() -> None:
     text = "\n".join(lines)
     assert "abandon" not in text
     assert "code number 7" in text
-    line = "bothends source --code-file FILE --peer 192.168.7.10 --control-port 99"
+    line = "bothends source --code-file FILE --control-port 99"
     assert f"    {line} --rendezvous ws://a/v1" in lines
     assert "press Enter" in text
 

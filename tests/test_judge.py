@@ -699,6 +699,9 @@ def lossy(side: Evidence) -> Evidence:
 NO_WAY_BACK = (Route(destination=HERE, error="ENETUNREACH"),)
 
 
+NO_ROUTE = replace(KEPT, outcome="no-route", error="ENETUNREACH")
+
+
 def hard(name: str, causes: str, story: Story) -> object:
     return pytest.param(story, causes.split(), id=name)
 
@@ -720,10 +723,12 @@ def hard(name: str, causes: str, story: Story) -> object:
         hard(
             "the source's card was down just then, and later it was dropped",
             "destination.firewall-drop",
-            Story(
-                fates=(replace(KEPT, outcome="no-route", error="ENETUNREACH"),) * CERTAIN
-                + (DROPPED,) * CERTAIN
-            ),
+            Story(fates=(NO_ROUTE,) * CERTAIN + (DROPPED,) * CERTAIN),
+        ),
+        hard(
+            "some were lost, and then the route was gone for good",
+            "",
+            Story(fates=(LOST,) * 3 + (NO_ROUTE,) * CERTAIN),
         ),
         hard("behind a NAT of the source's, open", "", without_packets(Story(seen_as="11.0.0.9"))),
         hard(

@@ -430,3 +430,15 @@ def test_what_was_seen_to_be_passed_on_stays_so() -> None:
     known = add(None, tried, None)
     assert known.mapped
     assert add(known, msgspec.structs.replace(tried, mapped=False), None).mapped
+
+
+@pytest.mark.parametrize(
+    ("attempts", "void", "again"),
+    [(0, 3, True), (0, CERTAIN - 1, True), (0, CERTAIN, False), (4, 11, True), (15, 3, False)],
+)
+def test_attempts_without_a_route_are_none(attempts: int, void: int, *, again: bool) -> None:
+    tried = Tried(probe=PROBE, attempts=attempts, connected=0, silent=attempts, left=0, void=void)
+    (last,) = first_round(1, SOURCE, [PEER], ["tcp:4242"])
+    plan = further_round(2, last, [(PROBE, add(None, tried, None))])
+    assert (plan is not None) is again
+    assert not pinhole_rounds(2, "source", [(PROBE, add(None, tried, None))], [], bytes) or attempts

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import socket
 import struct
+import sys
 
 from bothends_protocol.addresses import normal
 from bothends_protocol.evidence import Icmp, Probe
@@ -79,6 +80,8 @@ def ask_for_errors(sock: socket.socket, *, wanted: bool = True) -> None:
     Not `wanted` any more once it is connected: else such an error, which anybody on the way can
     send, would end the connection.
     """
+    if sys.platform != "linux":
+        return  # the numbers mean something else there
     level, option = (
         (socket.IPPROTO_IPV6, _IPV6_RECVERR)
         if sock.family == socket.AF_INET6

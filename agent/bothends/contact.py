@@ -166,7 +166,7 @@ class Contact:
         self._refused_by: dict[str, int | None] = {}
         """The error with which the last try at an address ended."""
         self._refused_by_icmp: set[str] = set()
-        """Addresses where a try ended by an ICMP error: no closed port answers so."""
+        """Addresses where the last refusal came by ICMP: no closed port answers so."""
         self._wake = asyncio.Event()
         self._puncher = Puncher(self.role, self.code.number, self._punched)
         self._rendezvous: Rendezvous | None = None
@@ -300,7 +300,9 @@ class Contact:
         except (OSError, TimeoutError) as error:
             self.refusals[place] = _what(error)
             self._refused_by[address] = getattr(error, "errno", None)
-            if isinstance(error, _IcmpError):
+            if isinstance(error, ConnectionRefusedError):
+                self._refused_by_icmp.discard(address)
+            elif isinstance(error, _IcmpError) and error.errno == errno.ECONNREFUSED:
                 self._refused_by_icmp.add(address)
             return False
         self._refused_by.pop(address, None)

@@ -145,8 +145,12 @@ _TYPE_HERE = (
 
 
 def _more(options: Options, addresses: Iterable[str], rendezvous: str | None) -> str:
-    """The options that both sides need, and where this one is."""
-    words = [f"--peer {address}" for address in addresses]
+    """The options that both sides need, and where this one is.
+
+    Not where, with a meeting point: the two may be in two homes, and an inside address that was
+    typed would be taken for the one to test.
+    """
+    words = [] if rendezvous is not None else [f"--peer {address}" for address in addresses]
     if options.control_port != CONTROL_PORT:
         words.append(f"--control-port {options.control_port}")
     if rendezvous is not None:

@@ -273,7 +273,8 @@ class Observer:
         clock = self._recorder.clock
         began = clock()
         rows = self._connections(plan)
-        while any(self._waits(row) for row in rows) and clock() - began < HUNG_SECONDS:
+        origins = frozenset().union(*(self._origins(probe) for probe in plan.probes))
+        while any(self._waits(row, origins) for row in rows) and clock() - began < HUNG_SECONDS:
             await asyncio.sleep(HUNG_PAUSE)
             rows = self._connections(plan)
         watched = round(clock() - began, 3)
@@ -288,19 +289,20 @@ class Observer:
         found = tuple(row for row in found if _ends(row) not in self._before)
         if not foreign:
             return found
+        origins = frozenset().union(*(self._origins(probe) for probe in plan.probes))
         return tuple(
             row
             for row in found
             if row.local_port in ports
             or (
                 row.state not in _OUTGOING
-                and bare(row.remote_address) in self._peers
+                and bare(row.remote_address) in origins
                 and self._control_port not in (row.local_port, row.remote_port)
             )
         )
 
-    def _waits(self, row: Connection) -> bool:
-        return row.accepted is False and bare(row.remote_address) in self._peers
+    def _waits(self, row: Connection, origins: Collection[str]) -> bool:
+        return row.accepted is False and bare(row.remote_address) in origins
 
     def _look_back(self, address: str) -> None:
         """Ask the kernel whether it takes packets from the other side, and has a way back."""
@@ -419,6 +421,9 @@ class Observer:
         """Addresses that connections for `probe` may come from."""
         if not self._is_foreign(probe):
             return frozenset(self._peers)
+        seen = {bare(word.address) for word in self._recorder.seen_as}
+        if seen and seen.isdisjoint(self._peers):
+            return frozenset(self._peers)  # the two are not behind one router
         # What a router leads back inside it sends in its own name.
         routers = [bare(route.gateway) for route in self._recorder.routes if route.gateway]
         return frozenset((*self._peers, *routers))

@@ -81,9 +81,9 @@ SHORT_PROBES = 2
 """Requests that are to end at the first router: it answers 6 at once, then one a second
 (measured on Linux)."""
 
-INSIST_PAUSE = 0.01
-"""Between further requests to a probe that is silent: a queue that is full for a moment must not
-lose all of them."""
+INSIST_PAUSE = 0.04
+"""Between further requests to a probe that is silent. All of them together take half a second: an
+outage of a moment must not swallow each of them, and an answer from afar ends them."""
 
 MAX_SHORT = 3
 """Probes for which such requests are sent: more would not all be answered."""
@@ -223,10 +223,11 @@ class Prober:
     ) -> None:
         """Send further requests to those of `probes` that stay silent, while hops are asked.
 
-        So many were sent to them in a further round anyway, which would wait for as long again.
+        A further round would send as many, and wait for as long again. Not where a filter is known
+        that says one word a second: that is for the hops.
         """
         for _ in range(CERTAIN - plan.attempts):
-            silent = [probe for probe in probes if self._is_silent(probe)]
+            silent = [p for p in probes if p.address not in self.filtered and self._is_silent(p)]
             if not silent:
                 return
             for probe in silent:
@@ -351,27 +352,33 @@ class Prober:
         for item in self._tries:
             tries[item.probe].append(item)
         there = {a.address for a in self._recorder.attempts if a.outcome not in _LOCAL}
+        gone = self._gone()
         return tuple(
-            self._outcome(probe, mine, routed=probe.address in there)
+            self._outcome(probe, mine, routed=probe.address in there, gone=gone)
             for probe, mine in tries.items()
         )
 
-    def _outcome(self, probe: Probe, mine: list[_Try], *, routed: bool) -> Tried:
+    def _outcome(
+        self, probe: Probe, mine: list[_Try], *, routed: bool, gone: set[int] | None
+    ) -> Tried:
         """Sum up what became of `mine`, all tries of the round at `probe`.
 
+        `gone` are the ports from which requests were seen to leave, if that could be seen.
         `routed` is whether there is a route to the address. Where a try of this round found none,
         the card was down just then, and took its routes with it: that says nothing about the port,
         and it is tried again. Where a rule keeps just this port from a route, that shows again.
         """
-        momentary = sum(t.outcome == "no-route" for t in mine) if routed else 0
+        void = [t for t in mine if t.outcome == "no-route"] if routed else []
+        made = [t for t in mine if t not in void] if void else mine
         return Tried(
             probe=probe,
-            attempts=len(mine),
-            connected=sum(t.outcome == "connected" for t in mine),
-            silent=sum(t.outcome == "silent" for t in mine) + momentary,
-            explained=sum(self._explained(t) for t in mine) - momentary,
-            left=self._left(mine),
+            attempts=len(made),
+            connected=sum(t.outcome == "connected" for t in made),
+            silent=sum(t.outcome == "silent" for t in made),
+            explained=sum(self._explained(t) for t in made),
+            left=None if gone is None else len(gone & {t.local[1] for t in made}),
             mapped=self._is_mapped(probe),
+            void=len(void),
         )
 
     def _explained(self, item: _Try) -> bool:
@@ -381,17 +388,13 @@ class Prober:
             return not self._is_foreign(item.probe)
         return item.icmp is not None or item.outcome in _LOCAL or item.spoke == "challenge"
 
-    def _left(self, tries: list[_Try]) -> int | None:
+    def _gone(self) -> set[int] | None:
         if self.packets is None:
             return None
         self.packets.drain()
-        ports = {t.local[1] for t in tries}
-        gone = {
-            s.source_port
-            for s in self._recorder.sightings
-            if s.way == "out" and s.flags == "S" and s.source_port in ports
+        return {
+            s.source_port for s in self._recorder.sightings if s.way == "out" and s.flags == "S"
         }
-        return len(gone)
 
     async def _burst(self, plan: RoundPlan) -> None:
         """Send the coded burst; the kernel's counters tell on both sides where it got to."""
@@ -639,7 +642,9 @@ class Prober:
             return
         hop = route.gateway or address
         clock = self._recorder.clock
-        begun = (t.started for t in self._tries if t.probe.address == address)
+        begun = (
+            t.started for t in self._tries if t.probe.address == address and t.outcome not in _LOCAL
+        )
         until = min(begun, default=clock()) + NEIGHBOUR_SECONDS
         with contextlib.suppress(NetlinkError):
             found = neighbour_state(hop, route.interface)

@@ -22,7 +22,7 @@ import ipaddress
 import math
 import secrets
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -360,11 +360,11 @@ class _Asking:
             return None
         asked = line.expect(request, places.all)
         beside: list[_Waiting] = []
-        for wait in self._waits():
+        for _ in range(MAX_REPEATS):
             line.send(asked, self._server)
             beside.append(line.expect(_PLAIN, (self._server,)))
             line.send(beside[-1], self._server)
-            if await asked.answered(wait):
+            if await asked.answered(self._wait):
                 break
             lost = sum(not plain.ended for plain in beside)
             if _is_silence(len(beside), lost):
@@ -388,10 +388,6 @@ class _Asking:
             request = _Request(request.change_address, request.change_port, there.mapped.port)
         answer = await line.ask(self._server, self._wait, request=request, origins=places.all)
         return answer is not None and answer.origin == origin
-
-    def _waits(self) -> Iterator[float]:
-        for number in range(MAX_REPEATS):
-            yield self._wait * GROWTH[min(number, len(GROWTH) - 2)]
 
     def _zoned(self, address: str) -> str:
         """Give a link-local address the server's zone: it is spoken to by the same interface."""

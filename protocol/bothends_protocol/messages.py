@@ -190,6 +190,8 @@ class Tried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Of a burst."""
     mapped: bool = False
     """Whether the machine with the address was seen to pass requests to the port on."""
+    void: int = 0
+    """Further attempts that met a moment without a route: they say nothing and are made again."""
 
 
 class Done(_Message, frozen=True):

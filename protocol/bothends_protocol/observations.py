@@ -581,7 +581,7 @@ def _taken(trails: Iterable[Trail]) -> bool | None:
 def _attempts(source: Evidence, table: Evidence | None, key: tuple[str, str, int]) -> list[Attempt]:
     """The attempts at the port as it is: not those for which a router was opened first.
 
-    And not those that met a moment without a network, if others at the port did not.
+    And not those that met a moment without a route: others had one later, or most had one.
     """
     helped = helped_rounds(source, table)
     mine = [
@@ -590,7 +590,9 @@ def _attempts(source: Evidence, table: Evidence | None, key: tuple[str, str, int
         if (a.transport, a.address, a.port) == key and a.round not in helped
     ]
     made = [a for a in mine if a.outcome != "no-route"]
-    return made or mine
+    void = len(mine) - len(made)
+    moment = bool(made) and (mine[-1].outcome != "no-route" or len(made) > void)
+    return made if moment else mine
 
 
 def _addresses(evidence: Evidence) -> frozenset[str]:

@@ -100,7 +100,7 @@ _LOCAL_PORTS = (20_000, 59_999)
 """Where the requests through a pinhole come from: not a service's port, and hardly ever taken."""
 
 MAX_MAPPED = 4
-"""Ports that the router is asked to forward in one run (--map)."""
+"""Ports that the router is asked to forward in one round (--map)."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,8 @@ class Tally:
     established: int | None = None
     mapped: bool = False
     """Whether the machine with the address was seen to pass requests on."""
+    void: int = 0
+    """Attempts that are none: there was no route just then, though there is one."""
 
 
 def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
@@ -134,6 +136,7 @@ def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
         delivered=_sum(old.delivered, seen.delivered if seen else None),
         established=_sum(old.established, seen.established if seen else None),
         mapped=old.mapped or tried.mapped,
+        void=old.void + tried.void,
     )
 
 
@@ -227,6 +230,8 @@ def _conclusive(tally: Tally) -> bool:
     """
     if tally.attempts >= MAX_ATTEMPTS:
         return True
+    if tally.void and not tally.attempts:
+        return tally.void >= CERTAIN  # it is no moment, but a rule for just this port
     if tally.connected and tally.established == 0:
         return tally.connected >= HALF_OPEN
     if not tally.silent:
@@ -299,7 +304,7 @@ def pinhole_rounds(
         probe
         for probe, tally in tallies
         if bare(probe.address) not in here
-        and tally.silent == tally.attempts
+        and 0 < tally.silent == tally.attempts
         and not (tally.mapped or tally.arrived or tally.delivered)
     ]
     return [
