@@ -1410,3 +1410,21 @@ def test_the_way_back_to_a_home_with_the_same_addresses_leads_to_its_public_one(
     destination = unmet(destination, confirmed=confirmed, neighbours=(nobody,), routes=(out,))
     (check,) = judge(unmet(source, confirmed=shared), destination).checks
     assert check.candidates == (named,)
+
+
+@pytest.mark.parametrize(("later", "named"), [(0.0, True), (100.0, False)])
+def test_a_port_tried_only_while_the_card_was_down_has_a_route_all_the_same(
+    later: float, *, named: bool
+) -> None:
+    # Meanwhile others at the address had one: it is a rule for this port. Nothing had one: the
+    # card was down, and nothing is known of the port.
+    source, destination = Story(fates=(NO_ROUTE,) * 3, ports=(4242, 4243)).evidence()
+    assert source is not None
+    attempts = tuple(
+        msgspec.structs.replace(a, started=a.started + later)
+        if a.port == 4243
+        else msgspec.structs.replace(a, outcome="silent", error=None)
+        for a in source.attempts
+    )
+    verdict = judge(msgspec.structs.replace(source, attempts=attempts), destination)
+    assert ("source.no-route" in verdict.candidates) is named

@@ -434,7 +434,13 @@ def test_what_was_seen_to_be_passed_on_stays_so() -> None:
 
 @pytest.mark.parametrize(
     ("attempts", "void", "again"),
-    [(0, 3, True), (0, CERTAIN - 1, True), (0, CERTAIN, False), (4, 11, True), (15, 3, False)],
+    [
+        (0, 3, True),
+        (0, MAX_ATTEMPTS - 1, True),
+        (0, MAX_ATTEMPTS, False),
+        (4, 11, True),
+        (15, 3, False),
+    ],
 )
 def test_attempts_without_a_route_are_none(attempts: int, void: int, *, again: bool) -> None:
     tried = Tried(probe=PROBE, attempts=attempts, connected=0, silent=attempts, left=0, void=void)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -486,7 +486,7 @@ def by_port(evidence: Evidence) -> dict[int, Evidence]:
     """
     ports = {p.port for r in evidence.rounds for p in r.probes}
     parts = {port: _Part() for port in ports}
-    for attempt in evidence.attempts:
+    for attempt in _without_moments(evidence.attempts):
         parts.setdefault(attempt.port, _Part()).attempts.append(attempt)
     for mine in evidence.own_listeners:
         parts.setdefault(mine.port, _Part()).own_listeners.append(mine)
@@ -579,20 +579,50 @@ def _taken(trails: Iterable[Trail]) -> bool | None:
 
 
 def _attempts(source: Evidence, table: Evidence | None, key: tuple[str, str, int]) -> list[Attempt]:
-    """The attempts at the port as it is: not those for which a router was opened first.
-
-    And not those that met a moment without a route: others had one later, or most had one.
-    """
+    """The attempts at the port as it is: not those for which a router was opened first."""
     helped = helped_rounds(source, table)
-    mine = [
+    return [
         a
         for a in source.attempts
         if (a.transport, a.address, a.port) == key and a.round not in helped
     ]
-    made = [a for a in mine if a.outcome != "no-route"]
-    void = len(mine) - len(made)
-    moment = bool(made) and (mine[-1].outcome != "no-route" or len(made) > void)
-    return made if moment else mine
+
+
+def _without_moments(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Return `attempts` but for those that met a moment without a route: they say nothing.
+
+    A card that goes down takes its routes with it. Others at the port had a route later, or most
+    had one; or nothing at the address had one while this port had none, and something at another
+    time. A rule for just this port leaves the others theirs meanwhile.
+    """
+    routed: dict[str, list[float]] = {}
+    by_place: dict[tuple[str, str, int], list[Attempt]] = {}
+    for attempt in attempts:
+        by_place.setdefault((attempt.transport, attempt.address, attempt.port), []).append(attempt)
+        if attempt.outcome != "no-route":
+            routed.setdefault(attempt.address, []).append(attempt.started)
+    void = {
+        place for place, mine in by_place.items() if _was_moment(mine, routed.get(place[1], []))
+    }
+    return [
+        a
+        for a in attempts
+        if a.outcome != "no-route" or (a.transport, a.address, a.port) not in void
+    ]
+
+
+def _was_moment(mine: Sequence[Attempt], routed: Sequence[float]) -> bool:
+    """Whether those of `mine`, all at one port, that had no route met a moment only.
+
+    `routed` is when anything at the address had one.
+    """
+    void = [a.started for a in mine if a.outcome == "no-route"]
+    if not void or not routed:
+        return False
+    made = len(mine) - len(void)
+    if made:
+        return mine[-1].outcome != "no-route" or made > len(void)
+    return not any(min(void) <= started <= max(void) for started in routed)
 
 
 def _addresses(evidence: Evidence) -> frozenset[str]:

@@ -231,7 +231,7 @@ def _conclusive(tally: Tally) -> bool:
     if tally.attempts >= MAX_ATTEMPTS:
         return True
     if tally.void and not tally.attempts:
-        return tally.void >= CERTAIN  # it is no moment, but a rule for just this port
+        return tally.void >= MAX_ATTEMPTS  # it is no moment, but a rule for just this port
     if tally.connected and tally.established == 0:
         return tally.connected >= HALF_OPEN
     if not tally.silent:
