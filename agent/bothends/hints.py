@@ -147,8 +147,8 @@ _TYPE_HERE = (
 def _more(options: Options, addresses: Iterable[str], rendezvous: str | None) -> str:
     """The options that both sides need, and where this one is.
 
-    Not where, with a meeting point: the two may be in two homes, and an inside address that was
-    typed would be taken for the one to test.
+    With a meeting point they leave out where it is: the two may be in two homes, and an inside
+    address that was typed would be taken for the one to test.
     """
     words = [] if rendezvous is not None else [f"--peer {address}" for address in addresses]
     if options.control_port != CONTROL_PORT:

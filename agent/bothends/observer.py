@@ -273,7 +273,7 @@ class Observer:
         clock = self._recorder.clock
         began = clock()
         rows = self._connections(plan)
-        origins = frozenset().union(*(self._origins(probe) for probe in plan.probes))
+        origins = self._origins(plan.probes)
         while any(self._waits(row, origins) for row in rows) and clock() - began < HUNG_SECONDS:
             await asyncio.sleep(HUNG_PAUSE)
             rows = self._connections(plan)
@@ -289,7 +289,7 @@ class Observer:
         found = tuple(row for row in found if _ends(row) not in self._before)
         if not foreign:
             return found
-        origins = frozenset().union(*(self._origins(probe) for probe in plan.probes))
+        origins = self._origins(plan.probes)
         return tuple(
             row
             for row in found
@@ -410,16 +410,17 @@ class Observer:
         ]
 
     def _rows(self, probe: Probe) -> list[Connection]:
+        origins = self._origins([probe])
         return [
             row
             for row in self._recorder.connections
             if self._lands(probe, row.local_address, row.local_port)
-            and bare(row.remote_address) in self._origins(probe)
+            and bare(row.remote_address) in origins
         ]
 
-    def _origins(self, probe: Probe) -> frozenset[str]:
-        """Addresses that connections for `probe` may come from."""
-        if not self._is_foreign(probe):
+    def _origins(self, probes: Iterable[Probe]) -> frozenset[str]:
+        """Addresses that connections for `probes` may come from."""
+        if not any(self._is_foreign(probe) for probe in probes):
             return frozenset(self._peers)
         seen = {bare(word.address) for word in self._recorder.seen_as}
         if seen and seen.isdisjoint(self._peers):

@@ -77,13 +77,13 @@ WORDS_SECONDS = 0.05
 """How long a service that accepted may take to speak or to close again, beside two round
 trips: one that refuses its client at once does so at once."""
 
-SHORT_PROBES = 2
-"""Requests that are to end at the first router: it answers 6 at once, then one a second
-(measured on Linux)."""
-
 INSIST_PAUSE = 0.04
 """Between further requests to a probe that is silent. All of them together take half a second: an
 outage of a moment must not swallow each of them, and an answer from afar ends them."""
+
+SHORT_PROBES = 2
+"""Requests that are to end at the first router: it answers 6 at once, then one a second
+(measured on Linux)."""
 
 MAX_SHORT = 3
 """Probes for which such requests are sent: more would not all be answered."""
@@ -368,8 +368,7 @@ class Prober:
         the card was down just then, and took its routes with it: that says nothing about the port,
         and it is tried again. Where a rule keeps just this port from a route, that shows again.
         """
-        void = [t for t in mine if t.outcome == "no-route"] if routed else []
-        made = [t for t in mine if t not in void] if void else mine
+        made = [t for t in mine if t.outcome != "no-route" or not routed]
         return Tried(
             probe=probe,
             attempts=len(made),
@@ -378,7 +377,7 @@ class Prober:
             explained=sum(self._explained(t) for t in made),
             left=None if gone is None else len(gone & {t.local[1] for t in made}),
             mapped=self._is_mapped(probe),
-            void=len(void),
+            void=len(mine) - len(made),
         )
 
     def _explained(self, item: _Try) -> bool:
