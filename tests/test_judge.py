@@ -482,6 +482,15 @@ GOLDEN = [
         none="?????  ? address.duplicate network.proxy",
     ),
     Row(
+        "something on the way takes the connections",
+        ("network.proxy",),
+        always(ELSEWHERE, neighbour=neighbour(ROUTER)),
+        both="?B---  network.proxy!",
+        source="?????  ? network.proxy",
+        destination="?B---  network.proxy!",
+        none="?????  ? network.proxy",
+    ),
+    Row(
         "the address is another machine's on the same network, which refuses",
         ("address.wrong-host",),
         always(

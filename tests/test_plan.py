@@ -16,23 +16,33 @@ from bothends_protocol.plan import (
     CERTAIN,
     ENOUGH,
     HALF_OPEN,
+    LOSS,
+    LOSS_ATTEMPTS,
     MAPPED,
     MAX_ATTEMPTS,
     MAX_MAPPED,
+    MAX_MEASURED,
     MAX_PINHOLES,
     MAX_PROBES,
+    MAX_SAMPLED,
+    MAX_WAVES,
     PINHOLE,
     PINHOLE_ATTEMPTS,
+    SAMPLE,
+    TUPLES,
     Tally,
     add,
     burst_probes,
     burst_round,
     first_round,
     further_round,
+    loses,
+    loss_rounds,
     mapped_rounds,
     pinhole_rounds,
     primary_addresses,
     probe_addresses,
+    sample_rounds,
     well_formed,
 )
 
@@ -449,3 +459,79 @@ def test_attempts_without_a_route_are_none(attempts: int, void: int, *, again: b
     assert (plan is not None) is again
     pinholes = pinhole_rounds(2, "source", [(PROBE, add(None, tried, None))], [], bytes)
     assert bool(pinholes) is bool(attempts)
+
+
+# -- samples and loss
+
+
+def entropy(size: int) -> bytes:
+    return bytes(range(1, size + 1))
+
+
+@pytest.mark.parametrize(
+    ("tally", "sampled"),
+    [
+        (Tally(attempts=1, connected=1), False),
+        (Tally(attempts=1, connected=1, routed=True), True),
+        (Tally(attempts=3, connected=2, silent=1), True),
+        (Tally(attempts=15, silent=15, routed=True), False),
+        (Tally(attempts=3, routed=True), False),
+    ],
+    ids=["on one segment", "across a router", "some failed", "all are silent", "all are refused"],
+)
+def test_what_is_sampled(tally: Tally, *, sampled: bool) -> None:
+    plans = sample_rounds(5, SOURCE, [(PROBE, tally)], entropy)
+    assert [plan.kind for plan in plans] == [SAMPLE] * sampled
+    for plan in plans:
+        assert (plan.number, plan.attempts, plan.probes) == (5, MAX_WAVES, (PROBE,))
+        assert len(set(plan.local_ports)) == TUPLES
+        assert well_formed(plan)
+
+
+def test_few_probes_are_sampled_and_no_udp() -> None:
+    connects = Tally(attempts=1, connected=1, routed=True)
+    probes = [Probe(transport="tcp", address=PEER, port=port) for port in range(1, 9)]
+    plans = sample_rounds(1, SOURCE, [(probe, connects) for probe in probes], entropy)
+    assert [plan.probes[0].port for plan in plans] == list(range(1, 1 + MAX_SAMPLED))
+    udp = Probe(transport="udp", address=PEER, port=4242)
+    assert sample_rounds(1, SOURCE, [(udp, connects)], entropy) == []
+
+
+@pytest.mark.parametrize(
+    ("tally", "lost"),
+    [
+        (Tally(attempts=3, connected=3), False),
+        (Tally(attempts=3, silent=3), False),
+        (Tally(attempts=3, connected=2, silent=1), True),
+        (Tally(), False),
+    ],
+)
+def test_different_fates_at_one_port_are_loss(tally: Tally, *, lost: bool) -> None:
+    assert loses([(PROBE, tally)]) == lost
+
+
+def test_loss_is_measured_at_the_control_port_of_one_address() -> None:
+    tallies = [(Probe(transport="tcp", address=a, port=4242), Tally()) for a in (PEER, OTHER)]
+    plans = loss_rounds(3, SOURCE, tallies, 24242)
+    assert [plan.probes for plan in plans] == [
+        (Probe(transport="tcp", address=PEER, port=24242),)
+    ] * MAX_MEASURED
+    assert {plan.attempts for plan in plans} == {LOSS_ATTEMPTS}
+    assert all(plan.kind == LOSS and well_formed(plan) for plan in plans)
+    assert loss_rounds(3, SOURCE, tallies, 0) == []
+    assert loss_rounds(3, SOURCE, [], 24242) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"local_ports": (80,) * TUPLES},
+        {"local_ports": tuple(range(30_000, 30_000 + TUPLES - 1))},
+        {"attempts": MAX_WAVES - 1},
+        {"probes": (PROBE, PROBE)},
+        {"pattern": "10"},
+    ],
+)
+def test_a_sample_of_another_size_is_refused(changes: dict[str, object]) -> None:
+    (plan,) = sample_rounds(1, SOURCE, [(PROBE, Tally(connected=1, routed=True))], entropy)
+    assert not well_formed(msgspec.structs.replace(plan, **changes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ from bothends_protocol.plan import (
     ATTEMPTS,
     BURST,
     CONNECT,
+    LOSS,
+    LOSS_ATTEMPTS,
     MAPPED,
     MAX_ATTEMPTS,
     MAX_BURSTS,
@@ -47,6 +50,7 @@ from bothends_protocol.plan import (
     MAX_PROBES,
     MAX_SAME_BURSTS,
     PINHOLE,
+    SAMPLE,
 )
 from bothends_protocol.session import (
     MAX_ROUNDS,
@@ -817,6 +821,96 @@ def test_a_router_is_opened_a_few_times_in_a_run_whatever_the_leader_wants(
         session.report(Collected(()))
     with pytest.raises(ProtocolError, match="not agreed"):
         session.receive(Round(plan=changed(plan, number=most + 1)))
+
+
+# -- rounds that say what share of connections fails
+
+CONTROL = 24242
+MEASURING = changed(
+    PLAN,
+    kind=LOSS,
+    attempts=LOSS_ATTEMPTS,
+    probes=(Probe(transport="tcp", address=THERE, port=CONTROL),),
+)
+ANSWERING = changed(FROM_DESTINATION, control_port=CONTROL)
+
+
+@dataclass
+class Lossy(World):
+    """Some requests are answered and some are not; across a router, or on one segment."""
+
+    silent: int = 1
+    routed: bool = False
+    resent: int = 0
+
+    def tried(self, plan: RoundPlan) -> tuple[Tried, ...]:
+        return tuple(
+            changed(
+                item,
+                connected=item.attempts - self.silent,
+                silent=self.silent,
+                routed=self.routed,
+            )
+            for item in super().tried(plan)
+        )
+
+
+class Resending(Side):
+    """A side whose contact has to send again."""
+
+    def answer(self, order: Order) -> Report:
+        report = super().answer(order)
+        if isinstance(report, Collected | Gathered):
+            return dataclasses.replace(report, resent=1)
+        return report
+
+
+def test_where_some_requests_fail_a_sample_is_taken_and_loss_is_measured_last() -> None:
+    pair = Pair(Lossy(), destination=ANSWERING).run()
+    assert kinds(pair)[-2:] == [SAMPLE, LOSS]
+    assert pair.plans()[-1].probes == MEASURING.probes
+    assert pair.agreed()
+
+
+def test_on_a_clean_segment_nothing_more_is_sent() -> None:
+    pair = Pair(Lossy(silent=0), destination=ANSWERING).run()
+    assert set(kinds(pair)) == {CONNECT}
+
+
+def test_across_a_router_a_sample_is_taken_and_loss_is_not_measured() -> None:
+    pair = Pair(Lossy(silent=0, routed=True), destination=ANSWERING).run()
+    assert kinds(pair)[-1] == SAMPLE
+
+
+@pytest.mark.parametrize("role", [SOURCE, DESTINATION])
+def test_a_contact_that_sends_again_makes_loss_be_measured(role: str) -> None:
+    pair = Pair(World(connects=False), destination=ANSWERING)
+    pair.sides[role].__class__ = Resending
+    pair.run()
+    assert kinds(pair)[-1] == LOSS
+    assert pair.agreed()
+
+
+def test_a_destination_that_does_not_say_where_it_waits_is_not_asked() -> None:
+    assert LOSS not in kinds(Pair(Lossy()).run())
+
+
+def test_with_both_ways_loss_is_measured_in_both_directions() -> None:
+    there = changed(ANSWERING, both_ways=True)
+    pair = Pair(Lossy(), changed(FROM_SOURCE, control_port=CONTROL), there).run()
+    assert [plan.prober for plan in pair.plans() if plan.kind == LOSS] == [SOURCE, DESTINATION]
+
+
+def test_loss_is_measured_at_the_control_port_alone() -> None:
+    session = Session(DESTINATION, ANSWERING, entropy)
+    session.receive(FROM_SOURCE)
+    other = (Probe(transport="tcp", address=THERE, port=4242),)
+    with pytest.raises(ProtocolError, match="not agreed"):
+        session.receive(Round(plan=changed(MEASURING, probes=other)))
+    with pytest.raises(ProtocolError, match="not agreed"):
+        session.receive(Round(plan=changed(MEASURING, attempts=LOSS_ATTEMPTS + 1)))
+    session.receive(Round(plan=MEASURING))
+    assert session.rounds == [MEASURING]
 
 
 # -- evidence and agreement

@@ -7,14 +7,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bothends_protocol.evidence import HopProbe, Icmp
-from bothends_protocol.ways import INITIAL, SILENCE, Way, asked_least, way_of
+from bothends_protocol.ways import (
+    INITIAL,
+    SILENCE,
+    Stretch,
+    Way,
+    asked_least,
+    farthest_other,
+    stretch_of,
+    way_back_of,
+    way_of,
+)
 
 ADDRESS, PORT = "11.0.1.1", 4242
 OWN, FAR = "192.168.1.1", "11.255.0.1"
 
 
+CONTROL = 24242
+
+
 def probe(
-    hops: int, outcome: str = "silent", sender: str = "", *, least: int = 0, port: int = PORT
+    hops: int,
+    outcome: str = "silent",
+    sender: str = "",
+    *,
+    least: int = 0,
+    port: int = PORT,
+    local_port: int = 0,
 ) -> HopProbe:
     icmp = Icmp(kind=11 if outcome == "expired" else 3, code=0, sender=sender) if sender else None
     return HopProbe(
@@ -26,6 +45,7 @@ def probe(
         outcome=outcome,
         icmp=icmp,
         least=least,
+        local_port=local_port,
     )
 
 
@@ -148,3 +168,109 @@ def test_any_probes_make_a_way(probes: list[HopProbe], address: str) -> None:
     assert not way.silent & (way.expired.keys() | way.ends.keys())
     assert sum(way.tries.values()) == way.asked <= len(probes)
     assert way.place_of(address) is None or way.place_of(address) in way.expired
+
+
+# -- where requests to one port end, and others go on
+
+
+def routers(count: int, port: int, *, upto: int | None = None) -> list[HopProbe]:
+    """Requests to a port, two for each hop, of which those up to a hop are answered."""
+    last = count if upto is None else upto
+    return [
+        probe(hop, "expired", f"11.0.9.{hop}", port=port) if hop <= last else probe(hop, port=port)
+        for hop in range(1, count + 1)
+        for _ in range(2)
+    ]
+
+
+def stretch(probes: list[HopProbe]) -> Stretch | None:
+    control = farthest_other(probes, ADDRESS, PORT)
+    return stretch_of(way_of(probes, ADDRESS, PORT), control, ADDRESS)
+
+
+def asked_again(hop: int, *after: HopProbe) -> list[HopProbe]:
+    return [*[probe(hop)] * 3, *after]
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_a_filter_is_between_the_last_hop_that_answers_and_the_next_that_answers_others(
+    last: int,
+) -> None:
+    others = [*routers(3, CONTROL), probe(4, "connected", port=CONTROL)]
+    name = f"11.0.9.{last + 1}"
+    again = asked_again(last + 1, probe(last + 1, "expired", name, port=CONTROL))
+    found = stretch([*routers(3, PORT, upto=last), probe(4), *others, *again])
+    assert found == Stretch(last, last + 1, f"11.0.9.{last}" if last else "", name, 4)
+    assert (found.narrow, found.before_end) == (True, True)
+
+
+def test_behind_the_last_router_it_is_that_or_the_other_side() -> None:
+    others = [*routers(2, CONTROL), probe(3, "connected", port=CONTROL)]
+    again = asked_again(3, probe(3, "connected", port=CONTROL))
+    found = stretch([*routers(2, PORT), probe(3), probe(3), *others, *again])
+    assert found == Stretch(2, 3, "11.0.9.2", ADDRESS, 3)
+    assert (found.narrow, found.before_end) == (True, False)
+
+
+def test_hops_that_say_nothing_to_anybody_are_left_out() -> None:
+    others = [probe(hop, port=CONTROL) for hop in (1, 2)]
+    others += [probe(3, "expired", FAR, port=CONTROL), probe(4, "connected", port=CONTROL)]
+    again = asked_again(3, probe(3, "expired", FAR, port=CONTROL))
+    mine = [probe(hop) for hop in (1, 1, 2, 2, 3, 3, 4, 4)]
+    found = stretch([*mine, *others, *again])
+    assert found == Stretch(0, 3, "", FAR, 4)
+    assert found.before_end
+
+
+def test_where_no_router_says_anything_the_stretch_is_the_whole_way() -> None:
+    others = [probe(1, port=CONTROL), probe(2, "connected", port=CONTROL)]
+    again = asked_again(2, probe(2, "connected", port=CONTROL))
+    found = stretch([*[probe(hop) for hop in (1, 1, 2, 2)], *others, *again])
+    assert found is not None
+    assert (found.narrow, found.before_end) == (False, False)
+
+
+def test_a_hop_that_has_used_up_its_words_shows_nothing() -> None:
+    others = [probe(1, "expired", OWN, port=CONTROL), probe(2, "connected", port=CONTROL)]
+    mine = [probe(1), probe(1)]
+    # It answered the other port before, and neither of them afterwards.
+    assert stretch([*others, *mine, *asked_again(1, probe(1, port=CONTROL))]) is None
+    spoke = probe(1, "expired", OWN, port=CONTROL)
+    assert stretch([*others, *mine, *asked_again(1, spoke)]) is not None
+
+
+def test_few_requests_are_no_silence() -> None:
+    others = [probe(1, "expired", OWN, port=CONTROL)]
+    assert stretch([probe(1), probe(1), *others]) is None
+
+
+def test_a_refusal_of_nobody_known_is_between_two_hops() -> None:
+    others = [*routers(3, CONTROL), probe(4, "connected", port=CONTROL)]
+    mine = [*routers(1, PORT), probe(2, "refused"), probe(3, "refused")]
+    found = stretch([*mine, *others])
+    assert found == Stretch(1, 2, "11.0.9.1", "11.0.9.2", 4)
+    named = [*routers(1, PORT), probe(2, "unreachable", FAR)]
+    assert stretch([*named, *others]) is None
+
+
+def test_the_other_port_is_the_one_that_gets_farthest() -> None:
+    near = [probe(1, "expired", OWN, port=80), probe(2, port=80)]
+    far = [probe(1, "expired", OWN, port=CONTROL), probe(2, "expired", FAR, port=CONTROL)]
+    assert farthest_other([*near, *far], ADDRESS, PORT).last == 2
+    assert farthest_other([], ADDRESS, PORT) == Way()
+
+
+def test_the_way_back_is_known_by_the_port_it_comes_from() -> None:
+    tested = [probe(1, "expired", OWN, port=40_000, local_port=PORT), probe(2, local_port=PORT)]
+    others = [probe(1, "expired", OWN, port=40_001), probe(2, "refused", port=40_002)]
+    probes = [*tested, *others]
+    assert way_back_of(probes, ADDRESS, PORT).expired == {1: OWN}
+    assert way_back_of(probes, ADDRESS, PORT).silent == {2}
+    assert way_back_of(probes, ADDRESS, 0).end == (2, "refused", "")
+
+
+@given(st.lists(any_probe, max_size=30), st.lists(any_probe, max_size=30))
+def test_any_ways_make_a_stretch_in_order(mine: list[HopProbe], others: list[HopProbe]) -> None:
+    found = stretch_of(way_of(mine, ADDRESS, PORT), way_of(others, ADDRESS, PORT))
+    if found is not None:
+        assert found.last < found.first

@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import secrets
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from bothends_protocol.addresses import bare, family
 from bothends_protocol.evidence import HopProbe, Icmp
@@ -32,7 +34,7 @@ from .connects import (
     outcome_of,
 )
 
-__all__ = ["MAX_HOPS", "SLACK_SECONDS", "Tracer", "farthest", "has_expired"]
+__all__ = ["MAX_HOPS", "SLACK_SECONDS", "ByHand", "Lane", "Tracer", "farthest", "has_expired"]
 
 BLOCK = 4
 """Hops asked at once: from a home that is the way out of it and a little beyond."""
@@ -46,6 +48,10 @@ TRIES = 2
 AGAIN = 3
 """More of them for the hop at which the way falls silent: what is said of a router by its silence
 needs more than two requests. With those before, six in all."""
+
+AFTER = 2
+"""Requests to the control port behind these, so that one lost packet leaves nothing open. A hop
+spends no word on what it does not get."""
 
 PATIENCE_SECONDS = 0.6
 """For the first answer, by a way whose length nobody has measured: a satellite's round trip."""
@@ -73,6 +79,37 @@ def farthest(probes: Iterable[HopProbe]) -> float:
     return max((p.seconds for p in probes if p.outcome == "expired"), default=0.0)
 
 
+@dataclass(frozen=True)
+class Lane:
+    """Requests that filters treat alike: by the port they go to, or by the one they come from."""
+
+    port: int
+    """0: another one for each, as the ports that a system gives its own connections."""
+    local_port: int = 0
+    """0: as the system gives it."""
+    local: str = ""
+    """The own address that has this port."""
+
+    def to(self) -> int:
+        """The port that the next request goes to."""
+        first, last = _PASSING_PORTS
+        return self.port or first + secrets.randbelow(last - first + 1)
+
+
+_PASSING_PORTS = (32_768, 60_999)
+"""Those that Linux gives its own connections (net.ipv4.ip_local_port_range)."""
+
+
+class ByHand(Protocol):
+    """Sends requests from a port that somebody else holds, and knows what came of them."""
+
+    def send(self, address: str, port: int, local: str, local_port: int, hops: int) -> None:
+        """Send one. Raises OSError, EPERM without the right to."""
+
+    def heard(self, port: int, local_port: int) -> tuple[str, Icmp | None, float] | None:
+        """What came of it and when, on the clock of the run; None where nothing did."""
+
+
 @dataclass
 class _Request:
     """One request under way."""
@@ -81,6 +118,8 @@ class _Request:
     port: int
     hops: int
     started: float
+    lane: Lane
+    by_hand: bool = False
     sock: socket.socket | None = None
     ended: float | None = None
     outcome: str = "silent"
@@ -92,8 +131,10 @@ class _Request:
 class Tracer:
     """Traces ways for one side. `clock` returns the seconds of the run."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], by_hand: ByHand | None = None) -> None:
+        """`by_hand` is for requests from ports that somebody else holds."""
         self._clock = clock
+        self._by_hand = by_hand
         self._requests: list[_Request] = []
         self._changed = asyncio.Event()
 
@@ -109,22 +150,42 @@ class Tracer:
     ) -> list[HopProbe]:
         """Return what came of the requests to `port` and to the `control` port of `address`.
 
-        `number` is the round to which they belong, `most` the last hop. Ends where the requests to
-        `port` get to an end, or where a whole block of hops says nothing.
+        `number` is the round to which they belong, `most` the last hop. Ends where requests to
+        either port get to an end, or where a whole block of hops says nothing to those to `port`.
         """
+        other = None if control is None else Lane(control)
+        return await self.follow(number, address, Lane(port), other, patience=patience, most=most)
+
+    async def follow(
+        self,
+        number: int,
+        address: str,
+        lane: Lane,
+        other: Lane | None,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        most: int = MAX_HOPS,
+    ) -> list[HopProbe]:
+        """Return what came of requests in `lane`, and in the `other` one; see `trace`."""
         done: list[HopProbe] = []
+        mine: list[HopProbe] = []
         try:
             for first in range(1, most + 1, BLOCK):
                 last = min(first + BLOCK - 1, most)
-                block = self._send(address, port, control, range(first, last + 1))
+                block = self._send(address, lane, other, range(first, last + 1))
                 await self._wait(block, patience if not done else 0.0, farthest(done))
-                done += [self._record(number, item) for item in block]
-                mine = [item for item in block if item.port == port]
-                if any(item.outcome in _END for item in mine):
-                    done += await self._who_refuses(number, address, port, mine)
+                said = [self._record(number, item) for item in block]
+                done += said
+                here = [p for p, item in zip(said, block, strict=True) if item.lane is lane]
+                mine += here
+                if any(p.outcome in _END for p in here):
+                    done += await self._who_refuses(number, address, lane, here)
                     break
-                if all(item.outcome == "silent" for item in mine):
-                    done += await self._ask_again(number, address, port, done)
+                # Where another port gets to the end of the way, nothing is beyond it.
+                ended = any(p.outcome in _END for p in said)
+                if ended or all(p.outcome == "silent" for p in here):
+                    last_heard = max((p.hops for p in mine if p.outcome == "expired"), default=0)
+                    done += await self._ask_again(number, address, lane, other, done, last_heard)
                     break
         finally:
             self.close()
@@ -133,7 +194,7 @@ class Tracer:
     async def ask(self, number: int, address: str, port: int, hop: int, seconds: float) -> HopProbe:
         """Return what came within `seconds` of one more request that is to end at `hop`."""
         try:
-            item = self._start(address, port, hop)
+            item = self._start(address, Lane(port), hop)
             self._requests.append(item)
             await self._wait([item], seconds, 0.0)
             return self._record(number, item)
@@ -141,38 +202,45 @@ class Tracer:
             self.close()
 
     async def _ask_again(
-        self, number: int, address: str, port: int, done: list[HopProbe]
+        self,
+        number: int,
+        address: str,
+        lane: Lane,
+        other: Lane | None,
+        done: list[HopProbe],
+        last: int,
     ) -> list[HopProbe]:
         """Ask the hop at which the way falls silent once more.
 
-        That is the first one behind the last that said something which requests to the control
-        port get past; where they get no further, the one behind the last.
+        That is the first one behind `last`, the last that said something, which requests in the
+        other lane get to; where they get no further, the one behind it. In the other lane it is
+        asked after that: a hop that has used up its words says nothing to anybody.
         """
-        said = [p for p in done if p.outcome == "expired"]
-        last = max((p.hops for p in said if p.port == port), default=0)
-        hop = min((p.hops for p in said if p.hops > last), default=last + 1)
-        block = [self._start(address, port, hop) for _ in range(AGAIN)]
+        further = (p.hops for p in done if p.hops > last and p.outcome in ("expired", *_END))
+        hop = min(further, default=last + 1)
+        block = [self._start(address, lane, hop) for _ in range(AGAIN)]
+        if other is not None:
+            block += [self._start(address, other, hop) for _ in range(AFTER)]
         self._requests += block
         await self._wait(block, 0.0, farthest(done))
         return [self._record(number, item) for item in block]
 
     async def _who_refuses(
-        self, number: int, address: str, port: int, asked: list[_Request]
+        self, number: int, address: str, lane: Lane, asked: list[HopProbe]
     ) -> list[HopProbe]:
         """Ask how far the refusals came, where TCP refuses: from the end, or from before it.
 
         By the smallest time to live with which the kernel is to take an answer (IP_MINTTL, ip(7)):
         no privilege shows an ordinary user the time to live of a reset.
         """
-        end = min((item.hops for item in asked if item.outcome in _END), default=0)
-        ends = {item.outcome for item in asked if item.hops == end}
-        by_icmp = any(item.icmp is not None for item in asked if item.hops == end)
-        if ends != {"refused"} or by_icmp or family(bare(address)) != 4:
+        end = min((p.hops for p in asked if p.outcome in _END), default=0)
+        ends = {p.outcome for p in asked if p.hops == end}
+        by_icmp = any(p.icmp is not None for p in asked if p.hops == end)
+        if ends != {"refused"} or by_icmp or family(bare(address)) != 4 or lane.local_port:
             return []
-        block = [self._start(address, port, 0, least=least) for least in asked_least(end)]
+        block = [self._start(address, lane, 0, least=least) for least in asked_least(end)]
         self._requests += block
-        trips = (i.ended - i.started for i in asked if i.ended is not None)
-        await self._wait(block, 0.0, max(trips, default=0.0))
+        await self._wait(block, 0.0, max((p.seconds for p in asked), default=0.0))
         return [self._record(number, item) for item in block]
 
     def close(self) -> None:
@@ -182,17 +250,17 @@ class Tracer:
         self._requests.clear()
 
     def _send(
-        self, address: str, port: int, control: int | None, hops: Iterable[int]
+        self, address: str, lane: Lane, other: Lane | None, hops: Iterable[int]
     ) -> list[_Request]:
-        wanted = [port] * TRIES + ([control] if control is not None else [])
-        block = [self._start(address, one, hop) for hop in hops for one in wanted]
+        lanes = [lane] * TRIES + ([other] if other is not None else [])
+        block = [self._start(address, one, hop) for hop in hops for one in lanes]
         self._requests += block
         return block
 
-    def _start(self, address: str, port: int, hops: int, *, least: int = 0) -> _Request:
-        item = _Request(address, port, hops, self._clock(), least=least)
+    def _start(self, address: str, lane: Lane, hops: int, *, least: int = 0) -> _Request:
+        item = _Request(address, lane.to(), hops, self._clock(), lane, least=least)
         try:
-            kind, name = name_of(address, port)
+            kind, name = name_of(address, item.port)
             item.sock = socket.socket(kind, socket.SOCK_STREAM)
             item.sock.setblocking(False)
             ask_for_errors(item.sock)
@@ -201,6 +269,8 @@ class Tracer:
             if least:
                 item.sock.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, least)
             offer_segment_size(item.sock, TRACE_TAG)
+            if lane.local_port and not self._bind(item):
+                return item
             result = item.sock.connect_ex(name)
         except OSError as error:
             self._end(item, error.errno or errno.EIO, at_once=True)
@@ -210,6 +280,23 @@ class Tracer:
         else:
             self._end(item, result, at_once=True)
         return item
+
+    def _bind(self, item: _Request) -> bool:
+        """Bind the socket to the lane's own port; where somebody has it, send by hand instead."""
+        if item.sock is None:
+            return False
+        local_port = item.lane.local_port
+        try:
+            item.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            item.sock.bind((item.lane.local, local_port))
+        except OSError:
+            if self._by_hand is None:
+                raise
+            self._by_hand.send(item.address, item.port, item.lane.local, local_port, item.hops)
+            item.by_hand = True
+            self._close(item)
+            return False
+        return True
 
     def _on_writable(self, item: _Request) -> None:
         if item.sock is None:
@@ -228,7 +315,10 @@ class Tracer:
         self._changed.set()
 
     async def _wait(self, block: list[_Request], patience: float, known: float) -> None:
-        """Wait until every request has ended, or long enough after the longest round trip."""
+        """Wait until every request has ended, or long enough after the longest round trip.
+
+        Of those that were sent by hand nobody says when they have.
+        """
         began = self._clock()
         while any(item.ended is None for item in block):
             trips = [item.ended - item.started for item in block if item.ended is not None]
@@ -250,6 +340,12 @@ class Tracer:
 
     def _record(self, number: int, item: _Request) -> HopProbe:
         self._close(item)
+        if item.by_hand and self._by_hand is not None:
+            found = self._by_hand.heard(item.port, item.lane.local_port)
+            if found is not None:
+                item.outcome, item.icmp, item.ended = found
+                if has_expired(item.icmp, item.address):
+                    item.outcome = "expired"
         return HopProbe(
             round=number,
             transport="tcp",
@@ -260,4 +356,5 @@ class Tracer:
             icmp=item.icmp,
             seconds=0.0 if item.ended is None else round(item.ended - item.started, 6),
             least=item.least,
+            local_port=item.lane.local_port,
         )

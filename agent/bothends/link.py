@@ -113,6 +113,11 @@ class Link:
                 trip = self._now() - began
                 self.trip = min(trip, self.trip or trip)
 
+    @property
+    def resent(self) -> int:
+        """Parts that this end of the connection had to send again up to now."""
+        return self._stream.resent
+
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()

@@ -26,7 +26,7 @@ from bothends_protocol.evidence import (
     Witness,
 )
 from bothends_protocol.messages import SeenPort
-from bothends_protocol.plan import BURST, MAPPED, PINHOLE
+from bothends_protocol.plan import BURST, LOSS, MAPPED, PINHOLE, SAMPLE
 from bothends_protocol.services import is_supervisor
 from bothends_protocol.tags import TRACE_TAG
 
@@ -34,6 +34,7 @@ from .listener import OwnListeners
 from .opener import Opener
 from .recorder import Recorder
 from .self_test import SelfTest
+from .way_back import WayBack
 from .witness.counters import Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state, returns_from
 from .witness.packets import PacketWitness
@@ -94,6 +95,7 @@ class Observer:
         self._packets = packets
         self._service = service
         self._sampler = Sampler(recorder.clock)
+        self._way_back = WayBack(recorder, own, packets)
         self._self_test = SelfTest(recorder.self_connects.append)
         self._mark = 0
         self._round = 0
@@ -116,6 +118,8 @@ class Observer:
             self._sampler.start(card=self._addresses.get(bare(plan.probes[0].address), ""))
             return ()
         self._sampler.start(once=True)
+        if plan.kind in (SAMPLE, LOSS):
+            return ()  # of the many connections it counts only which of them came about
         self._round = plan.number
         ports = {probe.port for probe in plan.probes}
         self._note_listeners(ports)
@@ -137,6 +141,9 @@ class Observer:
             samples = self._sampler.stop(plan.number)
             self._keep(samples)
             return (self._told(plan, samples),)
+        if plan.kind in (SAMPLE, LOSS):
+            self._keep(self._sampler.stop(plan.number))
+            return ()
         self._drain()
         if not self._all_answered(plan):
             await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
@@ -147,11 +154,24 @@ class Observer:
         if not all(found.established for found in seen):
             self._look_at_neighbours(plan.number)
         for probe, found in zip(plan.probes, seen, strict=True):
+            if not found.established and (found.delivered or self._accepts(probe)):
+                await self._trace_back(plan, probe)
+        for probe, found in zip(plan.probes, seen, strict=True):
             if not found.delivered and self._held_by_a_program(probe):
                 self._self_test.start(self.inside(probe))
             if self._opener is not None and self._is_foreign(probe) and not found.arrived:
                 self._opener.look(plan.number)
         return seen
+
+    async def _trace_back(self, plan: RoundPlan, probe: Probe) -> None:
+        """Answers leave and no handshake is complete: ask the hops on their way where they end."""
+        routed = {route.destination for route in self._recorder.routes if route.gateway}
+        rows = [bare(row.remote_address) for row in self._rows(probe)]
+        asked = [bare(seen.source) for seen in self._requests(probe)]
+        peers = [peer for peer in dict.fromkeys((*rows, *asked)) if peer in self._peers]
+        for peer in peers[:1]:
+            if peer in routed:
+                await self._way_back.trace(plan.number, self.inside(probe), peer)
 
     def _is_foreign(self, probe: Probe) -> bool:
         """Whether the address is none of this host's, so that a router must translate it."""
@@ -384,6 +404,14 @@ class Observer:
     def _answered(self, request: Sighting) -> bool:
         return any(
             s.way == "out" and (s.ack - 1) % 2**32 == request.seq
+            for s in self._recorder.sightings[self._mark :]
+        )
+
+    def _accepts(self, probe: Probe) -> bool:
+        """Whether the answer to a request for `probe` was seen to leave, and was no refusal."""
+        asked = {(s.seq + 1) % 2**32 for s in self._requests(probe)}
+        return any(
+            s.way == "out" and s.flags == "SA" and s.ack in asked
             for s in self._recorder.sightings[self._mark :]
         )
 

@@ -32,7 +32,7 @@ from bothends_protocol.evidence import (
     Route,
 )
 from bothends_protocol.messages import SeenPort, Tried
-from bothends_protocol.plan import BURST, CERTAIN, CONNECT, PINHOLE
+from bothends_protocol.plan import BURST, CERTAIN, CONNECT, LOSS, PINHOLE, SAMPLE
 from bothends_protocol.tags import TRACE_TAG, tag_of
 from bothends_protocol.ways import way_of
 
@@ -91,6 +91,25 @@ MAX_SHORT = 3
 MAX_TRACED = 2
 """Probes whose way is traced: of many ports one or two stand for all, and what routers say of
 expired requests is limited."""
+
+TOGETHER = 4
+"""Connections of a sample that are made at once: fewer than the queue of any service holds."""
+
+CERTAIN_WAVES = 24
+"""Further tries of connections that fail, all of them together, before it is no chance: at a loss
+of 40 % each way that many fail twice in 100,000."""
+
+LATER = (0.55, 0.0, 0.0)
+"""Pauses before the last tries of connections that fail. A destination that still waits for the
+end of an earlier handshake answers a further request from the same port once in half a second
+(net/ipv4/tcp_input.c, tcp_oow_rate_limited): that ends the wait, and the next gets through."""
+
+PACE_SECONDS = 0.004
+"""Between the requests by which loss is measured: 250 a second, which every line carries, and
+which no short disturbance swallows whole."""
+
+LATE_SECONDS = 0.2
+"""For the answers to the last of them, beside two round trips: a queue on the way."""
 
 LOST_WORDS_SECONDS = 1.5
 """For what a program said or its goodbye to come, where it is known to have closed the connection
@@ -165,16 +184,24 @@ class Prober:
     ) -> None:
         """Send all probes of `plan`; return when nothing more is on its way out."""
         self._tries, self._short = [], []
-        if plan.kind == BURST:
-            await self._burst(plan)
-            return
         places = {(transport, bare(address), port) for transport, address, port in own}
         mine = {p: (p.transport, bare(p.address), p.port) in places for p in plan.probes}
-        for address in dict.fromkeys(probe.address for probe in plan.probes):
-            self._look_up(address)
-        if plan.kind == PINHOLE:
+        if plan.kind != BURST:
+            for address in dict.fromkeys(probe.address for probe in plan.probes):
+                self._look_up(address)
+        if plan.kind == BURST:
+            await self._burst(plan)
+        elif plan.kind == PINHOLE:
             await self._through_pinhole(plan, own=mine, rtt=rtt)
-            return
+        elif plan.kind == SAMPLE:
+            await self._sample(plan, rtt)
+        elif plan.kind == LOSS:
+            await self._measure_loss(plan, rtt)
+        else:
+            await self._connect(plan, mine, rtt)
+
+    async def _connect(self, plan: RoundPlan, mine: Mapping[Probe, bool], rtt: float) -> None:
+        """Connect to each probe, the cold attempt first; `mine`: where the other agent listens."""
         for probe in plan.probes:
             self._start(probe, own=mine[probe])
         await self._settle(SETTLE_SECONDS + 2 * rtt)
@@ -186,9 +213,11 @@ class Prober:
         for _ in range(plan.attempts - 1):
             for probe in pending:
                 self._start(probe, own=mine[probe])
+        await self._doubt(plan, [p for p in pending if self._is_refused_between(p)], mine, rtt)
         traced = self._to_trace(plan, (p for p in pending if self._is_traced(p)))
-        await asyncio.gather(self._trace(plan, traced), self._insist(plan, traced, own=mine))
-        self._end_at_first_router(p for p in pending if not self._is_traced(p))
+        alone = [p for p in traced if self._insists_on(p)]
+        await asyncio.gather(self._trace(plan, traced), self._insist(plan, alone, own=mine))
+        self._end_at_first_router(p for p in pending if p not in self._traced)
         if self._afar(plan):
             await self._settle(self._far_seconds(plan))
         # No wait for these: the barrier follows them on the same way, and the observer
@@ -196,6 +225,25 @@ class Prober:
         if any(t.own and t.outcome == "connected" and not t.settled for t in self._tries):
             await self._settle(SETTLE_SECONDS + 2 * rtt)
         await self._await_refusal(plan.number)
+
+    def _is_refused_between(self, probe: Probe) -> bool:
+        """Whether all that ended was refused, across a router, perhaps by somebody between."""
+        ended = [t for t in self._tries if t.probe == probe and t.outcome != "silent"]
+        return bool(ended and self._gateway(probe.address)) and all(
+            t.outcome in ("refused", "unreachable")
+            and (t.icmp is None or bare(t.icmp.sender) != bare(probe.address))
+            for t in ended
+        )
+
+    async def _doubt(
+        self, plan: RoundPlan, probes: Sequence[Probe], mine: Mapping[Probe, bool], rtt: float
+    ) -> None:
+        """Try `probes` more often: of parallel paths one may refuse, and another let through."""
+        for probe in probes:
+            for _ in range(CERTAIN - plan.attempts):
+                self._start(probe, own=mine[probe])
+        if probes:
+            await self._settle(SETTLE_SECONDS + 2 * rtt)
 
     async def _through_pinhole(
         self, plan: RoundPlan, *, own: Mapping[Probe, bool], rtt: float
@@ -208,6 +256,65 @@ class Prober:
         await self._settle(SETTLE_SECONDS + 2 * rtt)
         if self._afar(plan):
             await self._settle(self._far_seconds(plan))
+
+    async def _sample(self, plan: RoundPlan, rtt: float) -> None:
+        """Connect from each of the plan's ports; those that fail again and again from the same.
+
+        Parallel paths are chosen by addresses and ports, so that each always takes the same one:
+        what fails there fails for ever, and what was lost by chance comes through in the end.
+        """
+        probe = plan.probes[0]
+        wait = 2 * rtt + SETTLE_SECONDS
+        for first in range(0, len(plan.local_ports), TOGETHER):
+            some = plan.local_ports[first : first + TOGETHER]
+            await self._at_once(probe, some, wait)
+        failing = self._failing(plan.local_ports)
+        if len(failing) == len(plan.local_ports):
+            return
+        for _ in range(plan.attempts - 1 - len(LATER)):
+            if not failing or self._tries_from(failing) >= CERTAIN_WAVES + len(failing):
+                break
+            await self._at_once(probe, failing, wait)
+            failing = self._failing(failing)
+        for pause in LATER:
+            if failing:
+                await asyncio.sleep(pause)
+                await self._at_once(probe, failing, wait)
+                failing = self._failing(failing)
+
+    async def _at_once(self, probe: Probe, ports: Sequence[int], wait: float) -> None:
+        """Connect from each of `ports`, and close again: a service is to get its queue back."""
+        began = len(self._tries)
+        for port in ports:
+            self._start(probe, own=False, local_port=port)
+        fresh = self._tries[began:]
+        await self._until_told(fresh, wait)
+        for item in fresh:
+            self._close(item)
+
+    async def _until_told(self, tries: Sequence[_Try], seconds: float) -> None:
+        """Wait until something came of each of `tries`, `seconds` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while any(t.outcome == "silent" for t in tries):
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def _failing(self, ports: Sequence[int]) -> list[int]:
+        """Those of `ports` from which something was sent and nothing connected."""
+        there = {t.local[1] for t in self._tries if t.outcome == "connected"}
+        sent = {t.local[1] for t in self._tries if t.outcome not in _LOCAL}
+        return [port for port in ports if port in sent - there]
+
+    def _tries_from(self, ports: Sequence[int]) -> int:
+        return sum(t.local[1] in ports for t in self._tries)
+
+    async def _measure_loss(self, plan: RoundPlan, rtt: float) -> None:
+        """Send requests at a steady pace, and wait for what is still under way."""
+        for _ in range(plan.attempts):
+            self._start(plan.probes[0], own=False)
+            await asyncio.sleep(PACE_SECONDS)
+        await self._until_told(self._tries, 2 * rtt + LATE_SECONDS)
 
     def _to_trace(self, plan: RoundPlan, probes: Iterable[Probe]) -> list[Probe]:
         """Return those of `probes` whose way is to be traced now: once each, and not all."""
@@ -238,26 +345,43 @@ class Prober:
         return all(t.outcome == "silent" for t in self._tries if t.probe == probe)
 
     async def _trace(self, plan: RoundPlan, probes: Iterable[Probe]) -> None:
-        """Ask the hops on the way to each of `probes`."""
+        """Ask the hops on the way to each of `probes`, all ways at once."""
+        controlled = {p.address for p in self._recorder.hop_probes if p.port == self.control_port}
+        ways = []
         for probe in probes:
-            control = self.control_port if self.control_port != probe.port else None
-            found = await self._tracer.trace(
-                plan.number, probe.address, probe.port, control=control
-            )
-            self._recorder.hop_probes.extend(found)
-            trip = max(self._trips.get(probe.address, 0.0), farthest(found))
-            if trip:
-                self._trips[probe.address] = trip
+            known = probe.address in controlled or probe.port == self.control_port
+            controlled.add(probe.address)
+            ways.append(self._trace_one(plan, probe, None if known else self.control_port))
+        await asyncio.gather(*ways)
+
+    async def _trace_one(self, plan: RoundPlan, probe: Probe, control: int | None) -> None:
+        tracer = Tracer(self._recorder.clock)
+        found = await tracer.trace(plan.number, probe.address, probe.port, control=control)
+        self._recorder.hop_probes.extend(found)
+        trip = max(self._trips.get(probe.address, 0.0), farthest(found))
+        if trip:
+            self._trips[probe.address] = trip
 
     def _is_foreign(self, probe: Probe) -> bool:
         """Whether the address is none of the other side's own, so that a router must translate."""
         return self.theirs is not None and bare(probe.address) not in self.theirs
 
     def _is_traced(self, probe: Probe) -> bool:
-        """Whether the hops to the address tell something that nothing else does.
+        """Whether hops on the way to the address may tell where requests end.
 
-        So they do where a router must translate it; and where an inside address of the other side,
-        which is known elsewhere, may lead out into the Internet.
+        There must be some, and nobody may have said who ended them.
+        """
+        if self._insists_on(probe):
+            return True
+        ended = [t for t in self._tries if t.probe == probe and t.outcome != "silent"]
+        named = ended and all(t.icmp is not None for t in ended)
+        return self._gateway(probe.address) is not None and not named
+
+    def _insists_on(self, probe: Probe) -> bool:
+        """Whether only the hops tell where requests end, and no witness at the other end.
+
+        So it is where a router must translate the address; and where an inside address of the
+        other side, which is known elsewhere, may lead out into the Internet.
         """
         inside = is_private(bare(probe.address)) and is_public(self._known)
         return self._is_foreign(probe) or (inside and self._gateway(probe.address) is not None)
@@ -312,6 +436,9 @@ class Prober:
         """Close the attempts; return the outcomes of each probe."""
         if plan.kind == BURST:
             return self._end_burst(plan)
+        if plan.kind in (SAMPLE, LOSS):
+            self._write_down(plan)
+            return self._outcomes(plan.probes)
         answered = sum(item.answered or 0 for item in seen)
         if answered > sum(t.outcome != "silent" for t in self._tries):
             await self._settle(SETTLE_SECONDS + 2 * rtt)
@@ -321,20 +448,23 @@ class Prober:
         late = (
             p
             for p in plan.probes
-            if self._is_foreign(p)
+            if (self._is_foreign(p) or self._gateway(p.address))
             and (bare(p.address), p.port) in unseen
             and not self._answered_by_peer(p)
         )
         await self._trace(plan, self._to_trace(plan, late))
         for address in dict.fromkeys(probe.address for probe in plan.probes):
             await self._look_at_neighbour(plan.number, address)
+        self._write_down(plan)
+        return self._outcomes(plan.probes)
+
+    def _write_down(self, plan: RoundPlan) -> None:
         for item in self._tries:
             self._close(item)
             self._recorder.attempts.append(self._record(plan.number, item))
         for item in self._short:
             self._close(item)
             self._recorder.hop_probes.append(_short(plan.number, item))
-        return self._outcomes(plan.probes)
 
     def close(self) -> None:
         """Close what is still open; safe to call again."""
@@ -377,6 +507,7 @@ class Prober:
             explained=sum(self._explained(t) for t in made),
             left=None if gone is None else len(gone & {t.local[1] for t in made}),
             mapped=self._is_mapped(probe),
+            routed=self._gateway(probe.address) is not None,
             void=len(mine) - len(made),
         )
 

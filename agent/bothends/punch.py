@@ -98,6 +98,11 @@ class PunchedStream:
             self._flow.receive(segment, self._loop.time())
         self._soon()
 
+    @property
+    def resent(self) -> int:
+        """See `Stream`."""
+        return self._flow.resent
+
     async def read(self, size: int) -> bytes:
         """See `Stream`."""
         while True:

@@ -49,6 +49,7 @@ class Recorder:
     started: float = field(default_factory=time.monotonic)
     attempts: list[Attempt] = field(default_factory=list)
     hop_probes: list[HopProbe] = field(default_factory=list)
+    back_probes: list[HopProbe] = field(default_factory=list)
     acceptances: list[Acceptance] = field(default_factory=list)
     sightings: list[Sighting] = field(default_factory=list)
     own_listeners: list[OwnListener] = field(default_factory=list)
@@ -102,6 +103,7 @@ class Recorder:
             rounds=tuple(rounds),
             attempts=tuple(self.attempts),
             hop_probes=tuple(self.hop_probes),
+            back_probes=tuple(self.back_probes),
             sightings=tuple(self.sightings),
             witnesses=tuple(self.witnesses.values()),
             own_listeners=tuple(self.own_listeners),

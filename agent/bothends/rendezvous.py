@@ -195,6 +195,11 @@ class RendezvousStream:
         self._broken = ""
         self._changed = asyncio.Event()
 
+    @property
+    def resent(self) -> int:
+        """See `Stream`: not counted here."""
+        return 0
+
     async def read(self, size: int) -> bytes:
         """See `Stream`."""
         while True:

@@ -187,6 +187,7 @@ class Run:
         self._watch: Watch | None = None
         self._task: asyncio.Task[Any] | None = None
         self._stopping = False
+        self._resent_before = 0
         self._allowed = options.timeout
         """Seconds for one test: with --watch the shorter of both sides' time-outs."""
 
@@ -540,6 +541,8 @@ class Run:
         offer = self._offer(contact)
         self._recorder.seen_as = list(self._how_seen(contact))
         self._recorder.confirmed = offer.confirmed
+        self._resent_before = 0
+        self._resent_before = self._resent()
         session = self._session = Session(self.options.role, offer, secrets.token_bytes)
         # The leader ends the probing; the other waits for that a little longer.
         self._set_deadline(
@@ -583,7 +586,15 @@ class Run:
             watch=self.options.watch,
             seen=self._public(contact)[:MAX_NAMED],
             map=self.options.map,
+            control_port=self.options.control_port,
         )
+
+    def _resent(self) -> int:
+        """Segments of the contact that this side had to send again since the test began."""
+        link = self._channel.link if self._channel else None
+        total = link.resent if link is not None else 0
+        # A link that took over counts from its own beginning.
+        return total - self._resent_before if total >= self._resent_before else total
 
     async def _drive(self, session: Session, channel: Channel) -> Outcome:
         while True:
@@ -781,7 +792,7 @@ class Run:
                 stopped = [p for p in plan.probes if (p.address, p.port) in missing]
                 inside = map(observer.inside, stopped)
                 rules.want_awaited((p for p in inside if p.address in cards), cards)
-                return Collected(seen_here)
+                return Collected(seen_here, self._resent())
             case Freeze():
                 await observer.finish()
                 await self._keep_outside()
@@ -795,7 +806,7 @@ class Run:
                 tried = await prober.gather(plan, seen, rtt)
                 routes = {r.destination: r.interface or "" for r in self._recorder.routes}
                 rules.want_sent((t.probe for t in tried if not t.connected), routes)
-                return Gathered(tried)
+                return Gathered(tried, self._resent())
         raise ProtocolError("an unknown order")
 
     async def _keep_outside(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from typing import Protocol
 
 from bothends_protocol.addresses import normal
@@ -23,6 +24,10 @@ CONTACT_SEGMENT = 1200
 (measured; design, part 4)."""
 
 
+_RESENT_AT = 100
+"""Offset of tcpi_total_retrans in struct tcp_info (linux/tcp.h)."""
+
+
 class Stream(Protocol):
     """A reliable, ordered stream of bytes to one other agent."""
 
@@ -32,6 +37,11 @@ class Stream(Protocol):
     """Address of the other end, its zone kept where it has one; empty where there is none."""
     remote_port: int
     local: str
+
+    @property
+    def resent(self) -> int:
+        """Parts that this end had to send again up to now, as far as that is told."""
+        return 0
 
     async def read(self, size: int) -> bytes:
         """Return at most `size` bytes, none at the end; raise OSError where the stream broke."""
@@ -62,6 +72,15 @@ class TcpStream:
         self.local, _ = _end(writer.get_extra_info("sockname"))
         self._reader = reader
         self._writer = writer
+
+    @property
+    def resent(self) -> int:
+        """See `Stream`. Of Linux, tcp(7)."""
+        sock = self._writer.get_extra_info("socket")
+        with contextlib.suppress(OSError, AttributeError, struct.error):
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RESENT_AT + 4)
+            return int(struct.unpack_from("=I", info, _RESENT_AT)[0])
+        return 0
 
     async def read(self, size: int) -> bytes:
         """See `Stream`."""

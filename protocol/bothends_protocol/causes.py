@@ -185,6 +185,24 @@ def _from_public_router(j: Journey) -> bool:
     return _from_between(j) and j.icmp is not None and is_public(j.icmp.sender)
 
 
+def _proxy(j: Journey) -> bool | None:
+    """Something between takes the connections in the destination's place.
+
+    It is seen by the time to live with which they come about, which is too small; or by this, that
+    none of them reaches the destination, although the address leads to it.
+    """
+    n = j.translation
+    if n is not None and n.mapped_at is not None:
+        return False  # a router that passes them on, and is not where they end
+    if j.on_link and j.stranger:
+        return None  # it may pass for the destination there
+    if j.answered_early:
+        return True
+    # On one network it may be another machine, unless its hardware address is known.
+    leads = j.neighbour is not None and (not j.on_link or j.stranger is False)
+    return True if j.local and j.met_there and leads and missed(j) else None
+
+
 def _no_way_on(j: Journey) -> bool:
     if j.icmp is None:
         return False
@@ -564,6 +582,15 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         _ANY,
         _duplicate,
         "Switch the other machine off or give it another address.",
+    ),
+    PathCause(
+        "network.proxy",
+        (Stage.LEFT, Stage.ARRIVED),
+        # It connects: of those that fail it explains none.
+        frozenset(),
+        _proxy,
+        "Run bothends on the destination with the right to see packets (as root, or with "
+        "CAP_NET_RAW): it then sees whether the connections reach it.",
     ),
 )
 

@@ -222,6 +222,8 @@ class HopProbe(_Record, frozen=True):
     least: Byte = 0
     """The smallest time to live with which the kernel was to take an answer (IP_MINTTL), where
     that was the question: then `hops` is 0, the system's own."""
+    local_port: Port = 0
+    """Where it came from, if that was of our choice: the tested port, on the way back."""
 
 
 class Sighting(_Record, frozen=True):
@@ -575,6 +577,8 @@ class Evidence(_Record, frozen=True):
     rounds: tuple[RoundPlan, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     hop_probes: tuple[HopProbe, ...] = ()
+    back_probes: tuple[HopProbe, ...] = ()
+    """Of who was to answer: sent from the tested port, and from others, to who had asked."""
     sightings: tuple[Sighting, ...] = ()
     witnesses: tuple[Witness, ...] = ()
     own_listeners: tuple[OwnListener, ...] = ()

@@ -84,6 +84,8 @@ class Flow:
         """Whether the flow is over before its end."""
         self.round_trip: float | None = None
         """Smoothed, in seconds (RFC 6298, 2)."""
+        self.resent = 0
+        """Segments that were sent again."""
         self._variation = 0.0
         self._unsent = bytearray()
         self._ending = False
@@ -189,6 +191,7 @@ class Flow:
             if self._due(sent) > now:
                 continue
             self._shrink(now)
+            self.resent += 1
             sent.tries += 1
             sent.at, sent.passed = now, 0
             out.append(self._data(number, sent, now))

@@ -23,11 +23,11 @@ from .addresses import family, is_near, public
 from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
 from .evidence import Evidence
 from .fixes import FixCase, Routers, fixes_for
-from .narrate import asked_for, left_behind, narrate, quote, title, untested
+from .narrate import asked_for, left_behind, narrate, quote, shares, title, untested
 from .nat_causes import missed
 from .observations import Journey, Stage, Symptom, by_port, observe
 from .pairing import DESTINATION, SOURCE, other_role
-from .plan import CERTAIN, ENOUGH, HALF_OPEN, primary_addresses
+from .plan import CERTAIN, ENOUGH, HALF_OPEN, LOSS, primary_addresses
 from .ports import PortSet, format_ports, parse_ports
 from .translation import Translation, router_of
 from .verdict import SEGMENTS, Blocker, Check, Segment, Verdict
@@ -118,7 +118,8 @@ def _directions(source: Evidence, destination: Evidence) -> Iterable[tuple[Evide
 def _keys(prober: Evidence, observer: Evidence) -> list[tuple[str, str, int]]:
     """Every port at every address that a round was announced for, in order."""
     rounds = [*prober.rounds, *observer.rounds]
-    probes = [p for r in rounds if r.prober == prober.role for p in r.probes]
+    tested = (r for r in rounds if r.prober == prober.role and r.kind != LOSS)
+    probes = [p for r in tested for p in r.probes]
     return list(dict.fromkeys((p.transport, p.address, p.port) for p in probes))
 
 
@@ -177,7 +178,7 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
     if (left := _left_open(j)) is not None:
         found = _find(left, losing=losing)
         return dataclasses.replace(found, notes=(*asked_for(j), *left_behind(j), *found.notes))
-    if j.proven or j.counted_through:
+    if j.proven or j.counted_through or j.relayed:
         return _clear(j, services)
     if any(trail.connected for trail in j.trails):
         return _elsewhere(j, services)
@@ -198,6 +199,12 @@ def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         notes += ("The connection is forwarded inside the destination.",)
     if not found and all(t.attempt.spoke == "nothing" for t in reached):
         notes += ("The program sent nothing by itself; many wait for the other side to begin.",)
+    if j.relayed and not j.proven:
+        relayed = (
+            "Something between the two computers takes the connections and passes them on in its "
+            "own name: the destination sees them come from another address."
+        )
+        notes += (relayed,)
     if not found and j.half_open and len(j.proven) < HALF_OPEN:
         return _half_open(j)
     if not found and j.wanted and any(not row.names for row in j.holders):
@@ -207,9 +214,17 @@ def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         reachable="no" if found else "yes",
         causes=proven,
         candidates=tuple(code for code, _, _ in found),
-        warnings=("network.loss",) if _lossy(j) else (),
-        notes=notes,
+        warnings=_warnings(j),
+        notes=(*notes, *shares(j)),
     )
+
+
+def _warnings(j: Journey) -> tuple[str, ...]:
+    """What hurts and does not block."""
+    measured = j.loss is not None and j.loss.told
+    partial = j.paths is not None and j.paths.is_partial(j.loss)
+    lossy = measured or (_lossy(j) and not partial)
+    return (*(("network.partial",) if partial else ()), *(("network.loss",) if lossy else ()))
 
 
 def _left_open(j: Journey) -> Journey | None:
@@ -297,27 +312,25 @@ def _lossy(j: Journey) -> bool:
 
 def _elsewhere(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     """Every attempt connected, and none can be shown to have reached the destination."""
-    kinds = ("address.", "nat.")
+    kinds = ("address.", "nat.", "network.proxy")
     fitting = [c for c in PATH_CAUSES if c.code.startswith(kinds) and c.fits(j) is not False]
     confirmed = [c for c in fitting if c.fits(j) is True]
-    elsewhere = missed(j) or (j.apart and j.stranger)
+    elsewhere = missed(j) or j.answered_early or (j.apart and j.stranger)
     if len(confirmed) == 1 and (elsewhere or confirmed[0].code == "nat.wrong-port"):
         cause = confirmed[0]
         because = narrate(j)
         if j.stranger:
             because += ("Another machine's network card answers for the address.",)
         confidence = "likely" if cause.likely(j) else "proven"
-        # Once the router leads to the destination, who listens there matters.
-        behind = services if cause.code.startswith("nat.") and not j.forwards else ()
-        named = ((cause.code, confidence, because), *behind)
+        # Once the way leads to the destination, who listens there matters.
+        leads = cause.code.startswith(("nat.", "network.")) and not j.forwards
+        named = ((cause.code, confidence, because), *(services if leads else ()))
         return _Finding(
             path_clear=False,
             reachable="no",
             causes=named,
             candidates=tuple(code for code, _, _ in named),
         )
-    # A router that passes the request on, and is not itself where it ends, is no proxy.
-    passed_on = j.translation is not None and j.translation.mapped_at is not None
     # It may take the port for a service of its own.
     by_router = j.translation is not None and j.translation.answered_by_holder
     return _Finding(
@@ -326,7 +339,6 @@ def _elsewhere(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         causes=(),
         candidates=(
             *(cause.code for cause in fitting if cause.code != "nat.no-forward" or by_router),
-            *(() if passed_on else ("network.proxy",)),
             # One that is reset at once is gone from the destination's table before it is read.
             *(("service.closes",) if any(t.attempt.spoke == "closed" for t in j.trails) else ()),
         ),
@@ -363,7 +375,8 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
         path_clear=False,
         reachable="no",
         causes=causes,
-        notes=(*_closes_at_home(j), *(() if path else asked_for(j)), *left_behind(j)),
+        warnings=("network.loss",) if j.loss is not None and j.loss.told else (),
+        notes=(*_closes_at_home(j), *(() if path else asked_for(j)), *left_behind(j), *shares(j)),
         candidates=_union((code for code, _, _ in causes), codes, (c[0] for c in services)),
         next_step=next_step,
     )

@@ -99,6 +99,8 @@ class Offer(_Message, frozen=True):
     """Addresses under which this side is seen from outside, as it was told."""
     map: bool = False
     """Whether this side is to ask its router to forward ports, and to test through that."""
+    control_port: Port = 0
+    """Where this side waits for connections of the other; 0: it does not say."""
 
 
 class Where(_Message, frozen=True):
@@ -172,6 +174,8 @@ class Seen(_Message, frozen=True):
 
     number: int
     ports: tuple[SeenPort, ...] = ()
+    resent: int = 0
+    """Segments that the sender's end of the contact had to send again up to now."""
 
 
 class Tried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -190,6 +194,8 @@ class Tried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Of a burst."""
     mapped: bool = False
     """Whether the machine with the address was seen to pass requests to the port on."""
+    routed: bool = False
+    """Whether a router is crossed on the way."""
     void: int = 0
     """Further attempts that met a moment without a route: they say nothing and are made again."""
 
@@ -199,6 +205,8 @@ class Done(_Message, frozen=True):
 
     number: int
     tried: tuple[Tried, ...] = ()
+    resent: int = 0
+    """As in `Seen`."""
 
 
 class Finish(_Message, frozen=True):

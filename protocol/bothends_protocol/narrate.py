@@ -13,7 +13,7 @@ from .observations import Journey, Stage, Symptom
 from .translation import Translation
 from .verdict import Check
 
-__all__ = ["narrate", "quote", "title", "untested"]
+__all__ = ["asked_for", "left_behind", "narrate", "quote", "shares", "title", "untested"]
 
 
 def narrate(j: Journey) -> tuple[str, ...]:
@@ -28,6 +28,8 @@ def narrate(j: Journey) -> tuple[str, ...]:
         _outcome(j),
         _nobody_there(j),
         _gateways(j),
+        _where(j),
+        _where_back(j),
         *_routers(j),
     ]
     return tuple(line for line in (*lines, *_burst(j)) if line)
@@ -297,6 +299,60 @@ def _nobody_there(j: Journey) -> str:
     )
 
 
+def _where(j: Journey) -> str:
+    """Between which hops the requests end."""
+    stretch = j.stretch
+    if stretch is None or not j.local or j.proven or j.furthest >= Stage.ARRIVED:
+        return ""
+    if j.answered_early:
+        here = _hop(stretch.first, stretch.first_name, stretch.end, "source", "destination")
+        return (
+            f"Connections to this port come about at {here} already, and requests to another port "
+            "go beyond it."
+        )
+    ends = "are refused" if j.way.ends else "end"
+    first = _hop(stretch.first, stretch.first_name, stretch.end, "source", "destination")
+    if not stretch.last:
+        before = f" before they reach {first}" if stretch.narrow else " on the way"
+        return f"Requests to this port {ends}{before}; those to another port of it do reach it."
+    last = _hop(stretch.last, stretch.last_name, stretch.end, "source", "destination")
+    return (
+        f"Requests to this port get as far as {last}, those to another port go on to {first}: they "
+        f"{ends} in one of the two, or between them."
+    )
+
+
+def _where_back(j: Journey) -> str:
+    """Between which hops the answers end."""
+    stretch = j.back
+    if stretch is None or (j.proven and not j.failed):
+        return ""
+    first = _hop(stretch.first, stretch.first_name, stretch.end, "destination", "source")
+    if not stretch.last:
+        return (
+            f"Packets from this port of the destination do not reach {first}, those from other "
+            "ports do."
+        )
+    last = _hop(stretch.last, stretch.last_name, stretch.end, "destination", "source")
+    return (
+        f"Packets from this port of the destination get as far as {last}, those from other ports "
+        f"go on to {first}: answers end in one of the two, or between them."
+    )
+
+
+def _hop(hop: int, name: str, end: int, near: str, far: str) -> str:
+    """What a hop is called, counted from the `near` side; the `far` one is at hop `end`."""
+    if hop == end:
+        return f"the {far} itself"
+    if hop == 1:
+        whose = f"the first router behind the {near}"
+    elif hop == end - 1:
+        whose = f"the last router before the {far}"
+    else:
+        whose = "the router"
+    return f"{whose} (hop {hop}{f', {name}' if name else ''})"
+
+
 def _gateways(j: Journey) -> str:
     if j.together is None or not j.on_link:
         return ""
@@ -329,6 +385,25 @@ def _answer(kinds: set[str]) -> str:
 
 def _of(count: int, j: Journey) -> str:
     return f"{count} of {len(j.trails)} connection requests (SYN)"
+
+
+def shares(j: Journey) -> tuple[str, ...]:
+    """Return what share of connections fails, where some do and some do not."""
+    lines = []
+    if j.paths is not None and j.paths.is_partial(j.loss):
+        p = j.paths
+        lines.append(
+            f"From {p.through} of {p.through + p.failing} ports of the source connections come "
+            f"about; from the others none did in {p.tries} tries. So there are parallel paths, of "
+            "which each connection takes one, and on some of them this port is filtered."
+        )
+    if j.loss is not None and j.loss.told:
+        low, high = j.loss.interval
+        lines.append(
+            f"Of {j.loss.sent} requests to another port of the address {j.loss.silent} stayed "
+            f"without an answer: between {low:.0%} and {high:.0%} of the round trips are lost."
+        )
+    return tuple(lines)
 
 
 def title(status: str, checks: Sequence[Check]) -> str:

@@ -32,7 +32,8 @@ from .evidence import (
     SelfConnect,
     Sighting,
 )
-from .plan import ENOUGH
+from .plan import ENOUGH, HALF_OPEN, LOSS, SAMPLE
+from .shares import Loss, Paths, rounds_of, view_loss, view_paths
 from .stages import Stage
 from .tags import is_tag
 from .translation import (
@@ -45,7 +46,7 @@ from .translation import (
     own_addresses,
     view_translation,
 )
-from .ways import Way, way_of
+from .ways import Stretch, Way, farthest_other, stretch_of, way_back_of, way_of
 
 __all__ = ["Journey", "Stage", "Symptom", "Trail", "by_port", "observe"]
 
@@ -226,6 +227,15 @@ class Journey:
     """Where the destination is seen from outside."""
     control: Way = field(default_factory=Way)
     """The same of the port at which the agents meet, where the other side listens."""
+    back: Stretch | None = None
+    """Where what comes from the tested port ends on its way to the source, and other packets of
+    the destination go on."""
+    paths: Paths | None = None
+    """What a sample of connections met, where one was taken."""
+    loss: Loss | None = None
+    """What was lost of requests to another port of the address, where that was measured."""
+    met_there: bool = False
+    """Whether the contact shows that the address leads to the destination."""
     source_rules: tuple[MatchingRule, ...] = ()
     """Rules of the source's own firewall that match the requests or the answers."""
     destination_rules: tuple[MatchingRule, ...] = ()
@@ -246,6 +256,37 @@ class Journey:
         if self.burst.forwarded is not True and all(t.delivered is False for t in self.trails):
             return False  # they come to somebody else on the destination
         return bool(self.burst.forwarded or self.burst.reached.get(Stage.DELIVERED))
+
+    @cached_property
+    def stretch(self) -> Stretch | None:
+        """Where requests to the port end, and others to the same address go on."""
+        return stretch_of(self.way, self.control, bare(self.address))
+
+    @property
+    def answered_early(self) -> bool:
+        """Whether connections come about at a hop that requests to another port go beyond."""
+        end = self.way.end
+        if end is None or end[1] != "connected":
+            return False
+        beyond = self.control.end
+        return end[0] in self.control.expired or (beyond is not None and beyond[0] > end[0])
+
+    @property
+    def relayed(self) -> bool:
+        """Whether somebody between passes the connections on in its own name.
+
+        In each round as many came to the destination from one other address as were made.
+        """
+        made = Counter(trail.attempt.round for trail in self.trails if trail.connected)
+        if self.local is False or made.total() < HALF_OPEN:
+            return False
+        known = {row for trail in self.trails for row in trail.rows}
+        came: dict[str, Counter[int]] = {}
+        for row in self.connections:
+            who = bare(row.remote_address)
+            if (row.transport, row.remote_port, who) not in known and row.state != "SYN_RECV":
+                came.setdefault(who, Counter())[row.round] += 1
+        return any(all(seen[number] >= made[number] for number in made) for seen in came.values())
 
     @property
     def on_link(self) -> bool:
@@ -352,9 +393,16 @@ class Journey:
                 continue
             if all(t.reached[stage] is False for t in self.failed):
                 return stage
-            if self.counted.get(stage) is False:
+            if self.counted.get(stage) is False or stage in self.not_by_hops:
                 return stage
         return Stage.CONNECTED
+
+    @property
+    def not_by_hops(self) -> frozenset[Stage]:
+        """Stages that the hops show not to be reached: requests, or answers, end before."""
+        there = self.stretch if self.local else None
+        ends = ((there, Stage.ARRIVED), (self.back, Stage.RETURNED))
+        return frozenset(stage for stretch, stage in ends if stretch and stretch.before_end)
 
     def rows(self, trail: Trail, *, later: bool = True) -> tuple[Connection, ...]:
         """Return the destination's rows about the connection of `trail`.
@@ -448,7 +496,11 @@ def observe(
             source, table, key, around, through_mapping=_came_in(forwarding)
         ),
         way=Way() if source is None else way_of(source.hop_probes, address, port),
-        control=Way() if source is None else _control(source, address, port),
+        control=Way() if source is None else farthest_other(source.hop_probes, address, port),
+        back=None if table is None else _back(table, peers, port),
+        paths=None if source is None else view_paths(source, table, key),
+        loss=None if source is None else view_loss(source, table, address),
+        met_there=source is not None and _met_there(source, address),
         strays=_strays(attempts, source, table, around),
         landing=landing,
         public=tuple(sorted(around.destination_public)),
@@ -486,14 +538,19 @@ def by_port(evidence: Evidence) -> dict[int, Evidence]:
     """
     ports = {p.port for r in evidence.rounds for p in r.probes}
     parts = {port: _Part() for port in ports}
+    apart = rounds_of((LOSS,), evidence)
+    measured = [attempt for attempt in evidence.attempts if attempt.round in apart]
     for attempt in _without_moments(evidence.attempts):
-        parts.setdefault(attempt.port, _Part()).attempts.append(attempt)
+        if attempt.round not in apart:
+            parts.setdefault(attempt.port, _Part()).attempts.append(attempt)
     for mine in evidence.own_listeners:
         parts.setdefault(mine.port, _Part()).own_listeners.append(mine)
     for row in evidence.listeners:
         parts.setdefault(row.port, _Part()).listeners.append(row)
     for taken in evidence.acceptances:
         parts.setdefault(taken.port, _Part()).acceptances.append(taken)
+    for part in parts.values():
+        part.attempts += measured  # what is lost on the way is lost for all
     _share_sightings(evidence, parts)
     _share_connections(evidence, parts)
     return {port: replace(evidence, **part.fields()) for port, part in parts.items()}
@@ -580,11 +637,11 @@ def _taken(trails: Iterable[Trail]) -> bool | None:
 
 def _attempts(source: Evidence, table: Evidence | None, key: tuple[str, str, int]) -> list[Attempt]:
     """The attempts at the port as it is: not those for which a router was opened first."""
-    helped = helped_rounds(source, table)
+    apart = helped_rounds(source, table) | rounds_of((SAMPLE, LOSS), source, table)
     return [
         a
         for a in source.attempts
-        if (a.transport, a.address, a.port) == key and a.round not in helped
+        if (a.transport, a.address, a.port) == key and a.round not in apart
     ]
 
 
@@ -699,10 +756,18 @@ def _strays(
     )
 
 
-def _control(source: Evidence, address: str, port: int) -> Way:
-    """The hops to the address by another port than the tested one."""
-    ports = {p.port for p in source.hop_probes if bare(p.address) == bare(address)} - {port}
-    return way_of(source.hop_probes, address, min(ports)) if ports else Way()
+def _met_there(source: Evidence, address: str) -> bool:
+    shown = {bare(source.contact.remote), *map(bare, source.contact.proven)}
+    return bare(address) in shown
+
+
+def _back(table: Evidence, peers: frozenset[str], port: int) -> Stretch | None:
+    ways = (
+        (peer, way_back_of(table.back_probes, peer, port), way_back_of(table.back_probes, peer, 0))
+        for peer in sorted(peers)
+    )
+    found = (stretch_of(way, other, peer) for peer, way, other in ways if way.asked)
+    return next((stretch for stretch in found if stretch is not None), None)
 
 
 def _unmet(source: Evidence | None, table: Evidence | None) -> bool:

@@ -22,25 +22,35 @@ __all__ = [
     "CONNECT",
     "ENOUGH",
     "HALF_OPEN",
+    "LOSS",
+    "LOSS_ATTEMPTS",
     "MAPPED",
     "MAX_ATTEMPTS",
     "MAX_BURSTS",
     "MAX_MAPPED",
+    "MAX_MEASURED",
     "MAX_PINHOLES",
     "MAX_PROBES",
     "MAX_SAME_BURSTS",
+    "MAX_SAMPLED",
+    "MAX_WAVES",
     "PINHOLE",
     "PINHOLE_ATTEMPTS",
+    "SAMPLE",
+    "TUPLES",
     "Tally",
     "add",
     "burst_probes",
     "burst_round",
     "first_round",
     "further_round",
+    "loses",
+    "loss_rounds",
     "mapped_rounds",
     "pinhole_rounds",
     "primary_addresses",
     "probe_addresses",
+    "sample_rounds",
     "unseen_through_mapping",
     "well_formed",
 ]
@@ -89,6 +99,24 @@ MAX_SAME_BURSTS = 3
 """Bursts at one probe: where noise or a lost mark hid the first, others may tell."""
 
 CONNECT, BURST, PINHOLE, MAPPED = "connect", "burst", "pinhole", "mapped"
+SAMPLE, LOSS = "sample", "loss"
+
+MAX_SAMPLED = 2
+"""Probes, in one direction, of which it is tried whether all connections fare alike."""
+
+TUPLES = 16
+"""Connections of which that is tried, each from a port of its own. Where one of two parallel paths
+filters, fewer than three of them take that one twice in 1,000 times."""
+
+MAX_WAVES = 30
+"""Times that each which fails is tried again, from the same port, at most."""
+
+MAX_MEASURED = 1
+"""Addresses, in one direction, to which loss is measured: another way may lose as much."""
+
+LOSS_ATTEMPTS = 100
+"""Requests by which loss is measured. A loss of 5 % each way stays unseen 4 times in 10,000, and
+what they show is right within 10 % of the round trips."""
 
 MAX_PINHOLES = 2
 """Probes for which the other side's router is opened from inside, in one direction."""
@@ -118,6 +146,8 @@ class Tally:
     established: int | None = None
     mapped: bool = False
     """Whether the machine with the address was seen to pass requests on."""
+    routed: bool = False
+    """Whether a router is crossed on the way."""
     void: int = 0
     """Attempts that are none: there was no route just then, though there is one."""
 
@@ -136,6 +166,7 @@ def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
         delivered=_sum(old.delivered, seen.delivered if seen else None),
         established=_sum(old.established, seen.established if seen else None),
         mapped=old.mapped or tried.mapped,
+        routed=old.routed or tried.routed,
         void=old.void + tried.void,
     )
 
@@ -314,17 +345,17 @@ def pinhole_rounds(
             prober=prober,
             attempts=PINHOLE_ATTEMPTS,
             probes=(probe,),
-            local_ports=_local_ports(entropy),
+            local_ports=_local_ports(entropy, PINHOLE_ATTEMPTS),
         )
         for index, probe in enumerate(silent[:MAX_PINHOLES])
     ]
 
 
-def _local_ports(entropy: Callable[[int], bytes]) -> tuple[int, ...]:
+def _local_ports(entropy: Callable[[int], bytes], count: int) -> tuple[int, ...]:
     first, last = _LOCAL_PORTS
-    room = last - first + 2 - PINHOLE_ATTEMPTS
+    room = last - first + 2 - count
     start = first + int.from_bytes(entropy(4), "big") % room
-    return tuple(range(start, start + PINHOLE_ATTEMPTS))
+    return tuple(range(start, start + count))
 
 
 def mapped_rounds(
@@ -340,6 +371,58 @@ def mapped_rounds(
     if not probes:
         return []
     return [RoundPlan(number=number, kind=MAPPED, prober=prober, attempts=CERTAIN, probes=probes)]
+
+
+def sample_rounds(
+    number: int,
+    prober: str,
+    tallies: Sequence[tuple[Probe, Tally]],
+    entropy: Callable[[int], bytes],
+) -> list[RoundPlan]:
+    """Return the rounds in which it is tried whether all connections to a port fare alike.
+
+    Where a router is crossed there may be parallel paths, each connection taking one of them by
+    its addresses and ports; elsewhere only where some failed and some did not.
+    """
+    mixed = [
+        probe
+        for probe, tally in tallies
+        if probe.transport == "tcp" and tally.connected and (tally.routed or tally.silent)
+    ]
+    return [
+        RoundPlan(
+            number=number + index,
+            kind=SAMPLE,
+            prober=prober,
+            attempts=MAX_WAVES,
+            probes=(probe,),
+            local_ports=_local_ports(entropy, TUPLES),
+        )
+        for index, probe in enumerate(mixed[:MAX_SAMPLED])
+    ]
+
+
+def loses(tallies: Sequence[tuple[Probe, Tally]]) -> bool:
+    """Return whether some requests to a port got an answer and others did not."""
+    return any(0 < tally.silent < tally.attempts for _, tally in tallies)
+
+
+def loss_rounds(
+    number: int, prober: str, tallies: Sequence[tuple[Probe, Tally]], control_port: int
+) -> list[RoundPlan]:
+    """Return the rounds that measure loss, at the port where the other agent itself listens."""
+    addresses = dict.fromkeys(probe.address for probe, _ in tallies)
+    return [
+        RoundPlan(
+            number=number + index,
+            kind=LOSS,
+            prober=prober,
+            attempts=LOSS_ATTEMPTS,
+            probes=(Probe(transport="tcp", address=address, port=control_port),),
+        )
+        for index, address in enumerate(list(addresses)[:MAX_MEASURED])
+        if control_port
+    ]
 
 
 def unseen_through_mapping(tried: Sequence[Tried], seen: Sequence[SeenPort]) -> list[Probe]:
@@ -362,11 +445,14 @@ def well_formed(plan: RoundPlan) -> bool:
         return not plan.pattern and not plan.local_ports
     if plan.kind == MAPPED:
         return not plan.pattern and not plan.local_ports and len(plan.probes) <= MAX_MAPPED
-    if plan.kind == PINHOLE:
+    if plan.kind == LOSS:
+        return not plan.pattern and not plan.local_ports and len(plan.probes) == 1
+    if plan.kind in _FROM_PORTS:
+        attempts, count = _FROM_PORTS[plan.kind]
         return (
             not plan.pattern
             and len(plan.probes) == 1
-            and plan.attempts == len(plan.local_ports) == PINHOLE_ATTEMPTS
+            and (plan.attempts, len(plan.local_ports)) == (attempts, count)
             and all(_LOCAL_PORTS[0] <= port <= _LOCAL_PORTS[1] for port in plan.local_ports)
         )
     return (
@@ -377,6 +463,9 @@ def well_formed(plan: RoundPlan) -> bool:
         and set(plan.pattern) <= {"0", "1"}
     )
 
+
+_FROM_PORTS = {PINHOLE: (PINHOLE_ATTEMPTS, PINHOLE_ATTEMPTS), SAMPLE: (MAX_WAVES, TUPLES)}
+"""By kind: attempts, and local ports."""
 
 MAX_WINDOWS = 64
 """Windows of a burst that a leader may ask for."""

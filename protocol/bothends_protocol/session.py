@@ -48,21 +48,29 @@ from .pairing import DESTINATION, SOURCE, other_role
 from .plan import (
     BURST,
     CONNECT,
+    LOSS,
+    LOSS_ATTEMPTS,
     MAPPED,
     MAX_BURSTS,
+    MAX_MEASURED,
     MAX_PINHOLES,
     MAX_PROBES,
     MAX_SAME_BURSTS,
+    MAX_SAMPLED,
     PINHOLE,
+    SAMPLE,
     Tally,
     add,
     burst_probes,
     burst_round,
     first_round,
     further_round,
+    loses,
+    loss_rounds,
     mapped_rounds,
     pinhole_rounds,
     probe_addresses,
+    sample_rounds,
     unseen_through_mapping,
     well_formed,
 )
@@ -102,7 +110,13 @@ MAX_ROUND_ATTEMPTS = 32
 """Attempts per probe that a leader may ask for in one round."""
 
 
-_MOST = {BURST: 3 * MAX_BURSTS * MAX_SAME_BURSTS, PINHOLE: 2 * MAX_PINHOLES, MAPPED: 2}
+_MOST = {
+    BURST: 3 * MAX_BURSTS * MAX_SAME_BURSTS,
+    PINHOLE: 2 * MAX_PINHOLES,
+    MAPPED: 2,
+    SAMPLE: 2 * MAX_SAMPLED,
+    LOSS: 2 * MAX_MEASURED,
+}
 """Rounds of a kind in one run, both directions together; bursts in one of them once more, where
 the router was asked to forward."""
 
@@ -210,6 +224,8 @@ class Collected:
     """Report: what the witnesses hold."""
 
     ports: tuple[SeenPort, ...]
+    resent: int = 0
+    """As in `Gathered`."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +233,8 @@ class Gathered:
     """Report: the outcomes of the round."""
 
     tried: tuple[Tried, ...]
+    resent: int = 0
+    """Segments that this side's end of the contact had to send again up to now."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +261,9 @@ class Session:
         self._queue: list[RoundPlan] = []
         self._planned_back = False
         self._planned_inside = False
+        self._planned_loss = False
+        self._loses = False
+        """Whether anything beside the attempts shows that packets are lost."""
         self._seen: tuple[SeenPort, ...] = ()
         self._tallies: dict[Probe, Tally] = {}
         self._entropy = entropy
@@ -328,9 +349,12 @@ class Session:
         if not self._queue and not self._planned_inside:
             self._planned_inside = True
             self._queue = self._plan_inside()
+        if not self._queue and not self._planned_loss:
+            self._planned_loss = True
+            self._queue = self._plan_loss()
         if not self._queue and not self._planned_back and self._both_ways():
             self._planned_back = True
-            self._planned_inside = False
+            self._planned_inside = self._planned_loss = False
             self._tallies = {}
             self._queue = self._plan(DESTINATION)
         if self._finishing or not self._queue or len(self.rounds) >= MAX_ROUNDS:
@@ -352,7 +376,16 @@ class Session:
         plans = pinhole_rounds(number, prober, tallies, observer.addresses, self._entropy)
         if observer.map:
             plans += mapped_rounds(number, prober, tallies, observer.addresses)
-        return plans
+        return plans + sample_rounds(number, prober, tallies, self._entropy)
+
+    def _plan_loss(self) -> list[RoundPlan]:
+        """The rounds that measure loss, where anything shows that packets are lost."""
+        tallies = list(self._tallies.items())
+        if not tallies or self.peer_offer is None or not (self._loses or loses(tallies)):
+            return []
+        prober = self.rounds[-1].prober
+        observer = self._offer if prober != self.role else self.peer_offer
+        return loss_rounds(len(self.rounds) + 1, prober, tallies, observer.control_port)
 
     def _both_ways(self) -> bool:
         return self._offer.both_ways or bool(self.peer_offer and self.peer_offer.both_ways)
@@ -367,6 +400,8 @@ class Session:
                 burst_round(len(self.rounds) + 1, plan.prober, probe, self._entropy)
                 for probe in unseen_through_mapping(tried, self._seen)
             ]
+        if plan.kind == SAMPLE:
+            self._loses |= any(0 < item.silent < item.attempts for item in tried)
         if plan.kind != CONNECT:
             return
         seen = {(bare(s.address), s.port): s for s in self._seen}
@@ -418,7 +453,8 @@ class Session:
         """
         if plan.number != len(self.rounds) + 1 or len(self.rounds) >= MAX_ROUNDS:
             return False
-        if not 0 < len(plan.probes) <= MAX_PROBES or not 0 < plan.attempts <= MAX_ROUND_ATTEMPTS:
+        most = LOSS_ATTEMPTS if plan.kind == LOSS else MAX_ROUND_ATTEMPTS
+        if not 0 < len(plan.probes) <= MAX_PROBES or not 0 < plan.attempts <= most:
             return False
         asked = sum(earlier.kind == plan.kind for earlier in self.rounds)
         if asked >= _MOST.get(plan.kind, MAX_ROUNDS):
@@ -441,7 +477,13 @@ class Session:
         return plan.kind != MAPPED or plan.prober == self.role or self._offer.map
 
     def _offered(self, plan: RoundPlan) -> bool:
-        """Whether the round keeps to the ports that the user of the destination named."""
+        """Whether the round keeps to the ports that the user of the destination named.
+
+        And to the one where the agent itself listens, by which loss is measured.
+        """
+        if plan.kind == LOSS:
+            own = ("tcp", self._offer.control_port)
+            return all((probe.transport, probe.port) == own for probe in plan.probes)
         ports = {
             (part.transport, port)
             for text in self._offer.ports
@@ -468,7 +510,9 @@ class Session:
         self._order(Collect(self.rounds[-1]))
 
     def _on_collected(self, report: Collected) -> None:
-        self._send(Seen(number=self.rounds[-1].number, ports=report.ports))
+        number = self.rounds[-1].number
+        self._loses |= report.resent > 0
+        self._send(Seen(number=number, ports=report.ports, resent=report.resent))
         self.state = State.AWAITING_DONE if self.leads else State.IDLE
 
     def _on_mark(self, message: Mark) -> None:
@@ -477,6 +521,7 @@ class Session:
 
     def _on_done(self, message: Done) -> None:
         self._same(message.number)
+        self._loses |= message.resent > 0
         self._repeat(message.tried)
         self.state = State.IDLE
         self._next()
@@ -495,14 +540,17 @@ class Session:
     def _on_seen(self, message: Seen) -> None:
         self._same(message.number)
         self._seen = message.ports
+        self._loses |= message.resent > 0
         self.state = State.GATHERING
         self._order(Gather(self.rounds[-1], message.ports))
 
     def _on_gathered(self, report: Gathered) -> None:
         self.state = State.IDLE
         if not self.leads:
-            self._send(Done(number=self.rounds[-1].number, tried=report.tried))
+            number = self.rounds[-1].number
+            self._send(Done(number=number, tried=report.tried, resent=report.resent))
             return
+        self._loses |= report.resent > 0
         self._repeat(report.tried)
         self._next()
 

@@ -24,7 +24,7 @@ from .addresses import (
 from .evidence import Attempt, Evidence, Mapping, OpenedMapping, Probe, RouterWord
 from .plan import BURST, ENOUGH, MAPPED, PINHOLE
 from .tags import is_tag
-from .ways import SILENCE, Way, way_of
+from .ways import SILENCE, Way, farthest_other, way_of
 
 __all__ = [
     "Neighbourhood",
@@ -300,8 +300,7 @@ def view_translation(
         return None  # on the source's own network nobody translates
     probes = [p for p in source.hop_probes if p.transport == transport]
     way = way_of(probes, address, port)
-    others = {p.port for p in probes if bare(p.address) == bare(address)} - {port}
-    control = way_of(probes, address, min(others)) if others else Way()
+    control = farthest_other(probes, address, port)
     double, sure = _behind_two(table, address)
     router, word, mapping = _word(table.router_words, transport, port)
     landing = landing_of(table, address)

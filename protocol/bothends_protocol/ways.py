@@ -7,13 +7,23 @@ of the destination's ways out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .addresses import bare
 from .evidence import HopProbe
 
-__all__ = ["INITIAL", "SILENCE", "Way", "asked_least", "way_of"]
+__all__ = [
+    "INITIAL",
+    "SILENCE",
+    "Stretch",
+    "Way",
+    "asked_least",
+    "farthest_other",
+    "stretch_of",
+    "way_back_of",
+    "way_of",
+]
 
 SILENCE = 5
 """Requests that must all stay unanswered before it is said that a hop does not answer them: at a
@@ -37,6 +47,10 @@ class Way:
     """How many of them were to end at each hop."""
     refused_after: int | None = None
     """Hops that the refusal itself has travelled, its sender's own included; None: unknown."""
+    asked_at: dict[int, int] = field(default_factory=dict)
+    """By hop: the place of the last request to it in the order of all."""
+    said_at: dict[int, int] = field(default_factory=dict)
+    """The same of the last one that was answered."""
 
     @property
     def end(self) -> tuple[int, str, str] | None:
@@ -64,26 +78,120 @@ class Way:
         )
 
 
-def way_of(probes: Iterable[HopProbe], address: str, port: int) -> Way:
+def way_of(probes: Sequence[HopProbe], address: str, port: int) -> Way:
     """Return the way to `port` of `address` that `probes` show."""
-    asked = [p for p in probes if bare(p.address) == bare(address) and p.port == port]
-    mine = [p for p in asked if not p.least]
+    there = bare(address)
+    return _way(
+        (at, p) for at, p in enumerate(probes) if p.port == port and bare(p.address) == there
+    )
+
+
+def way_back_of(probes: Sequence[HopProbe], address: str, local_port: int) -> Way:
+    """Return the way to `address` of requests from `local_port`; 0: from any that the system gave.
+
+    Whichever port they went to.
+    """
+    there = bare(address)
+    return _way(
+        (at, p)
+        for at, p in enumerate(probes)
+        if p.local_port == local_port and bare(p.address) == there
+    )
+
+
+def farthest_other(probes: Sequence[HopProbe], address: str, port: int) -> Way:
+    """Return the way to that other port of `address` which requests get farthest on."""
+    others = {p.port for p in probes if bare(p.address) == bare(address)} - {port}
+    ways = [way_of(probes, address, other) for other in sorted(others)]
+    return max(ways, key=lambda way: max((*way.expired, *way.ends), default=0), default=Way())
+
+
+def _way(asked: Iterable[tuple[int, HopProbe]]) -> Way:
+    """The way that requests show, each with its place in the order of all."""
+    least: dict[int, bool] = {}
+    mine: list[tuple[int, HopProbe]] = []
+    for at, p in asked:
+        if p.least:
+            least[p.least] = p.outcome == "refused"
+        else:
+            mine.append((at, p))
     expired = {
-        p.hops: bare(p.icmp.sender) for p in mine if p.outcome == "expired" and p.icmp is not None
+        p.hops: bare(p.icmp.sender)
+        for _, p in mine
+        if p.outcome == "expired" and p.icmp is not None
     }
     ends = {
         p.hops: (p.outcome, "" if p.icmp is None else bare(p.icmp.sender))
-        for p in mine
+        for _, p in mine
         if p.outcome in ("connected", "refused", "unreachable")
     }
     return Way(
         expired=expired,
         ends=ends,
-        silent=frozenset(p.hops for p in mine) - expired.keys() - ends.keys(),
+        silent=frozenset(p.hops for _, p in mine) - expired.keys() - ends.keys(),
         asked=len(mine),
-        tries=Counter(p.hops for p in mine),
-        refused_after=_travelled({p.least: p.outcome == "refused" for p in asked if p.least}),
+        tries=Counter(p.hops for _, p in mine),
+        refused_after=_travelled(least),
+        asked_at={p.hops: at for at, p in mine},
+        said_at={p.hops: at for at, p in mine if p.outcome != "silent"},
     )
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The part of the way in which requests to one port end, while others go on."""
+
+    last: int
+    """The last hop that they reach; 0: none."""
+    first: int
+    """The first hop that they do not reach, and requests to another port do."""
+    last_name: str
+    first_name: str
+    """Addresses of the two, empty where unknown."""
+    end: int
+    """The hop that the other side itself is; 0: unknown."""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it is less than the whole way."""
+        return self.last > 0 or not 0 < self.end <= self.first
+
+    @property
+    def before_end(self) -> bool:
+        """Whether they end before they reach the other side."""
+        return self.first < self.end
+
+
+def stretch_of(way: Way, control: Way, address: str = "") -> Stretch | None:
+    """Return where requests of `way` end and those of `control` go on; None where nothing shows it.
+
+    A router takes one from the time to live before it filters what it forwards (Linux: net/ipv4/
+    ip_forward.c), so the filter is in the router at `last` behind that, in the one at `first`
+    before that, or between. Hops that say nothing to either port are left out. `address` is what
+    a hop is called that is the other side itself.
+    """
+    end = control.end
+    there = end[0] if end is not None and end[1] != "unreachable" else 0
+    said = {hop: who for hop, who in control.expired.items() if hop > way.last}
+    stop = way.end
+    if stop is not None:
+        hop, outcome, sender = stop
+        if sender or way.last >= hop or (hop not in said and hop != there):
+            return None  # who sent it is known, or not where that is
+        if outcome == "connected" and hop == there:
+            return None
+        return Stretch(way.last, hop, way.expired.get(way.last, ""), said.get(hop, address), there)
+    if there > way.last:
+        said[there] = address
+    further = [hop for hop in sorted(said) if hop in way.silent]
+    # One lost request and its repetition are no filter, and a router that has used up its words
+    # says nothing to anybody.
+    if sum(way.tries[hop] for hop in further) < SILENCE:
+        return None
+    first = further[0]
+    if control.said_at.get(first, -1) < way.asked_at[first]:
+        return None
+    return Stretch(way.last, first, way.expired.get(way.last, ""), said[first], there)
 
 
 def _travelled(taken: dict[int, bool]) -> int | None:

@@ -23,6 +23,7 @@ from . import (
     scenarios_nat,
     scenarios_pairs,
     scenarios_routed,
+    scenarios_way,
 )
 from .faults import ADMIN, PORT_UNREACHABLE, RESET, rules
 from .grading import blocked, open_
@@ -384,6 +385,7 @@ def _table() -> dict[str, Scenario]:
         *scenarios_routed.rows(),
         *scenarios_frontends.rows(),
         *scenarios_nat.rows(),
+        *scenarios_way.rows(),
     )
     table = {row.name: row for row in rows}
     assert len(table) == len(rows), "two scenarios have one name"
