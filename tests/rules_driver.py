@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import dataclasses
 import errno
 import json
 import os
@@ -30,6 +29,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bothends.witness.rules import Packet, Quote, RuleSet, find, nat_of, read_ruleset
 from firewall_driver import BLOCK, HERE, THERE, private_files, run
@@ -174,7 +175,7 @@ def judged(ruleset: RuleSet, probe: dict[str, Any], source_port: int) -> dict[st
     nat = nat_of(ruleset, request) if probe["way"] == "in" else False
     if nat is not False:
         # What answers does so from another port.
-        answer = dataclasses.replace(answer, source_port=None)
+        answer = msgspec.structs.replace(answer, source_port=None)
     return {
         "request": _plain(find(ruleset, hooks[0], request)),
         "answer": _plain(find(ruleset, hooks[1], answer)),
@@ -183,7 +184,7 @@ def judged(ruleset: RuleSet, probe: dict[str, Any], source_port: int) -> dict[st
 
 
 def _plain(quote: Quote | None) -> dict[str, Any] | None:
-    return None if quote is None else dataclasses.asdict(quote)
+    return None if quote is None else msgspec.structs.asdict(quote)
 
 
 def clear() -> None:

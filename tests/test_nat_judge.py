@@ -1007,7 +1007,9 @@ def counted(homes: Homes, *, refused: bool | None = False, **reached: bool) -> t
         misrouted=False,
         refused=refused,
     )
-    journey = replace(observe(*blind.evidence(), ("tcp", homes.address, PORT)), burst=view)
+    journey = msgspec.structs.replace(
+        observe(*blind.evidence(), ("tcp", homes.address, PORT)), burst=view
+    )
     found = _find(journey, losing=False)
     named = tuple(code for code, _, _ in found.causes)
     assert set(named) <= homes.causes

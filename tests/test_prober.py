@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import pytest
 
 from bothends.prober import Prober, _Try
@@ -32,6 +31,6 @@ def test_no_route_is_tried_again_where_another_port_had_one(
     other = Probe(transport="tcp", address=address, port=80)
     for item in (NOWHERE, _Try(probe=other, own=False, outcome=outcome)):
         prober._recorder.attempts.append(prober._record(1, item))
-    prober._tries = [dataclasses.replace(NOWHERE)]
+    prober._tries = [msgspec.structs.replace(NOWHERE)]
     (tried,) = prober._outcomes([PROBE])
     assert (tried.attempts, tried.explained, tried.void) == ((0, 0, 1) if again else (1, 1, 0))

@@ -11,13 +11,14 @@ import sys
 import time
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bothends.witness import rules, rules_walk
 from bothends.witness.rules import Packet, Quote, RuleSet, find, nat_of, ruleset_of

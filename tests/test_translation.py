@@ -340,7 +340,7 @@ def test_requests_that_keep_the_sources_own_address_are_its_own_alone(*, sees: b
     )
     for other, place in (
         (elsewhere, near),
-        (table, replace(near, together=False)),
+        (table, changed(near, together=False)),
     ):
         found = view_translation(source, other, ("tcp", PUBLIC, PORT), place)
         assert found is not None

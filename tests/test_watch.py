@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import io
 import os
@@ -122,7 +121,7 @@ def pair(*, asked: tuple[str, ...] = (SOURCE, DESTINATION), **more: Any) -> Pair
 
 
 def _with(options: Options, **changed: object) -> Options:
-    return dataclasses.replace(options, **changed)  # type: ignore[arg-type]
+    return replace(options, **changed)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,6 @@ import os
 import secrets
 import time
 from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +93,7 @@ _RESOLVED_STUB = "127.0.0.53"
 _MAX_CONF = 1 << 16
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What was tried in vain, as far as it matters here."""
 
     role: str
@@ -212,8 +210,7 @@ def _versions(item: Listener) -> tuple[int, ...]:
 # The firewall ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Request:
+class _Request(msgspec.Struct, frozen=True):
     """A request that must come through, as the rules see it."""
 
     way: str
@@ -221,12 +218,11 @@ class _Request:
     peer: str
 
 
-@dataclass
-class _Stopped:
+class _Stopped(msgspec.Struct):
     """What one rule stops."""
 
-    ports: dict[str, set[int]] = field(default_factory=dict)
-    peers: dict[str, None] = field(default_factory=dict)
+    ports: dict[str, set[int]] = msgspec.field(default_factory=dict)
+    peers: dict[str, None] = msgspec.field(default_factory=dict)
 
 
 async def _firewall(asked: Asked, facts: HostFacts) -> FirewallKnown:

@@ -14,8 +14,10 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from bothends_protocol.code import Code
 from bothends_protocol.errors import InputError, ProtocolError
@@ -52,8 +54,7 @@ MASKED = (
 )
 
 
-@dataclass(frozen=True)
-class _Result:
+class _Result(msgspec.Struct, frozen=True):
     """What is printed."""
 
     verdict: Verdict

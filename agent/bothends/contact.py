@@ -21,8 +21,9 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from bothends_protocol.code import Code
 from bothends_protocol.errors import (
@@ -101,16 +102,14 @@ class _IcmpError(OSError):
     """A connect that was ended by an ICMP error, and not by the other host's TCP."""
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """What a way met, for the report: where, and what happened in a few words."""
 
     place: str
     what: str
 
 
-@dataclass(frozen=True)
-class _Session:
+class _Session(msgspec.Struct, frozen=True):
     """What a link must prove to take a session up again."""
 
     name: bytes
@@ -122,8 +121,7 @@ class _Session:
         return cls(root.derive("session name", 16), root.derive("session resumption"), root)
 
 
-@dataclass
-class Contact:
+class Contact(msgspec.Struct, dict=True):
     """All ways to the other agent.
 
     `say` prints a line for the user. `links` receives authenticated links.
@@ -136,8 +134,8 @@ class Contact:
     code_fixed: bool = True
     fresh_code: Callable[[], Code] | None = None
     """Destination without a given code: draws and shows the next one."""
-    links: asyncio.Queue[Link] = field(default_factory=asyncio.Queue)
-    refusals: dict[str, str] = field(default_factory=dict)
+    links: asyncio.Queue[Link] = msgspec.field(default_factory=asyncio.Queue)
+    refusals: dict[str, str] = msgspec.field(default_factory=dict)
     """What the ways that did not work met, by place."""
 
     def __post_init__(self) -> None:

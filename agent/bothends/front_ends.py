@@ -19,9 +19,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bothends_protocol.evidence import Firewall
 
@@ -45,13 +46,12 @@ _WINDOWS_PROFILES = {
 }
 
 
-@dataclass
-class Ruleset:
+class Ruleset(msgspec.Struct):
     """What nftables holds in this network namespace: owners of tables, and which filter here."""
 
-    owners: set[str] = field(default_factory=set)
+    owners: set[str] = msgspec.field(default_factory=set)
     """Front-ends that have a table."""
-    filtering: set[str] = field(default_factory=set)
+    filtering: set[str] = msgspec.field(default_factory=set)
     """Those with a rule, or a policy of drop, in a chain that packets of this host pass."""
 
 

@@ -17,8 +17,9 @@ import errno
 import secrets
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from bothends_protocol.addresses import bare, family
 from bothends_protocol.evidence import HopProbe, Icmp
@@ -79,8 +80,7 @@ def farthest(probes: Iterable[HopProbe]) -> float:
     return max((p.seconds for p in probes if p.outcome == "expired"), default=0.0)
 
 
-@dataclass(frozen=True)
-class Lane:
+class Lane(msgspec.Struct, frozen=True):
     """Requests that filters treat alike: by the port they go to, or by the one they come from."""
 
     port: int
@@ -110,8 +110,7 @@ class ByHand(Protocol):
         """What came of it and when, on the clock of the run; None where nothing did."""
 
 
-@dataclass
-class _Request:
+class _Request(msgspec.Struct):
     """One request under way."""
 
     address: str

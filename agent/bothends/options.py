@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from bothends_protocol.code import Code
 
@@ -19,16 +20,14 @@ WAIT_SECONDS = 600.0
 RUN_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """An address or name as typed, with its port."""
 
     host: str
     port: int
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """Everything a run of an agent needs to know from its user."""
 
     role: str

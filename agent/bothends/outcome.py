@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.onesided import Alone
@@ -15,17 +15,16 @@ from .saving import Kept
 __all__ = ["Outcome"]
 
 
-@dataclass
-class Outcome:
+class Outcome(msgspec.Struct):
     """What a run ends with, or one of its tests."""
 
     verdict: Verdict
     source: HostFacts | None = None
     destination: HostFacts | None = None
-    outside: dict[str, OutsideFacts] = field(default_factory=dict)
+    outside: dict[str, OutsideFacts] = msgspec.field(default_factory=dict)
     """By role: what is known of a side from outside."""
-    contact: dict[str, object] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    contact: dict[str, object] = msgspec.field(default_factory=dict)
+    seconds: dict[str, float] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     alone: Alone | None = None
     """Without contact: what this side knows alone."""

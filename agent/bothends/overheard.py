@@ -23,8 +23,9 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from bothends_protocol.addresses import normal
 
@@ -73,8 +74,7 @@ Sender: TypeAlias = "tuple[str, int] | tuple[str, int, int, int]"
 zone)."""
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """A datagram, or a connection request, as it came by."""
 
     transport: str

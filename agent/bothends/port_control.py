@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from bothends_protocol.errors import ProtocolError
 from bothends_protocol.evidence import RouterWord
@@ -63,8 +64,7 @@ NOT_OUTSIDE = "its outside address is none"
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(msgspec.Struct, frozen=True):
     """The router, and the own address that faces it: one IP version, usual form, with zones."""
 
     gateway: str

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -53,13 +52,12 @@ FOR_EVER = 0
 Again = Callable[[], Awaitable[object]]
 
 
-@dataclass(eq=False)
-class _Wanted:
+class _Wanted(msgspec.Struct, eq=False):
     """A mapping that was asked for, and perhaps made."""
 
     transport: str
     port: int
-    nonce: bytes = field(default_factory=lambda: secrets.token_bytes(NONCE_SIZE))
+    nonce: bytes = msgspec.field(default_factory=lambda: secrets.token_bytes(NONCE_SIZE))
 
 
 class PortOpener:
@@ -314,8 +312,7 @@ def _is_permanent_only(refusal: Refusal) -> bool:
     return isinstance(refusal, ActionError) and refusal.code == PERMANENT_ONLY
 
 
-@dataclass(frozen=True)
-class _Told:
+class _Told(msgspec.Struct, frozen=True):
     """What is the same in all that may be told of one attempt."""
 
     round_number: int

@@ -15,7 +15,8 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from bothends_protocol.addresses import bare, is_private, is_public, normal
 from bothends_protocol.bursts import WINDOW_SECONDS
@@ -121,8 +122,7 @@ _ANY: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noq
 _READ = 256
 
 
-@dataclass
-class _Try:
+class _Try(msgspec.Struct):
     """One connect() under way."""
 
     probe: Probe
@@ -139,7 +139,7 @@ class _Try:
     icmp: Icmp | None = None
     spoke: str = "nothing"
     local: tuple[str, int] = ("", 0)
-    heard: bytearray = field(default_factory=bytearray)
+    heard: bytearray = msgspec.field(default_factory=bytearray)
 
     @property
     def settled(self) -> bool:

@@ -7,7 +7,8 @@ is judged. After `freeze` nothing more is taken.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+
+import msgspec
 
 from bothends_protocol.evidence import (
     EVIDENCE_FORMAT,
@@ -41,37 +42,36 @@ from bothends_protocol.evidence import (
 __all__ = ["Recorder"]
 
 
-@dataclass
-class Recorder:
+class Recorder(msgspec.Struct):
     """The evidence of one side, while it grows."""
 
     role: str
-    started: float = field(default_factory=time.monotonic)
-    attempts: list[Attempt] = field(default_factory=list)
-    hop_probes: list[HopProbe] = field(default_factory=list)
-    back_probes: list[HopProbe] = field(default_factory=list)
-    acceptances: list[Acceptance] = field(default_factory=list)
-    sightings: list[Sighting] = field(default_factory=list)
-    own_listeners: list[OwnListener] = field(default_factory=list)
-    listeners: dict[Listener, None] = field(default_factory=dict)
-    bursts: list[Burst] = field(default_factory=list)
-    samples: list[Samples] = field(default_factory=list)
-    service_listeners: list[Listener] = field(default_factory=list)
+    started: float = msgspec.field(default_factory=time.monotonic)
+    attempts: list[Attempt] = msgspec.field(default_factory=list)
+    hop_probes: list[HopProbe] = msgspec.field(default_factory=list)
+    back_probes: list[HopProbe] = msgspec.field(default_factory=list)
+    acceptances: list[Acceptance] = msgspec.field(default_factory=list)
+    sightings: list[Sighting] = msgspec.field(default_factory=list)
+    own_listeners: list[OwnListener] = msgspec.field(default_factory=list)
+    listeners: dict[Listener, None] = msgspec.field(default_factory=dict)
+    bursts: list[Burst] = msgspec.field(default_factory=list)
+    samples: list[Samples] = msgspec.field(default_factory=list)
+    service_listeners: list[Listener] = msgspec.field(default_factory=list)
     service_runs: bool | None = None
-    connections: dict[Connection, None] = field(default_factory=dict)
-    routes: dict[Route, None] = field(default_factory=dict)
-    returns: dict[Return, None] = field(default_factory=dict)
-    neighbours: list[Neighbour] = field(default_factory=list)
+    connections: dict[Connection, None] = msgspec.field(default_factory=dict)
+    routes: dict[Route, None] = msgspec.field(default_factory=dict)
+    returns: dict[Return, None] = msgspec.field(default_factory=dict)
+    neighbours: list[Neighbour] = msgspec.field(default_factory=list)
     gateways: tuple[Neighbour, ...] = ()
-    rules: list[MatchingRule] = field(default_factory=list)
-    self_connects: list[SelfConnect] = field(default_factory=list)
-    seen_as: list[SeenAs] = field(default_factory=list)
+    rules: list[MatchingRule] = msgspec.field(default_factory=list)
+    self_connects: list[SelfConnect] = msgspec.field(default_factory=list)
+    seen_as: list[SeenAs] = msgspec.field(default_factory=list)
     confirmed: tuple[str, ...] = ()
-    router_words: list[RouterWord] = field(default_factory=list)
-    opened: list[OpenedMapping] = field(default_factory=list)
-    behaviours: list[NatBehaviour] = field(default_factory=list)
-    pinholes: list[Pinhole] = field(default_factory=list)
-    witnesses: dict[str, Witness] = field(default_factory=dict)
+    router_words: list[RouterWord] = msgspec.field(default_factory=list)
+    opened: list[OpenedMapping] = msgspec.field(default_factory=list)
+    behaviours: list[NatBehaviour] = msgspec.field(default_factory=list)
+    pinholes: list[Pinhole] = msgspec.field(default_factory=list)
+    witnesses: dict[str, Witness] = msgspec.field(default_factory=dict)
 
     def clock(self) -> float:
         """Return the seconds since this run began."""

@@ -22,7 +22,6 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TextIO
 
@@ -306,8 +305,7 @@ def _encodable(span: Span, encoding: str) -> Span:
     return span
 
 
-@dataclass(frozen=True)
-class _Page:
+class _Page(msgspec.Struct, frozen=True):
     """Who reads, and on what."""
 
     role: str
@@ -317,7 +315,7 @@ class _Page:
     symbols: Symbols
     notes: tuple[str, ...] = ()
     """What is to be said of the verdict as a whole."""
-    outside: Mapping[str, OutsideFacts] = field(default_factory=dict)
+    outside: Mapping[str, OutsideFacts] = msgspec.field(default_factory=dict)
 
     def name(self, role: str) -> str:
         """What a host calls itself; empty where that is not known."""

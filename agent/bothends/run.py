@@ -14,8 +14,9 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from bothends_protocol.addresses import bare, is_near, is_public, public
 from bothends_protocol.code import Code, make_code
@@ -115,8 +116,7 @@ FINISH_SECONDS = 5.0
 """After --timeout, for both sides to exchange what they have."""
 
 
-@dataclass(frozen=True)
-class _Deadline:
+class _Deadline(msgspec.Struct, frozen=True):
     """The time allowed for the test `of` that session is over."""
 
     of: Session
@@ -124,8 +124,7 @@ class _Deadline:
     """Whether the probing was ended before, so that nothing is left to do."""
 
 
-@dataclass(frozen=True)
-class _Reported:
+class _Reported(msgspec.Struct, frozen=True):
     """A job of the test `of` that session is done."""
 
     of: Session

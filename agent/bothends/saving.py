@@ -8,8 +8,9 @@ code: who gets hold of it may try words against it, so the agent ends.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from bothends_protocol.code import Code
 from bothends_protocol.errors import MisuseError
@@ -22,8 +23,7 @@ from .files import write_whole
 __all__ = ["Kept", "paste_lines", "save_evidence"]
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True):
     """What a side has to save when its run ends."""
 
     evidence: bytes

@@ -15,8 +15,8 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from bothends_protocol.evidence import ContactFacts, Evidence, HostFacts, Offline, Target, Witness
@@ -42,8 +42,7 @@ CLOCK_SET = 2.0
 """Seconds by which the wall clock may move against the monotonic one before it is not relied on."""
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """What the run has found out before the wait began."""
 
     facts: HostFacts

@@ -13,8 +13,10 @@ import contextlib
 import datetime as dt
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from bothends_protocol.errors import ProtocolError
 from bothends_protocol.judge import lost_verdict
@@ -65,16 +67,14 @@ HINT = "Any key tests at once, q or Ctrl-C ends both sides."
 HINT_NO_KEYS = "Ctrl-C ends both sides."
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(msgspec.Struct, frozen=True):
     """Event: something changed on this side."""
 
     what: What
     port: int = 0
 
 
-@dataclass(frozen=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """Event: the user of this side ends the loop."""
 
     interrupted: bool

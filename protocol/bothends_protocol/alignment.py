@@ -22,8 +22,9 @@ import statistics
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+
+import msgspec
 
 from .addresses import bare, family
 from .evidence import Burst, Counted, Evidence, Sighting
@@ -113,8 +114,7 @@ _SIGNALS: dict[int, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
 """Counters, less others, that requests move where they arrive: by the IP version."""
 
 
-@dataclass(frozen=True)
-class Alignment:
+class Alignment(msgspec.Struct, frozen=True):
     """How the destination's clock lies to the source's."""
 
     how: str
@@ -173,8 +173,7 @@ CLOCK_SECONDS = 5.0
 # -- by packets and rows
 
 
-@dataclass(frozen=True)
-class _Event:
+class _Event(msgspec.Struct, frozen=True):
     """Something that both sides saw."""
 
     here: float
@@ -425,8 +424,7 @@ def _added(rows: Sequence[tuple[int, Sequence[int]]], steps: int) -> list[int] |
     return total
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     at: float
     offset: float
 

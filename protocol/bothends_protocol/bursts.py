@@ -17,8 +17,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice, pairwise
+
+import msgspec
 
 from .evidence import Burst, Samples
 
@@ -101,8 +102,7 @@ def make_pattern(entropy: Callable[[int], bytes], windows: int = WINDOWS) -> str
     return "1" + "".join(inner) + "0"
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(msgspec.Struct, frozen=True):
     """How a counter moved with the burst, at the lag that fits best."""
 
     slope: float

@@ -18,7 +18,8 @@ To add a cause: one entry here, one in `fixes`, one scenario, one page of docs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from .addresses import bare, family, is_private, is_public
 from .evidence import Listener
@@ -54,8 +55,7 @@ _ICMP6_UNREACHABLE = 1
 _ICMP6_NO_WAY = (0, 2, 3)
 
 
-@dataclass(frozen=True)
-class PathCause:
+class PathCause(msgspec.Struct, frozen=True):
     """Something that stops packets."""
 
     code: str
@@ -70,8 +70,7 @@ class PathCause:
     """Whether what confirms it is no witness, so that it is never called proven."""
 
 
-@dataclass(frozen=True)
-class ServiceCause:
+class ServiceCause(msgspec.Struct, frozen=True):
     """Something about the service itself; `found` tells whether it is so."""
 
     code: str

@@ -14,7 +14,8 @@ ip_output.c; `Ip.OutTransmits` since Linux 6.7) and the cards' own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from .addresses import bare, family
 from .bursts import follows, measure
@@ -25,8 +26,7 @@ from .stages import Stage
 __all__ = ["BurstView", "as_told", "told_enough", "view_burst", "view_bursts"]
 
 
-@dataclass(frozen=True)
-class BurstView:
+class BurstView(msgspec.Struct, frozen=True):
     """What the counters of both sides say of coded bursts, each True, False or unknown."""
 
     sent: int

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from .ports import PortSet
 from .verdict import Fix
@@ -56,8 +58,7 @@ _MORE_COMMANDS = 5
 _AND_SO_ON = "Do the same for the other ports."
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """What shall pass: requests to `ports`, or with `reply` the answers from them.
 
     `way` is `in` or `out` as the host sees it; `peer` is the other host's

@@ -17,7 +17,8 @@ that the other end echoes, so that repeating too early shows (RFC 7323, 3.1).
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 from .errors import ProtocolError
 
@@ -62,8 +63,7 @@ _STAMPS = 2**32
 _DATA, _END, _ABORT = 1, 2, 4
 
 
-@dataclass
-class _Sent:
+class _Sent(msgspec.Struct):
     payload: bytes
     last: bool
     at: float

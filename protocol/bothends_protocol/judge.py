@@ -14,10 +14,10 @@ The order of thought, for each port at each address:
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from .addresses import family, is_near, public
 from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
@@ -42,8 +42,7 @@ _Named = tuple[str, str, tuple[str, ...]]
 """A cause: its code, the confidence, and how it is known."""
 
 
-@dataclass(frozen=True)
-class _Finding:
+class _Finding(msgspec.Struct, frozen=True):
     """What is made of one journey."""
 
     path_clear: bool
@@ -177,7 +176,7 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
         return _elsewhere(j, services) if not j.failed else _stopped(j, services, losing=losing)
     if (left := _left_open(j)) is not None:
         found = _find(left, losing=losing)
-        return dataclasses.replace(found, notes=(*asked_for(j), *left_behind(j), *found.notes))
+        return msgspec.structs.replace(found, notes=(*asked_for(j), *left_behind(j), *found.notes))
     if j.proven or j.counted_through or j.relayed:
         return _clear(j, services)
     if any(trail.connected for trail in j.trails):

@@ -20,8 +20,9 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from .framing import PROTOCOL_VERSION
 from .pairing import SOURCE
@@ -57,8 +58,7 @@ _NOTHING = bytes(_COOKIE)
 _FROM_SOURCE, _ANSWER = 1, 1
 
 
-@dataclass(frozen=True)
-class Knock:
+class Knock(msgspec.Struct, frozen=True):
     """What came of a knock."""
 
     answer: bytes | None = None
@@ -167,8 +167,7 @@ MAX_OPEN = 256
 may show that in a second (`punch.MAX_ANSWERS`), in which the other agent is heard twice."""
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """A datagram of a stream, from somebody who receives what is sent to its place."""
 
     stream: bytes

@@ -12,9 +12,9 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
+import msgspec
 from msgspec.structs import replace
 
 from .addresses import bare, family, is_loopback, is_wildcard
@@ -75,8 +75,7 @@ UNRESOLVED = ("failed", "incomplete")
 """States of a next hop that did not say where it is."""
 
 
-@dataclass(frozen=True)
-class Trail:
+class Trail(msgspec.Struct, frozen=True, dict=True):
     """One attempt and the stages it reached; None where nobody could tell."""
 
     attempt: Attempt
@@ -146,8 +145,7 @@ class Trail:
         return tuple(stages)
 
 
-@dataclass(frozen=True)
-class Journey:
+class Journey(msgspec.Struct, frozen=True, dict=True):
     """All that was observed of one port at one address in one direction."""
 
     direction: str
@@ -178,7 +176,7 @@ class Journey:
     return_error: str | None = None
     """Why the destination does not take packets from the source, or has no way back."""
     return_known: bool = False
-    source_addresses: frozenset[str] = field(default_factory=frozenset)
+    source_addresses: frozenset[str] = msgspec.field(default_factory=frozenset)
     burst: BurstView | None = None
     """What the counters of both sides say of a coded burst."""
     stranger: bool | None = None
@@ -216,7 +214,7 @@ class Journey:
     translation: Translation | None = None
     """What is known of the routers in front of the destination, where the address is not its
     own."""
-    way: Way = field(default_factory=Way)
+    way: Way = msgspec.field(default_factory=Way)
     """What requests with a small time to live show of the hops to the port."""
     strays: bool | None = None
     """Whether the destination's table has rows of the source's that belong to no attempt, at other
@@ -225,7 +223,7 @@ class Journey:
     """The destination's own address at which requests come in."""
     public: tuple[str, ...] = ()
     """Where the destination is seen from outside."""
-    control: Way = field(default_factory=Way)
+    control: Way = msgspec.field(default_factory=Way)
     """The same of the port at which the agents meet, where the other side listens."""
     back: Stretch | None = None
     """Where what comes from the tested port ends on its way to the source, and other packets of
@@ -587,19 +585,18 @@ MAX_STRAYS = 256
 """Records of ports that nobody asked for that each port gets: they are the same for all."""
 
 
-@dataclass
-class _Part:
+class _Part(msgspec.Struct):
     """The records of one port."""
 
-    attempts: list[Attempt] = field(default_factory=list)
-    sightings: list[Sighting] = field(default_factory=list)
-    own_listeners: list[OwnListener] = field(default_factory=list)
-    listeners: list[Listener] = field(default_factory=list)
-    acceptances: list[Acceptance] = field(default_factory=list)
-    connections: list[Connection] = field(default_factory=list)
+    attempts: list[Attempt] = msgspec.field(default_factory=list)
+    sightings: list[Sighting] = msgspec.field(default_factory=list)
+    own_listeners: list[OwnListener] = msgspec.field(default_factory=list)
+    listeners: list[Listener] = msgspec.field(default_factory=list)
+    acceptances: list[Acceptance] = msgspec.field(default_factory=list)
+    connections: list[Connection] = msgspec.field(default_factory=list)
 
     def fields(self) -> dict[str, tuple[object, ...]]:
-        return {name: tuple(records) for name, records in vars(self).items()}
+        return {name: tuple(records) for name, records in msgspec.structs.asdict(self).items()}
 
 
 def _rules(evidence: Evidence | None, key: tuple[str, str, int]) -> tuple[MatchingRule, ...]:

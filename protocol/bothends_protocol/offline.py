@@ -13,8 +13,8 @@ called proven. Where the recordings do not overlap, nobody is blamed.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import fields, replace
 
 from .alignment import BURSTS, CLOCKS, PACKETS, Alignment, align, is_finite
@@ -43,8 +43,7 @@ MAX_COUNTERS = 64
 """Readings of the counters in a file, and counters in them: more than a side keeps."""
 
 
-@dataclass(frozen=True)
-class Joint:
+class Joint(msgspec.Struct, frozen=True):
     """What two recordings together say."""
 
     verdict: Verdict

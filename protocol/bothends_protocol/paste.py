@@ -18,7 +18,6 @@ import hashlib
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import msgspec
@@ -83,8 +82,7 @@ class _Content(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     columns: bytes
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """A paste that is there whole."""
 
     role: str
@@ -169,8 +167,7 @@ def read_paste(text: str) -> list[Block]:
     return [heap.block() for heap in heaps.values()]
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(msgspec.Struct, frozen=True):
     """A part as it was found; `data` is None where its checksum does not fit."""
 
     role: str
@@ -220,13 +217,12 @@ def _data(words: list[str], checksum: str, head: tuple[str, str, int, int]) -> s
     return None
 
 
-@dataclass
-class _Heap:
+class _Heap(msgspec.Struct):
     """The parts of one side, in whatever order they come."""
 
     role: str
-    good: dict[tuple[str, int], dict[int, str]] = field(default_factory=dict)
-    damaged: dict[int, int] = field(default_factory=dict)
+    good: dict[tuple[str, int], dict[int, str]] = msgspec.field(default_factory=dict)
+    damaged: dict[int, int] = msgspec.field(default_factory=dict)
     """Parts that came damaged, and of how many they say they are."""
 
     def add(self, line: _Line) -> None:

@@ -7,7 +7,8 @@ are primary is decided on evidence again by the judge (`primary_addresses`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from .addresses import bare
 from .bursts import PER_WINDOW, make_pattern
@@ -131,8 +132,7 @@ MAX_MAPPED = 4
 """Ports that the router is asked to forward in one round (--map)."""
 
 
-@dataclass(frozen=True)
-class Tally:
+class Tally(msgspec.Struct, frozen=True):
     """What is known of one probe after the rounds so far."""
 
     attempts: int = 0

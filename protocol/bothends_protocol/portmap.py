@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 from .addresses import bare, normal
 from .errors import MisuseError, ProtocolError
@@ -97,8 +98,7 @@ _PREFER_FAILURE = bytes((2, 0, 0, 0))
 """An option without contents: code, reserved, length (RFC 6887, 7.3)."""
 
 
-@dataclass(frozen=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True):
     """A mapping that a router says it made, or that an error is about."""
 
     transport: str
@@ -111,8 +111,7 @@ class Granted:
     nonce: bytes = b""
 
 
-@dataclass(frozen=True)
-class PmpReply:
+class PmpReply(msgspec.Struct, frozen=True):
     """A NAT-PMP reply. Only the successful ones carry more than the head."""
 
     version: int
@@ -126,8 +125,7 @@ class PmpReply:
     mapping: Granted | None = None
 
 
-@dataclass(frozen=True)
-class PcpReply:
+class PcpReply(msgspec.Struct, frozen=True):
     """A PCP reply; of version 0 it is what a router says that speaks NAT-PMP alone."""
 
     version: int

@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import zlib
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -101,8 +100,7 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return self.source if role == SOURCE else self.destination
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(msgspec.Struct, frozen=True):
     """One side's evidence as it was read: undamaged, and vouched for by nobody yet (`verify`)."""
 
     evidence: Evidence

@@ -21,8 +21,9 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from .addresses import bare
 from .counted import told_enough
@@ -145,22 +146,19 @@ class State(enum.Enum):
     CONCLUDED = enum.auto()
 
 
-@dataclass(frozen=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Order: send `message`."""
 
     message: Message
 
 
-@dataclass(frozen=True)
-class Arm:
+class Arm(msgspec.Struct, frozen=True):
     """Order: get the witnesses and own listeners ready for `plan`, then report `Armed`."""
 
     plan: RoundPlan
 
 
-@dataclass(frozen=True)
-class Fire:
+class Fire(msgspec.Struct, frozen=True):
     """Order: send the probes of `plan`, then report `Fired`.
 
     `own` are the places where the other agent itself listens and will speak its challenge.
@@ -170,33 +168,28 @@ class Fire:
     own: tuple[tuple[str, str, int], ...]
 
 
-@dataclass(frozen=True)
-class Marked:
+class Marked(msgspec.Struct, frozen=True):
     """Order: the burst begins; count its time from now. Asks for no report."""
 
 
-@dataclass(frozen=True)
-class Collect:
+class Collect(msgspec.Struct, frozen=True):
     """Order: all is sent; look what the witnesses hold, then report `Collected`."""
 
     plan: RoundPlan
 
 
-@dataclass(frozen=True)
-class Gather:
+class Gather(msgspec.Struct, frozen=True):
     """Order: the observer has answered; close the attempts, then report `Gathered`."""
 
     plan: RoundPlan
     seen: tuple[SeenPort, ...]
 
 
-@dataclass(frozen=True)
-class Freeze:
+class Freeze(msgspec.Struct, frozen=True):
     """Order: write down the evidence, then report `Frozen`."""
 
 
-@dataclass(frozen=True)
-class Conclude:
+class Conclude(msgspec.Struct, frozen=True):
     """Order: the joint verdict stands."""
 
     verdict: Verdict
@@ -207,20 +200,17 @@ class Conclude:
 Order = Send | Arm | Fire | Marked | Collect | Gather | Freeze | Conclude
 
 
-@dataclass(frozen=True)
-class Armed:
+class Armed(msgspec.Struct, frozen=True):
     """Report: witnesses ready; `own` listeners opened."""
 
     own: tuple[tuple[str, str, int], ...]
 
 
-@dataclass(frozen=True)
-class Fired:
+class Fired(msgspec.Struct, frozen=True):
     """Report: every probe is sent."""
 
 
-@dataclass(frozen=True)
-class Collected:
+class Collected(msgspec.Struct, frozen=True):
     """Report: what the witnesses hold."""
 
     ports: tuple[SeenPort, ...]
@@ -228,8 +218,7 @@ class Collected:
     """As in `Gathered`."""
 
 
-@dataclass(frozen=True)
-class Gathered:
+class Gathered(msgspec.Struct, frozen=True):
     """Report: the outcomes of the round."""
 
     tried: tuple[Tried, ...]
@@ -237,8 +226,7 @@ class Gathered:
     """Segments that this side's end of the contact had to send again up to now."""
 
 
-@dataclass(frozen=True)
-class Frozen:
+class Frozen(msgspec.Struct, frozen=True):
     """Report: the evidence as bytes."""
 
     data: bytes

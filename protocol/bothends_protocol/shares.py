@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+
+import msgspec
 
 from .addresses import bare
 from .evidence import Attempt, Evidence
@@ -29,8 +30,7 @@ measured. What fails must fail in all further tries as well, which little loss d
 _FAILED = ("silent", "refused", "unreachable")
 
 
-@dataclass(frozen=True)
-class Paths:
+class Paths(msgspec.Struct, frozen=True):
     """What connections from different ports met, each tried again while it failed."""
 
     through: int
@@ -74,8 +74,7 @@ def _at_least(count: int, of: int, share: float) -> float:
     return sum(math.comb(of, k) * share**k * (1 - share) ** (of - k) for k in range(count, of + 1))
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(msgspec.Struct, frozen=True):
     """Requests that stayed without an answer, of those by which loss was measured."""
 
     sent: int

@@ -11,9 +11,9 @@ from __future__ import annotations
 import bisect
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import msgspec
 from msgspec.structs import replace
 
 from .addresses import bare
@@ -78,8 +78,7 @@ Key = tuple[str, str, int]
 """Transport, address and port."""
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """Two evidences as if the two had met, and how that was made."""
 
     source: Evidence
@@ -132,8 +131,7 @@ class Pair:
         return cls(opener, taker, how)
 
 
-@dataclass(frozen=True)
-class _Span:
+class _Span(msgspec.Struct, frozen=True):
     """The time that lies in both recordings, on the source's clock."""
 
     how: Alignment

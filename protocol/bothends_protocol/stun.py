@@ -15,8 +15,9 @@ import ipaddress
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from .addresses import normal
 from .errors import MisuseError, ProtocolError
@@ -84,8 +85,7 @@ class TransportAddress(NamedTuple):
     port: int
 
 
-@dataclass(frozen=True)
-class StunMessage:
+class StunMessage(msgspec.Struct, frozen=True):
     """A Binding message."""
 
     kind: int

@@ -9,7 +9,6 @@ never a text of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
@@ -93,17 +92,16 @@ def finding(verdict: Verdict) -> Finding:
     )
 
 
-@dataclass
-class Pending:
+class Pending(msgspec.Struct):
     """The leader's changes that are not listed yet.
 
     One that comes in the middle of a test may have come too late for it. It is listed with
     that test where the verdict is another one, else with the next, which follows at once.
     """
 
-    waiting: dict[tuple[str, str, int], float] = field(default_factory=dict)
+    waiting: dict[tuple[str, str, int], float] = msgspec.field(default_factory=dict)
     """When each was heard of, by what, on and port; those that the next test is to show."""
-    late: dict[tuple[str, str, int], float] = field(default_factory=dict)
+    late: dict[tuple[str, str, int], float] = msgspec.field(default_factory=dict)
     """Those heard of since a test began."""
 
     def add(self, change: Change, now: float) -> None:
@@ -132,8 +130,7 @@ def _change(key: tuple[str, str, int], seconds: float) -> Change:
     return msgspec.convert({"what": what, "on": on, "port": port, "ago": ago}, Change)
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One line of the list: what changed, and the verdict that the next test came to."""
 
     at: str
@@ -167,8 +164,7 @@ class Entry:
         }
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True):
     """What a test ended with, for the list."""
 
     verdict: Verdict

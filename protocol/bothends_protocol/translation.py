@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 from msgspec.structs import replace
 
 from .addresses import (
@@ -40,8 +40,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Neighbourhood:
+class Neighbourhood(msgspec.Struct, frozen=True):
     """Where the two are, as others see them."""
 
     source_public: frozenset[str] = frozenset()
@@ -66,8 +65,7 @@ class Neighbourhood:
         return self.together is False and bool(self.destination_public)
 
 
-@dataclass(frozen=True)
-class Translation:
+class Translation(msgspec.Struct, frozen=True):
     """What is known of the routers before the destination, for one port of one address."""
 
     address: str
@@ -76,9 +74,9 @@ class Translation:
     """Whether the destination is seen under the tested address; None where nobody says how."""
     together: bool | None
     """Whether both are behind one router."""
-    way: Way = field(default_factory=Way)
+    way: Way = msgspec.field(default_factory=Way)
     """The hops of the tested port."""
-    control: Way = field(default_factory=Way)
+    control: Way = msgspec.field(default_factory=Way)
     """Those of another port of the address."""
     mapped_at: int | None = None
     """The hop that says in the name of the tested address that requests expired: it passes them

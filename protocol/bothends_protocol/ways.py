@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from .addresses import bare
 from .evidence import HopProbe
@@ -30,26 +31,25 @@ SILENCE = 5
 loss of 20 % in each direction that happens by chance 6 times in 1,000."""
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(msgspec.Struct, frozen=True):
     """The hops to one port of one address."""
 
-    expired: dict[int, str] = field(default_factory=dict)
+    expired: dict[int, str] = msgspec.field(default_factory=dict)
     """By hop: who said that the time of a request ran out there."""
-    ends: dict[int, tuple[str, str]] = field(default_factory=dict)
+    ends: dict[int, tuple[str, str]] = msgspec.field(default_factory=dict)
     """By hop: the outcome of a request that did not run out there and got an answer, and who sent
     it (empty for an answer of TCP's own)."""
     silent: frozenset[int] = frozenset()
     """Hops for which no request was answered."""
     asked: int = 0
     """Requests sent."""
-    tries: dict[int, int] = field(default_factory=dict)
+    tries: dict[int, int] = msgspec.field(default_factory=dict)
     """How many of them were to end at each hop."""
     refused_after: int | None = None
     """Hops that the refusal itself has travelled, its sender's own included; None: unknown."""
-    asked_at: dict[int, int] = field(default_factory=dict)
+    asked_at: dict[int, int] = msgspec.field(default_factory=dict)
     """By hop: the place of the last request to it in the order of all."""
-    said_at: dict[int, int] = field(default_factory=dict)
+    said_at: dict[int, int] = msgspec.field(default_factory=dict)
     """The same of the last one that was answered."""
 
     @property
@@ -137,8 +137,7 @@ def _way(asked: Iterable[tuple[int, HopProbe]]) -> Way:
     )
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Stretch(msgspec.Struct, frozen=True):
     """The part of the way in which requests to one port end, while others go on."""
 
     last: int

@@ -15,7 +15,8 @@ import os
 import socket
 import struct
 import sys
-from dataclasses import dataclass
+
+import msgspec
 
 __all__ = [
     "Hop",
@@ -71,8 +72,7 @@ class NetlinkError(Exception):
         return errno.errorcode.get(self.number, str(self.number))
 
 
-@dataclass(frozen=True)
-class Hop:
+class Hop(msgspec.Struct, frozen=True):
     """Where a packet would go next."""
 
     interface: str
@@ -124,8 +124,7 @@ def returns_from(source: str, local: str, interface: str) -> bool | None:
     return True
 
 
-@dataclass(frozen=True)
-class Queue:
+class Queue(msgspec.Struct, frozen=True):
     """What the kernel knows of a listening socket beside its address."""
 
     waiting: int

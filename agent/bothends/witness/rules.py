@@ -23,7 +23,8 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from .rules_iptables import TABLES, Save, add_save, plain_extension
 from .rules_match import Elements, pair, word
@@ -63,8 +64,7 @@ _DEVICES = re.compile(r"hook \w+ devices? (?:= )?(\{[^}]*\}|\S+)")
 _NAME = re.compile(r'[^\s",{}]+')
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """What the rule set says of one packet."""
 
     readable: bool

@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from .rules_match import word
 from .rules_walk import Chain, Rule, RuleSet
@@ -66,8 +67,7 @@ _GO_ON = frozenset({"AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", 
 """Targets after which the packet goes on to the next rule."""
 
 
-@dataclass(frozen=True)
-class Save:
+class Save(msgspec.Struct, frozen=True):
     """What iptables-save (4) or ip6tables-save (6) printed."""
 
     version: int

@@ -13,9 +13,10 @@ import enum
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
+
+import msgspec
 
 __all__ = [
     "ABSENT",
@@ -58,16 +59,14 @@ UNKNOWN: Final[Literal[Nothing.UNKNOWN]] = Nothing.UNKNOWN
 ABSENT: Final[Literal[Nothing.ABSENT]] = Nothing.ABSENT
 
 
-@dataclass(frozen=True)
-class Ip:
+class Ip(msgspec.Struct, frozen=True):
     """An IP address."""
 
     version: int
     number: int
 
 
-@dataclass(frozen=True)
-class Bits:
+class Bits(msgspec.Struct, frozen=True):
     """A word of flags, and what each is called."""
 
     word: int

@@ -12,8 +12,9 @@ from __future__ import annotations
 import enum
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
+
+import msgspec
 
 from .rules_match import (
     ABSENT,
@@ -79,8 +80,7 @@ _NO_CONDITION = frozenset({"counter", "log", "last", "comment", "set", "map", "d
 """Statements that let every packet go on to the next one."""
 
 
-@dataclass(frozen=True)
-class Packet:
+class Packet(msgspec.Struct, frozen=True):
     """The packet asked about: the first of a connection, or with `answer` the reply to it.
 
     Ports that are not known are None; so is an interface, which is the one that
@@ -97,8 +97,7 @@ class Packet:
     answer: bool = False
 
 
-@dataclass(frozen=True)
-class Quote:
+class Quote(msgspec.Struct, frozen=True):
     """A rule as the firewall's own tool writes it, with where it stands before a colon."""
 
     text: str
@@ -109,16 +108,14 @@ class Quote:
     an earlier or this very rule asks for what cannot be told (a rate, a user, an ipset)."""
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One rule: expressions as in libnftables-json(5), and its text."""
 
     expressions: tuple[object, ...]
     text: str
 
 
-@dataclass
-class Chain:
+class Chain(msgspec.Struct):
     """A chain; a base chain where it has a hook."""
 
     family: str
@@ -134,17 +131,16 @@ class Chain:
     """Whether its policy is to drop."""
     devices: tuple[str, ...] | None = None
     """For the hooks of one device: which; None where it is not known."""
-    rules: list[Rule] = field(default_factory=list)
+    rules: list[Rule] = msgspec.field(default_factory=list)
 
 
-@dataclass
-class RuleSet:
+class RuleSet(msgspec.Struct, dict=True):
     """All chains by family, table and name, in the order in which they were made."""
 
-    chains: dict[tuple[str, str, str], Chain] = field(default_factory=dict)
-    sets: dict[tuple[str, str], dict[str, Elements]] = field(default_factory=dict)
+    chains: dict[tuple[str, str, str], Chain] = msgspec.field(default_factory=dict)
+    sets: dict[tuple[str, str], dict[str, Elements]] = msgspec.field(default_factory=dict)
     """Sets by family and table, and by name; keys of maps too."""
-    maps: dict[tuple[str, str], dict[str, list[object]]] = field(default_factory=dict)
+    maps: dict[tuple[str, str], dict[str, list[object]]] = msgspec.field(default_factory=dict)
     """Maps by family and table, and by name: pairs of what they hold, as lists."""
 
     @cached_property
@@ -163,8 +159,7 @@ class _Way(enum.Enum):
     MAYBE_RETURNED = enum.auto()
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """A rule on the way."""
 
     chain: Chain

@@ -14,8 +14,9 @@ import socket
 import struct
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from bothends_protocol.addresses import normal
 from bothends_protocol.evidence import Connection, Listener
@@ -47,8 +48,7 @@ _HELD = ("ESTABLISHED", "CLOSE_WAIT")
 _TABLES = (("tcp", "/proc/net/tcp"), ("tcp", "/proc/net/tcp6"))
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One line of the socket table."""
 
     transport: str
