@@ -8,11 +8,13 @@ __all__ = ["main"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
+    """Run the command line, or `argv` within another program; return the exit status."""
     try:
         from .cli import run  # noqa: PLC0415  so that Ctrl-C while loading ends cleanly too
 
-        return run(sys.argv[1:] if argv is None else argv)
+        if argv is not None:
+            return run(argv)
+        return run(sys.argv[1:], whole_process=True)
     except KeyboardInterrupt:
         return 130
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,11 +32,16 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{sentence[:1].upper()}{sentence[1:]}. Try: {self.prog} --help")
 
 
-def run(argv: Sequence[str]) -> int:
-    """Carry out the command line `argv`; return the exit status."""
+def run(argv: Sequence[str], *, whole_process: bool = False) -> int:
+    """Carry out the command line `argv`; return the exit status.
+
+    `whole_process` says that this process does nothing else.
+    """
     try:
         args = _parser().parse_args(argv)
-        return _command(args)(args)
+        with _uncollected() if whole_process else contextlib.nullcontext():
+            command = _command(args)
+        return command(args)
     except UsageError as error:
         print(f"bothends: {error}", file=sys.stderr)
         if "--json" in argv:
@@ -63,6 +69,21 @@ def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
         from .command import agent  # noqa: PLC0415
 
         return agent
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from all that is loaded in the block.
+
+    It stays until the process ends. The collector would look through it again and again while
+    it is loaded, and once more at the end: a fifth of the time that both take together.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextlib.contextmanager
