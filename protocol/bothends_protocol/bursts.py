@@ -15,6 +15,7 @@ only where the fit is far outside what noise does, else None: not known.
 from __future__ import annotations
 
 import math
+import operator
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
@@ -133,9 +134,10 @@ def fit(burst: Burst, samples: Samples, readings: Sequence[int]) -> Fit | None:
     lags = _alignments(samples.times[0] - first, sent, grid, width)
     if min(readings) == max(readings):
         lags = islice(lags, 1)  # they are all alike
-    fits = (_regress(*part, lag) for lag, part in lags if _tells(part[0]))
-    found = [one for one in fits if one is not None]
-    return max(found, key=lambda one: one.correlation, default=None)
+    lines = (_regress(*part, lag) for lag, part in lags if _tells(part[0]))
+    found = [one for one in lines if one is not None]
+    best = max(found, key=lambda one: one.correlation, default=None)
+    return None if best is None else _fit_of(best)
 
 
 def _bearable(burst: Burst, times: Sequence[float], readings: Sequence[int]) -> bool:
@@ -152,7 +154,7 @@ def _bearable(burst: Burst, times: Sequence[float], readings: Sequence[int]) -> 
 
 
 def _alignments(
-    begin: float, sent: Sequence[int], grid: Sequence[float], width: int
+    begin: float, sent: Sequence[int], grid: list[float], width: int
 ) -> Iterator[tuple[float, tuple[Sequence[int], list[float]]]]:
     """The lags that the readings cover, and for each the SYNs and the counts, bin by bin.
 
@@ -166,13 +168,15 @@ def _alignments(
     for at in range(-round(_EARLY * width), last + 1):
         before = min(around, max(at, 0) // width)
         behind = min(around, (last - at) // width)
-        edges = range(at - before * width, at + (len(sent) + behind) * width + 1, width)
-        counted = _differences([grid[max(edge, 0)] for edge in edges])
+        start, stop = at - before * width, at + (len(sent) + behind) * width + 1
+        missing = max(-(start // width), 0)
+        edges = [grid[0]] * missing + grid[start + missing * width : stop : width]
+        counted = list(map(operator.sub, edges[1:], edges))
         yield begin + at * _STEP, ((*[0] * before, *sent, *[0] * behind), counted)
 
 
 def _tells(sent: Sequence[int]) -> bool:
-    return sum(not count for count in sent) >= _LEAST_QUIET * len(sent)
+    return sent.count(0) >= _LEAST_QUIET * len(sent)
 
 
 def measure(
@@ -223,10 +227,6 @@ def _interpolate(times: Sequence[float], readings: Sequence[int]) -> list[float]
     return values
 
 
-def _differences(values: Sequence[float]) -> list[float]:
-    return [after - before for before, after in pairwise(values)]
-
-
 def _histogram(sends: Sequence[float], width: int) -> tuple[float, list[int]]:
     """Return when the first bin begins, and the SYNs in each bin up to the last full one."""
     seconds = width * _STEP
@@ -239,21 +239,42 @@ def _histogram(sends: Sequence[float], width: int) -> tuple[float, list[int]]:
     return first + lowest * seconds, bins
 
 
-def _regress(sent: Sequence[int], counted: Sequence[float], lag: float) -> Fit | None:
-    """Least squares of `counted` on `sent` with a constant."""
+class _Line(msgspec.Struct, frozen=True):
+    """Counts against SYNs, bin by bin, at one lag; the sums are of squares about the means."""
+
+    lag: float
+    sent: Sequence[int]
+    counted: Sequence[float]
+    spread: float
+    both: float
+    total: float
+
+    @property
+    def correlation(self) -> float:
+        return self.both / math.sqrt(self.spread * self.total) if self.total > 0 else 0.0
+
+
+def _regress(sent: Sequence[int], counted: Sequence[float], lag: float) -> _Line | None:
+    """Least squares of `counted` on `sent` with a constant; done for every lag, so in haste."""
     count = len(sent)
     mean_sent, mean_counted = sum(sent) / count, sum(counted) / count
-    spread = sum((x - mean_sent) ** 2 for x in sent)
+    off_sent = [x - mean_sent for x in sent]
+    spread = sum(map(operator.mul, off_sent, off_sent))
     if spread <= 0:
         return None
-    both = sum((x - mean_sent) * (y - mean_counted) for x, y in zip(sent, counted, strict=True))
-    total = sum((y - mean_counted) ** 2 for y in counted)
-    slope = both / spread
-    left = max(total - slope * both, 0.0)
+    off_counted = [y - mean_counted for y in counted]
+    both = sum(map(operator.mul, off_sent, off_counted))
+    total = sum(map(operator.mul, off_counted, off_counted))
+    return _Line(lag, sent, counted, spread, both, total)
+
+
+def _fit_of(line: _Line) -> Fit:
+    slope = line.both / line.spread
+    left = max(line.total - slope * line.both, 0.0)
     # A counter that fits to the last packet still has the readings' own grain.
-    error = math.sqrt(max(left, 0.25) / (count - 2) / spread)
-    correlation = both / math.sqrt(spread * total) if total > 0 else 0.0
-    return Fit(slope, error, correlation, lag, round(sum(counted)), _steady(sent, counted))
+    error = math.sqrt(max(left, 0.25) / (len(line.sent) - 2) / line.spread)
+    moved, steady = round(sum(line.counted)), _steady(line.sent, line.counted)
+    return Fit(slope, error, line.correlation, line.lag, moved, steady)
 
 
 def _steady(sent: Sequence[int], counted: Sequence[float]) -> bool:
@@ -264,5 +285,6 @@ def _steady(sent: Sequence[int], counted: Sequence[float]) -> bool:
     empty = [y for x, y in zip(sent, counted, strict=True) if not x]
     quiet = statistics.fmean(empty) if empty else 0.0
     # A straggler that falls into the next bin does not make that a full one.
-    full = [(x, y - quiet) for x, y in zip(sent, counted, strict=True) if 2 * x >= max(sent)]
+    most = max(sent)
+    full = [(x, y - quiet) for x, y in zip(sent, counted, strict=True) if 2 * x >= most]
     return sum(more >= PASSED / 2 * x for x, more in full) >= max(len(full) - 1, 2)
