@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from bothends_protocol.bursts import SAMPLE_SECONDS
 from bothends_protocol.evidence import Samples
@@ -66,6 +67,9 @@ COUNTERS = frozenset(
     }
 )
 """What is kept of the hundreds there are."""
+
+_GLUED = {full.replace(".", ""): full for full in COUNTERS if full.startswith(("Ip6.", "Icmp6."))}
+"""Those of /proc/net/snmp6 by the names that they have there."""
 
 _FILES = ("/proc/net/snmp", "/proc/net/netstat", "/proc/net/snmp6", "/proc/net/dev")
 _CARDS = "/sys/class/net"
@@ -176,19 +180,17 @@ def parse_counters(text: bytes, stacked: Collection[str] = (), card: str = "") -
     twice; those of `card` are there by themselves too.
     """
     found: dict[str, int] = {}
-    names: dict[str, list[str]] = {}
+    places: dict[str, tuple[tuple[int, str], ...]] = {}
     for line in text.decode("ascii", "replace").splitlines():
         group, colon, rest = line.partition(":")
         if not colon:
             _take_pair(line, found)
-            continue
-        parts = rest.split()
-        if group not in names and parts and not parts[0].lstrip("-").isdigit():
-            names[group] = parts
-        elif group in names:
-            _take_group(group, names[group], parts, found)
+        elif group in places:
+            _take_group(places[group], rest.split(), found)
+        elif _is_heading(rest):
+            places[group] = _places(group, rest)
         else:
-            name = group.strip()
+            name, parts = group.strip(), rest.split()
             if name == card:
                 _take_card("card", name, parts, found)
             if name not in stacked:
@@ -196,24 +198,36 @@ def parse_counters(text: bytes, stacked: Collection[str] = (), card: str = "") -
     return found
 
 
-def _take_group(group: str, names: list[str], values: list[str], found: dict[str, int]) -> None:
+def _is_heading(rest: str) -> bool:
+    """Whether names follow the colon and no numbers."""
+    first = rest.split(maxsplit=1)
+    return bool(first) and not first[0].lstrip("-").isdigit()
+
+
+@functools.lru_cache(maxsize=64)
+def _places(group: str, names: str) -> tuple[tuple[int, str], ...]:
+    """Where in a line of values the counters of interest are; the kernel's lines stay as they are.
+
+    Looking for them in every reading took most of the time of a reading.
+    """
+    named = enumerate(f"{group}.{name}" for name in names.split())
+    return tuple((place, full) for place, full in named if full in COUNTERS)
+
+
+def _take_group(
+    places: Iterable[tuple[int, str]], values: list[str], found: dict[str, int]
+) -> None:
     """/proc/net/snmp and netstat: a line of names, then a line of values."""
-    for name, value in zip(names, values, strict=False):
-        full = f"{group}.{name}"
-        if full in COUNTERS:
-            found[full] = int(value)
+    for place, full in places:
+        if place < len(values):
+            found[full] = int(values[place])
 
 
 def _take_pair(line: str, found: dict[str, int]) -> None:
     """/proc/net/snmp6: a name and a value a line, the group glued to the name."""
     parts = line.split()
-    if len(parts) != 2 or not parts[1].isdigit():
-        return
-    for group in ("Icmp6", "Ip6"):
-        full = f"{group}.{parts[0].removeprefix(group)}"
-        if parts[0].startswith(group) and full in COUNTERS:
-            found[full] = int(parts[1])
-            return
+    if len(parts) == 2 and parts[0] in _GLUED and parts[1].isdigit():
+        found[_GLUED[parts[0]]] = int(parts[1])
 
 
 def _take_card(prefix: str, card: str, parts: list[str], found: dict[str, int]) -> None:
