@@ -1,13 +1,19 @@
 """For all tests.
 
-Hypothesis has no deadline, since how long an example takes says nothing here. And
-the scenarios with ordinary users are counted: nine in ten must be right.
+Hypothesis has no deadline, since how long an example takes says nothing here. The
+scenarios with ordinary users are counted: nine in ten must be right. And where several
+tests run at a time, those of some files go to one worker.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 settings.register_profile("unhurried", settings.default, deadline=None)
 settings.load_profile("unhurried")
@@ -16,7 +22,29 @@ SHARE = 0.9
 ENOUGH = 50
 """Scenarios from which on a share means something: not for a single one that was asked for."""
 
+TOGETHER = ("tests/lab/test_offline.py", "tests/test_scripts.py")
+"""Files whose tests share what takes long to make: one worker runs all of them, first of all."""
+
 _right: list[bool] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling | None:
+    """With `--dist loadscope` hand tests out one by one, but for the files of `TOGETHER`.
+
+    `--dist loadgroup` would do it by marks, if it worked: xdist 3.8 adds a mark's group to the
+    name of a test, and pytest 9.2 has that name elsewhere.
+    """
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415  only where xdist runs them
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist publishes no types
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file in TOGETHER else nodeid
+
+    return Scheduling(config, log)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -22,9 +22,6 @@ import bothends
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
 
-# One worker for all: they share an environment that takes seconds to make.
-pytestmark = pytest.mark.xdist_group("scripts")
-
 PYPROJECT = """
 [build-system]
 requires = []

@@ -31,7 +31,7 @@ from .network import Builder, Stage
 from .services import Service
 
 # A test that asks for a batch first takes as long as the batch. What follows finds it done.
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("offline"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 WAIT = 26
 """Seconds of --wait. A source begins its rounds after 2, 6, 10, 14 and 18 seconds, and the fifth
