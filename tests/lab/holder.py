@@ -1,15 +1,17 @@
 """The process that *is* a lab host: it holds the host's namespaces and starts programs in them.
 
-It runs as a script of its own, on the standard library alone, so that it starts
-in a few milliseconds: ``python -IS holder.py CONTROL_FD CONFIG_JSON``.
+It runs as a script of its own, on the standard library alone, so that there is
+little to fork: ``python -IS holder.py REQUESTS_FD``. The hosts of a test's
+process are all forked from one such process, since an interpreter that starts
+takes more processor time than all else that a host needs.
 
-Strategy. One process moves into new network, mount, host name, IPC and process
-namespaces and forks a child, which becomes process 1 of the host. When process
-1 ends, the kernel kills everything else in the host, daemons that forked twice
-included, and frees the namespaces, which have no name anywhere. Process 1 ends
-when the control socket is closed by the test's process, in whatever way that
-one died, and by PR_SET_PDEATHSIG when the first process dies. So nothing can be
-left behind, and nobody has to clean up.
+Strategy. For each host a child moves into new network, mount, host name, IPC and
+process namespaces and forks a child, which becomes process 1 of the host. When
+process 1 ends, the kernel kills everything else in the host, daemons that forked
+twice included, and frees the namespaces, which have no name anywhere. Process 1
+ends when the control socket is closed by the test's process, in whatever way that
+one died, and by PR_SET_PDEATHSIG when its parent or the one before dies. So
+nothing can be left behind, and nobody has to clean up.
 
 The test's process sends requests (JSON, with file descriptors beside them) and
 gets answers; see ``OPERATIONS``. The end of a started process is told unasked.
@@ -412,6 +414,22 @@ def _serve(control: socket.socket) -> None:
                 return
 
 
+def _hold(control: socket.socket, config: dict[str, Any]) -> None:
+    """Make the namespaces of one host, and wait until it is gone."""
+    _die_with_parent()
+    try:
+        _call("unshare", CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID)
+    except OSError as error:
+        _send(control, {"error": str(error)}, [])
+        return
+    pid = os.fork()
+    if pid == 0:
+        _first_process(control, config)
+        os._exit(0)
+    control.close()
+    os.waitpid(pid, 0)
+
+
 def _first_process(control: socket.socket, config: dict[str, Any]) -> None:
     """Be process 1 of the host."""
     _die_with_parent()
@@ -432,22 +450,34 @@ def _first_process(control: socket.socket, config: dict[str, Any]) -> None:
         _serve(control)
 
 
-def main(arguments: list[str]) -> int:
-    control = socket.socket(fileno=int(arguments[1]))
-    control.set_inheritable(False)
-    _die_with_parent()
-    try:
-        _call("unshare", CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID)
-    except OSError as error:
-        _send(control, {"error": str(error)}, [])
-        return 1
+def _fork_host(requests: socket.socket, config: bytes, control: int) -> None:
+    """Make one host in a child, and tell the child's descriptor."""
     pid = os.fork()
     if pid == 0:
-        _first_process(control, json.loads(arguments[2]))
+        requests.close()
+        _hold(socket.socket(fileno=control), json.loads(config))
         os._exit(0)
-    control.close()
-    os.waitpid(pid, 0)
-    return 0
+    os.close(control)
+    _send(requests, {}, [os.pidfd_open(pid)])
+
+
+def _reap() -> None:
+    """Let go of the children that have ended; who asked for them knows by their descriptors."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def main(arguments: list[str]) -> int:
+    requests = socket.socket(fileno=int(arguments[1]))
+    requests.set_inheritable(False)
+    _die_with_parent()
+    while True:
+        config, fds, _flags, _address = socket.recv_fds(requests, MESSAGE_LIMIT, 1)
+        if not config:
+            return 0
+        _reap()
+        _fork_host(requests, config, fds[0])
 
 
 if __name__ == "__main__":

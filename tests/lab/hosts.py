@@ -6,12 +6,13 @@ memory files, not pipes, so that no program ever waits for a reader and no
 thread is needed. Programs are signalled and waited for through process file
 descriptors, which cannot hit another process by mistake.
 
-A host must be made by the thread that goes on living (the main one): the holder
-dies with the thread that started it.
+The first host must be made by the thread that goes on living (the main one):
+what all holders are forked from dies with the thread that started it.
 """
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import fcntl
 import functools
@@ -192,12 +193,7 @@ class Host:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         config = json.dumps({"name": name, "keep": [*_kept_paths(), *keep]})
         with theirs:
-            self._holder = subprocess.Popen(
-                [sys.executable, "-IS", holder.__file__, str(theirs.fileno()), config],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the test, which then ends its hosts
-            )
+            self._holder = _forker().fork_holder(config, theirs)  # a descriptor of its process
 
     def __repr__(self) -> str:
         return f"Host({self.name!r})"
@@ -374,11 +370,10 @@ class Host:
     def close(self) -> None:
         """End the host and everything in it; ``forget`` remains to be called."""
         self.let_go()
-        try:
-            self._holder.wait(END_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._holder.kill()
-            self._holder.wait(END_TIMEOUT)
+        if not _has_ended(self._holder, END_TIMEOUT):
+            signal.pidfd_send_signal(self._holder, signal.SIGKILL)
+            _has_ended(self._holder, END_TIMEOUT)
+        os.close(self._holder)
         for process in self._processes.values():
             process.close()
         self._processes.clear()
@@ -389,6 +384,44 @@ class Host:
             if fd >= 0:
                 os.close(fd)
         self._namespace = self.pid_namespace = -1
+
+
+class _Forker:
+    """The process that the holders of this process are forked from; it ends with this one."""
+
+    def __init__(self) -> None:
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-IS", holder.__file__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the test, which then ends its hosts
+            )
+        atexit.register(self._end)
+
+    def fork_holder(self, config: str, control: socket.socket) -> int:
+        """Start a holder that is told what to do by `control`; return a descriptor of it."""
+        socket.send_fds(self._requests, [config.encode()], [control.fileno()])
+        readable, _, _ = select.select([self._requests], [], [], START_TIMEOUT)
+        answer, fds, _, _ = socket.recv_fds(self._requests, 64, 1) if readable else (b"", [], 0, 0)
+        if not answer:
+            raise LabError("no holder can be made")
+        return fds[0]
+
+    def _end(self) -> None:
+        self._requests.close()
+        self._process.wait(END_TIMEOUT)
+
+
+@functools.cache
+def _forker() -> _Forker:
+    return _Forker()
+
+
+def _has_ended(pidfd: int, timeout: float) -> bool:
+    """Whether the process has ended, or does so in time."""
+    return bool(select.select([pidfd], [], [], timeout)[0])
 
 
 def _home(*, as_user: bool) -> str:
