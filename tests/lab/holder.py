@@ -1,7 +1,7 @@
 """The process that *is* a lab host: it holds the host's namespaces and starts programs in them.
 
 It runs as a script of its own, on the standard library alone, so that there is
-little to fork: ``python -IS holder.py REQUESTS_FD``. The hosts of a test's
+little to fork: ``python -IS holder.py REQUESTS_FD ROOM``. The hosts of a test's
 process are all forked from one such process, since an interpreter that starts
 takes more processor time than all else that a host needs.
 
@@ -19,13 +19,18 @@ gets answers; see ``OPERATIONS``. The end of a started process is told unasked.
 
 from __future__ import annotations
 
+import argparse  # noqa: F401  # this and what has the same mark: for OWN_PROGRAMS
 import array
 import contextlib
 import ctypes
 import fcntl
+import functools
 import json
 import os
+import pathlib  # noqa: F401
+import random  # noqa: F401
 import select
+import selectors  # noqa: F401
 import shutil
 import signal
 import socket
@@ -33,6 +38,7 @@ import stat
 import struct
 import sys
 import traceback
+import types
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -46,10 +52,20 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+
+STAT_ARGUMENTS = (45, 46)
+"""Where /proc/PID/stat has the first and the last address of the arguments, after the name."""
+ROOM = " " * 1000
+"""An argument of the first of us, so that the arguments of ``OWN_PROGRAMS`` have room."""
+OWN_PROGRAMS = [
+    os.path.join(os.path.dirname(__file__), name) for name in ("serve.py", "traffic.py", "wire.py")
+]
+"""Programs that are run in a fork: to start an interpreter takes ten times what they do first."""
 
 NOBODY = 65534
 """The uid and gid of the ordinary user in a host."""
@@ -309,10 +325,67 @@ def _become(request: dict[str, Any], fds: list[int]) -> NoReturn:
         if request["as_user"]:
             _drop_privileges()
         os.chdir(request["cwd"])
-        os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606  # it is what we are for
+        if not _is_ours(request["argv"]):
+            os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606  # it is what we are for
+        _look_fresh(request["argv"], request["env"])
     except BaseException as error:  # noqa: BLE001  # whatever it is, the child must end here
         os.write(2, f"lab: cannot start {request['argv']}: {error!r}\n".encode())
-    os._exit(127)
+        os._exit(127)
+    _run(_code(request["argv"][2]))
+
+
+# -- the lab's own programs, in a fork of this interpreter ----------------------------
+
+
+@functools.cache
+def _code(path: str) -> types.CodeType:
+    """A script, compiled."""
+    with open(path, encoding="utf-8") as file:
+        return compile(file.read(), path, "exec")
+
+
+def _is_ours(argv: list[str]) -> bool:
+    """Whether a new interpreter would be just like this one, and run what it has compiled."""
+    return argv[:2] == [sys.executable, "-IS"] and argv[2] in OWN_PROGRAMS
+
+
+def _look_fresh(argv: list[str], env: dict[str, str]) -> None:
+    """Let nothing show of what this interpreter was, but in /proc/PID/environ."""
+    _show_arguments(argv)
+    # Who changed its user is closed to that user's other processes until it starts a program.
+    _call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = argv[2:]
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115  # as an interpreter does
+
+
+def _show_arguments(argv: list[str]) -> None:
+    """Be seen with these arguments in the process table: they are written over our own."""
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    start, end = (int(fields[at]) for at in STAT_ARGUMENTS)
+    text = b"".join(word.encode() + b"\0" for word in argv)
+    if len(text) > end - start:
+        raise ValueError("no room for the arguments")
+    ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
+
+
+def _run(code: types.CodeType) -> NoReturn:
+    """Run a script to its end, and this process with it."""
+    status = 0
+    try:
+        exec(code, {"__name__": "__main__"})  # noqa: S102  # one of OWN_PROGRAMS
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001  # told as an interpreter tells it
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 # -- serving --------------------------------------------------------------------------
@@ -472,6 +545,8 @@ def main(arguments: list[str]) -> int:
     requests = socket.socket(fileno=int(arguments[1]))
     requests.set_inheritable(False)
     _die_with_parent()
+    for path in OWN_PROGRAMS:
+        _code(path)
     while True:
         config, fds, _flags, _address = socket.recv_fds(requests, MESSAGE_LIMIT, 1)
         if not config:

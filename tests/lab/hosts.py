@@ -393,7 +393,7 @@ class _Forker:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-IS", holder.__file__, str(theirs.fileno())],
+                [sys.executable, "-IS", holder.__file__, str(theirs.fileno()), holder.ROOM],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the test, which then ends its hosts

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from . import faults, network
+from . import faults, network, serve
 from .agents import Result
 from .cli import Line, _show_matrix
 from .faults import ADMIN, PORT_UNREACHABLE, RESET
 from .grading import Expected, Grade, blocked, grade, open_, undetermined
-from .hosts import REPOSITORY, CommandError, Lab, LabError
+from .hosts import REPOSITORY, CommandError, Lab, LabError, Process
 from .network import Stage, lan, lan6
 from .scenario import BOTH
 from .scenarios import SCENARIOS, by_name
@@ -109,6 +109,44 @@ def test_the_ordinary_user_reaches_what_is_kept_below_closed_directories(
     else:
         assert seen.stdout == "seen"
     assert stat.S_IMODE(file.stat().st_mode) == (0o700 if "file" in closed else 0o755)
+
+
+STATES = {"Name", "Umask", "Uid", "Gid", "Groups", "Threads", "SigBlk", "SigIgn", "SigCgt"}
+STATES |= {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"}
+LOOK = "cd /proc/$0; readlink exe cwd root; cut -d' ' -f6,7 stat | sed s/$0/self/; ls fd | head -3"
+WAITER = "import os, signal; os.write(3, b'ready'); signal.pause()"
+
+
+def looks(process: Process, *, as_user: bool) -> tuple[list[str], str]:
+    """What another process of the host sees of it."""
+    status = process.host.read(f"/proc/{process.pid}/status").splitlines()
+    seen = process.host.run(["sh", "-c", LOOK, str(process.pid)], as_user=as_user)
+    return [line for line in status if line.partition(":")[0] in STATES], seen.stdout
+
+
+@pytest.mark.parametrize("as_user", [False, True], ids=["root", "user"])
+def test_a_program_of_the_lab_is_just_like_one_that_was_started(lab: Lab, *, as_user: bool) -> None:
+    host = lab.host("a")
+    interpreter = [sys.executable, "-IS"]
+    argv = [*interpreter, serve.__file__, "--port", "4242", "--bind", "127.0.0.1"]
+    forked = host.popen_ready(argv, as_user=as_user)
+    started = host.popen_ready([*interpreter, "-c", WAITER], as_user=as_user)
+    assert looks(forked, as_user=as_user) == looks(started, as_user=as_user)
+    shown = host.read(f"/proc/{forked.pid}/cmdline")
+    assert shown.rstrip("\0").split("\0") == argv
+    forked.send_signal(signal.SIGTERM)
+    assert forked.wait() == -signal.SIGTERM
+
+
+def test_a_program_of_the_lab_that_fails_says_why(lab: Lab) -> None:
+    host = lab.host("a")
+    argv = [sys.executable, "-IS", serve.__file__, "--port", "4242"]
+    wrong = host.run([*argv, "--mode", "none"], check=False)
+    assert wrong.code == 2
+    assert "invalid choice: 'none'" in wrong.stderr
+    nowhere = host.run([*argv, "--bind", "192.168.7.9"], check=False)
+    assert nowhere.code == 1
+    assert "Cannot assign requested address" in nowhere.stderr
 
 
 def test_output_and_input_of_any_size_and_every_end_are_told(lab: Lab) -> None:
