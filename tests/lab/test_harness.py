@@ -149,6 +149,12 @@ def test_a_program_of_the_lab_that_fails_says_why(lab: Lab) -> None:
     assert "Cannot assign requested address" in nowhere.stderr
 
 
+@pytest.mark.parametrize("name", ["tcp_max_tw_buckets", "tcp_max_syn_backlog"])
+def test_a_small_table_of_connections_has_the_limits_of_the_machine(lab: Lab, name: str) -> None:
+    path = f"/proc/sys/net/ipv4/{name}"
+    assert lab.host("a").read(path) == Path(path).read_text(encoding="ascii")
+
+
 def test_output_and_input_of_any_size_and_every_end_are_told(lab: Lab) -> None:
     host = lab.host("a")
     big = "x" * 3_000_000
