@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -84,11 +84,13 @@ from .port_opener import PortOpener
 from .prober import Prober
 from .recorder import Recorder
 from .saving import Kept
-from .standalone import Standalone, Surroundings
 from .streams import DIRECT, RENDEZVOUS
 from .tasks import Tasks
 from .watch import LeftError, Note, Screen, Stop, Watch, why_left
 from .witness.packets import PacketWitness, may_see_packets
+
+if TYPE_CHECKING:
+    from .standalone import Standalone
 
 __all__ = ["Outcome", "Run"]
 
@@ -271,6 +273,8 @@ class Run:
             self._show_code(contact.code, self._facts)
         await self._resolve_typed(contact)
         if self.options.save is not None or self.options.paste:
+            from .standalone import Standalone, Surroundings  # noqa: PLC0415  seldom wanted
+
             around = Surroundings(self._facts, self._typed, self._targets)
             self._standalone = Standalone(self.options, around)
             self._standalone.start()

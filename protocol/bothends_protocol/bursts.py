@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import operator
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
 
@@ -283,7 +282,7 @@ def _steady(sent: Sequence[int], counted: Sequence[float]) -> bool:
     So that one spurt of other traffic, which by chance came in a full window, is no burst.
     """
     empty = [y for x, y in zip(sent, counted, strict=True) if not x]
-    quiet = statistics.fmean(empty) if empty else 0.0
+    quiet = math.fsum(empty) / len(empty) if empty else 0.0
     # A straggler that falls into the next bin does not make that a full one.
     most = max(sent)
     full = [(x, y - quiet) for x, y in zip(sent, counted, strict=True) if 2 * x >= most]
