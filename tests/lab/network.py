@@ -32,6 +32,7 @@ __all__ = [
     "lonely",
     "routed",
     "routed2",
+    "routed6",
 ]
 
 DEVICE = "eth0"
@@ -308,6 +309,27 @@ def routed(lab: Lab, *, routers: int = 1) -> Stage:
 def routed2(lab: Lab) -> Stage:
     """Two routers between."""
     return routed(lab, routers=2)
+
+
+def routed6(lab: Lab, *, routers: int = 1) -> Stage:
+    """As ``routed``, with IPv6 alone: each stretch a segment fd10:N::/64."""
+    source, destination, network = _pair(lab)
+    hops = tuple(lab.host(f"router{number}") for number in range(1, routers + 1))
+    chain = (source, *hops, destination)
+    for number, (near, far) in enumerate(itertools.pairwise(chain)):
+        outward = "eth1" if near in hops else DEVICE
+        network.attach(near, f"seg{number}", f"fd10:{number}::1/64", device=outward)
+        network.attach(far, f"seg{number}", f"fd10:{number}::2/64")
+    for number, host in enumerate(hops, start=1):
+        network.router(host)
+        if number > 1:
+            network.route(host, f"fd10:0::/64 via fd10:{number - 1}::1")
+        if number < routers:
+            network.route(host, f"fd10:{routers}::/64 via fd10:{number}::2")
+    network.route(source, "default via fd10:0::2")
+    network.route(destination, f"default via fd10:{routers}::1")
+    network.up()
+    return Stage(network, source, destination, "fd10:0::1", f"fd10:{routers}::2", hops)
 
 
 SOURCE_PUBLIC, DESTINATION_PUBLIC = "11.0.1.2", "11.0.2.2"

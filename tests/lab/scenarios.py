@@ -23,6 +23,7 @@ from . import (
     scenarios_nat,
     scenarios_pairs,
     scenarios_routed,
+    scenarios_routed6,
     scenarios_way,
 )
 from .faults import ADMIN, PORT_UNREACHABLE, RESET, rules
@@ -386,6 +387,7 @@ def _table() -> dict[str, Scenario]:
         *scenarios_frontends.rows(),
         *scenarios_nat.rows(),
         *scenarios_way.rows(),
+        *scenarios_routed6.rows(),
     )
     table = {row.name: row for row in rows}
     assert len(table) == len(rows), "two scenarios have one name"
