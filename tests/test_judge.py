@@ -1324,6 +1324,153 @@ def test_both_ways_are_told_apart() -> None:
     assert verdict.status == "blocked"
 
 
+def test_both_ways_are_told_about_the_computers_of_the_pair() -> None:
+    """The way back is blocked by the source's own firewall, and that is what people read."""
+    back = always(DROPPED, prober=DESTINATION, both_ways=True, first=10)
+    verdict = judge(*joined(Story(both_ways=True), back))
+    assert verdict.summary == (
+        f"From the source to the destination: TCP port 4242 at {THERE} can be reached. From the "
+        f"destination to the source: TCP port 4242 at {HERE}: the source's firewall silently "
+        "drops the connection."
+    )
+    (check,) = (c for c in verdict.checks if c.direction == "destination-to-source")
+    (blocker,) = check.blockers
+    assert blocker.because[0].endswith("left the destination's network card.")
+    assert {fix.on for fix in blocker.fix} == {"destination"}
+    assert not any("the destination" in fix.title for fix in blocker.fix)
+
+
+def test_who_has_no_service_in_the_direction_back_is_told_what_that_means() -> None:
+    back = Story(prober=DESTINATION, both_ways=True, listening=(), first=10)
+    verdict = judge(*joined(Story(both_ways=True), back))
+    assert verdict.directions is not None
+    assert verdict.directions["destination-to-source"]["blockers"] == ["service.not-running"]
+    notes = [note for check in verdict.checks for note in check.notes]
+    assert any("test without --both-ways" in note for note in notes)
+    alone = judge(*Story(listening=()).evidence())
+    assert not any("--both-ways" in note for check in alone.checks for note in check.notes)
+
+
+def test_a_direction_in_which_nothing_was_tested_is_not_open() -> None:
+    """It was asked for, and nothing is known of it."""
+    source, destination = Story(both_ways=True).evidence()
+    verdict = judge(source, destination)
+    assert verdict.directions == {
+        "source-to-destination": {"status": "open", "blockers": []},
+        "destination-to-source": {"status": "undetermined", "blockers": []},
+    }
+    assert (verdict.status, verdict.reachable, verdict.blockers) == ("undetermined", "unknown", ())
+    assert verdict.summary.endswith("nothing was tested, since the time allowed ran out.")
+    unknown = replace_contact(destination, remote="")
+    assert "no address is known at which the destination" in judge(source, unknown).summary
+
+
+def replace_contact(evidence: Evidence, **changes: object) -> Evidence:
+    contact = msgspec.structs.replace(evidence.contact, **changes)
+    return msgspec.structs.replace(evidence, contact=contact)
+
+
+def test_both_directions_blocked_name_each_its_own() -> None:
+    """Where it is the same code, two computers are meant, and both are told."""
+    back = always(DROPPED, prober=DESTINATION, both_ways=True, first=50)
+    verdict = judge(*joined(always(DROPPED, both_ways=True), back))
+    assert verdict.blockers == ("destination.firewall-drop",)
+    assert verdict.directions is not None
+    assert all(
+        way == {"status": "blocked", "blockers": ["destination.firewall-drop"]}
+        for way in verdict.directions.values()
+    )
+    assert "the destination's firewall" in verdict.summary
+    assert "the source's firewall" in verdict.summary
+
+
+# -- names with several addresses
+
+SECOND = "192.168.7.21"
+NAS = Target(text="nas.example", addresses=(SECOND, THERE))
+
+
+def named(first: Story, target: Target = NAS, **more: object) -> Verdict:
+    """The verdict where the name's first address fares as `first`, and the other one is open."""
+    here = Story(targets=(target,), more_addresses=(SECOND,), **more)  # type: ignore[arg-type]
+    return judge(*joined(here, first))
+
+
+def decisive(verdict: Verdict) -> list[str]:
+    return [check.address for check in verdict.checks if check.primary]
+
+
+def test_a_name_with_a_dead_address_is_open_where_the_other_one_works() -> None:
+    dead = always(DROPPED, to=SECOND, more_addresses=(SECOND,), targets=(NAS,), first=10)
+    verdict = named(dead)
+    assert (verdict.status, verdict.blockers, verdict.warnings) == ("open", (), ())
+    assert verdict.candidates == ()
+    assert decisive(verdict) == [THERE]
+    (check,) = (c for c in verdict.checks if c.address == SECOND)
+    assert [blocker.code for blocker in check.blockers] == ["destination.firewall-drop"]
+    (said,) = (c.notes for c in verdict.checks if c.primary)
+    assert any(f"in this order: {SECOND}, {THERE} (RFC 6724)" in note for note in said)
+    assert any("tries the first address alone fails" in note for note in said)
+
+
+def test_where_bothends_stood_in_for_the_service_the_name_goes_on() -> None:
+    """The service listens at one of the addresses; at the other our own listener took it."""
+    there = {"listening": (THERE,), "more_addresses": (SECOND,), "targets": (NAS,)}
+    verdict = judge(*joined(Story(**there), Story(to=SECOND, first=10, **there)))  # type: ignore[arg-type]
+    assert (verdict.status, decisive(verdict)) == ("open", [THERE])
+    (other,) = (c for c in verdict.checks if not c.primary)
+    assert [b.code for b in other.blockers] == ["service.wrong-interface"]
+
+
+def test_two_targets_of_which_one_is_blocked_block() -> None:
+    two = tuple(Target(text=a, addresses=(a,)) for a in (THERE, SECOND))
+    dead = always(DROPPED, to=SECOND, more_addresses=(SECOND,), targets=two, first=10)
+    verdict = judge(*joined(Story(targets=two, more_addresses=(SECOND,)), dead))
+    assert verdict.blockers == ("destination.firewall-drop",)
+    assert sorted(decisive(verdict)) == [THERE, SECOND]
+
+
+def test_a_dead_address_that_was_typed_by_itself_decides() -> None:
+    both = (NAS, Target(text=SECOND, addresses=(SECOND,)))
+    dead = always(DROPPED, to=SECOND, more_addresses=(SECOND,), targets=both, first=10)
+    verdict = judge(*joined(Story(targets=both, more_addresses=(SECOND,)), dead))
+    assert verdict.status == "blocked"
+    assert sorted(decisive(verdict)) == [THERE, SECOND]
+
+
+def test_a_name_of_which_no_address_works_is_blocked_by_all() -> None:
+    target = Target(text="nas.example", addresses=(SECOND, THERE))
+    common: dict[str, object] = {"targets": (target,), "more_addresses": (SECOND,)}
+    dead = always(DROPPED, to=SECOND, first=10, **common)
+    verdict = judge(*joined(always(DROPPED, first=100, **common), dead))
+    assert verdict.blockers == ("destination.firewall-drop",)
+    assert sorted(decisive(verdict)) == [THERE, SECOND]
+    notes = {note for check in verdict.checks for note in check.notes}
+    assert any("None of them accepts a connection" in note for note in notes)
+
+
+def test_a_peer_that_was_typed_as_a_name_is_one_target() -> None:
+    dead = always(DROPPED, to=SECOND, more_addresses=(SECOND,), typed=(SECOND, THERE), first=10)
+    source, destination = joined(Story(more_addresses=(SECOND,), typed=(SECOND, THERE)), dead)
+    verdict = judge(msgspec.structs.replace(source, peers=(NAS,)), destination)
+    assert verdict.status == "open"
+    assert decisive(verdict) == [THERE]
+    assert any("nas.example stands for" in n for c in verdict.checks for n in c.notes)
+    # Two addresses typed one by one: the one by which they met decides, as ever.
+    assert decisive(judge(source, destination)) == [THERE]
+
+
+def test_a_temporary_address_of_the_source_is_told_where_a_filter_may_go_by_it() -> None:
+    source, destination = always(DROPPED).evidence()
+    mine = Address(interface="eth0", address=HERE, prefix=24, state="temporary")
+    facts = msgspec.structs.replace(source.facts, addresses=(mine,))
+    verdict = judge(msgspec.structs.replace(source, facts=facts), destination)
+    assert any("RFC 8981" in note for check in verdict.checks for note in check.notes)
+    there, here = Story().evidence()
+    verdict = judge(msgspec.structs.replace(there, facts=facts), here)
+    assert not any("RFC 8981" in note for check in verdict.checks for note in check.notes)
+
+
 def test_one_way_has_no_directions() -> None:
     assert judge(*Story().evidence()).directions is None
 

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 
 from bothends.page import page, write_page
 from bothends.render import clean, document
-from bothends_protocol.codes import CODES, plain
+from bothends_protocol.bearings import words
+from bothends_protocol.codes import CODES
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.timeline import Change, Listing, Timeline
 from bothends_protocol.verdict import Verdict
@@ -116,9 +117,10 @@ def test_every_kind_of_verdict_makes_a_page(name: str) -> None:
     assert verdict.summary in reader.text
     assert (verdict.verdict_id or "") in reader.text
     assert reader.tags.count("h1") == 1
+    ways = {b.code: check.direction for check in verdict.checks for b in check.blockers}
     for code in (*verdict.blockers, *verdict.warnings):
         assert code in reader.text
-        assert plain(code).lower() in reader.text.lower()
+        assert words(code, ways.get(code, "")).lower() in reader.text.lower()
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,18 @@ def test_probed_are_the_primary_ones_first_and_what_authenticated() -> None:
     assert probe_addresses(offer) == (TARGET, PUBLIC, PEER, OTHER)
 
 
+def test_a_peer_typed_as_a_name_is_probed_at_all_its_addresses() -> None:
+    nas, other = (
+        Target(text=text, addresses=addresses)
+        for text, addresses in (("nas", (OTHER, PEER)), ("router", (TARGET, PUBLIC)))
+    )
+    offer = Offer(typed=(OTHER, PEER, TARGET, PUBLIC), peers=(nas, other), remote=PEER)
+    assert probe_addresses(offer) == (PEER, OTHER)
+    # A target says what is to be tested, whatever the name by which the two met.
+    target = Target(text=PUBLIC, addresses=(PUBLIC,))
+    assert probe_addresses(msgspec.structs.replace(offer, targets=(target,))) == (PUBLIC,)
+
+
 def test_what_was_confirmed_is_probed_last_or_where_there_is_nothing_else_first() -> None:
     assert probe_addresses(Offer(confirmed=(PUBLIC, OTHER))) == (PUBLIC, OTHER)
     met = Offer(remote=PEER, proven=(PEER,), confirmed=(PUBLIC, PEER))

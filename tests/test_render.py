@@ -163,11 +163,16 @@ def test_cause_without_a_check() -> None:
 
 def test_other_direction_names_the_right_computer() -> None:
     page = flat(shown("both-ways", role="source"))
-    # What that direction calls its source is the destination of the pair.
-    assert (
-        "On the source (the other computer, nas, the destination of the pair): Allow outgoing"
-        in page
-    )
+    # What that direction calls its source is the destination of the pair, and people read that.
+    assert "On the destination (the other computer, nas): Allow outgoing" in page
+    assert "the destination's own firewall refuses the connection going out" in page
+    assert "[source.firewall-reject" in page
+    assert "in the codes in brackets source is whoever opens the connection" in page
+    assert "destination network source service" in page
+
+
+def test_the_way_there_needs_no_word_about_codes() -> None:
+    assert "in the codes in brackets" not in flat(shown("blocked"))
 
 
 def test_verbose_adds_facts_and_reasons() -> None:

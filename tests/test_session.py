@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -861,7 +860,7 @@ class Resending(Side):
     def answer(self, order: Order) -> Report:
         report = super().answer(order)
         if isinstance(report, Collected | Gathered):
-            return dataclasses.replace(report, resent=1)
+            return changed(report, resent=1)
         return report
 
 

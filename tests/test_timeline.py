@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bothends.render import document
+from bothends.screen import list_lines
 from bothends_protocol.errors import ProtocolError
 from bothends_protocol.messages import Again, Changed, Listed, read_message, write_message
 from bothends_protocol.timeline import (
@@ -220,3 +221,22 @@ def test_an_entry_shows_its_ports_only_where_there_is_one() -> None:
             "text": "a key was pressed on the source",
         }
     ]
+
+
+def test_an_entry_of_both_ways_says_which_computer_is_meant() -> None:
+    drop = "destination.firewall-drop"
+    directions: dict[str, dict[str, object]] = {
+        "source-to-destination": {"status": "open", "blockers": []},
+        "destination-to-source": {"status": "blocked", "blockers": [drop]},
+    }
+    at = "2026-01-02T03:04:05.678+00:00"
+    entry = Entry(at, None, "blocked", (drop,), directions=directions)
+    assert entry.plain()["directions"] == directions
+    (line,) = list_lines(entry)
+    assert line == (
+        "03:04:05  BLOCKED: from the source to the destination OPEN; from the destination to the "
+        "source the source's firewall silently drops the connection [destination.firewall-drop]"
+    )
+    one = Entry(at, None, "blocked", (drop,))
+    assert "directions" not in one.plain()
+    assert "the destination's firewall" in list_lines(one)[0]

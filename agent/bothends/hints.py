@@ -19,6 +19,7 @@ from typing import TextIO
 
 from bothends_protocol.code import Code
 from bothends_protocol.evidence import Address, HostFacts
+from bothends_protocol.offered import offered
 from bothends_protocol.wordlist import WORDS
 
 from .options import CONTROL_PORT, Options
@@ -66,11 +67,12 @@ def shown_addresses(facts: HostFacts) -> tuple[str, ...]:
 def addresses_to_show(own: Iterable[Address], outward: Iterable[str]) -> tuple[str, ...]:
     """Return at most `MAX_SHOWN` of `own`: IPv4 before IPv6, interfaces in `outward` first.
 
-    Those of containers' bridges and link-local ones only where there are no others.
+    Those of containers' bridges and link-local ones only where there are no others; of IPv6 what
+    is fit to be told (`offered`).
     """
     outward = set(outward)
     ranked = []
-    for place, item in enumerate(own):
+    for place, item in enumerate(offered(own)):
         parsed = ipaddress.ip_address(item.address)
         if parsed.is_loopback or parsed.is_unspecified or parsed.is_multicast:
             continue

@@ -22,10 +22,11 @@ _RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _DUMP = 0x300
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_XDP = 1, 3, 43
 _IFLA_XDP_ATTACHED = 2
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
 _IFA_F_DADFAILED = 0x08
 """Another machine has the address, so the kernel does not use it (linux/if_addr.h)."""
+_IFA_F_TEMPORARY, _IFA_F_OPTIMISTIC, _IFA_F_DEPRECATED, _IFA_F_TENTATIVE = 0x01, 0x04, 0x20, 0x40
 
 
 def interface_addresses() -> tuple[Address, ...]:
@@ -54,8 +55,20 @@ def _from_kernel() -> tuple[Address, ...]:
         text = socket.inet_ntop(family, packed)
         # An address of its own on the loopback interface is reached through the others.
         if not _loopback(text):
-            found.append(Address(interface=names[index], address=text, prefix=prefix))
+            # The header has room for eight flags only (rtnetlink(7)).
+            flags |= int.from_bytes(values.get(_IFA_FLAGS, b""), sys.byteorder)
+            state = _state(flags) if family == socket.AF_INET6 else ""
+            found.append(Address(interface=names[index], address=text, prefix=prefix, state=state))
     return tuple(found)
+
+
+def _state(flags: int) -> str:
+    """The state of an address of IPv6 (`evidence.Address`); the worst, where there are two."""
+    if flags & _IFA_F_TENTATIVE and not flags & _IFA_F_OPTIMISTIC:
+        return "tentative"
+    if flags & _IFA_F_DEPRECATED:
+        return "deprecated"
+    return "temporary" if flags & _IFA_F_TEMPORARY else ""
 
 
 def hardware_addresses() -> tuple[str, ...]:

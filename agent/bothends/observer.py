@@ -8,7 +8,13 @@ from collections.abc import Collection, Iterable, Mapping
 
 from msgspec.structs import replace
 
-from bothends_protocol.addresses import bare, family, is_loopback, is_wildcard
+from bothends_protocol.addresses import (
+    bare,
+    family,
+    is_link_local6,
+    is_loopback,
+    is_wildcard,
+)
 from bothends_protocol.bursts import WINDOW_SECONDS
 from bothends_protocol.counted import as_told, view_burst
 from bothends_protocol.evidence import (
@@ -180,7 +186,7 @@ class Observer:
     def _places(self, probe: Probe) -> list[Probe]:
         """Where requests at `probe` may come in: there, or at any address behind a router."""
         if not self._is_foreign(probe):
-            return [probe]
+            return [self.inside(probe)]
         version = family(bare(probe.address))
         return [
             replace(probe, address=address)
@@ -206,7 +212,11 @@ class Observer:
     def inside(self, probe: Probe) -> Probe:
         """Return `probe` as it comes in here."""
         landing = self.landing(probe.address)
-        return replace(probe, address=landing) if landing and self._is_foreign(probe) else probe
+        if not landing:
+            return probe
+        # A zone is the name of an interface, and the other side's says nothing here (RFC 4007, 11).
+        zone = self._addresses.get(landing) if is_link_local6(landing) else ""
+        return replace(probe, address=f"{landing}%{zone}" if zone else landing)
 
     async def finish(self) -> None:
         """Wait for what is done beside the rounds."""
@@ -326,11 +336,14 @@ class Observer:
 
     def _look_back(self, address: str) -> None:
         """Ask the kernel whether it takes packets from the other side, and has a way back."""
+        card = self._addresses.get(bare(address))
         for peer in self._peers:
-            if family(peer) != family(address):
+            if family(peer) != family(address) or is_link_local6(peer) != is_link_local6(address):
                 continue
             try:
-                hop = find_route(peer)
+                # A link-local address is one of each link (RFC 4007): of that one which is tested.
+                zone = f"%{card}" if card and is_link_local6(peer) else ""
+                hop = find_route(f"{peer}{zone}")
             except NetlinkError as error:
                 self._recorder.routes[Route(destination=peer, error=error.name)] = None
                 continue
@@ -342,7 +355,6 @@ class Observer:
                     gateway=hop.gateway,
                 )
                 self._recorder.routes[route] = None
-            card = self._addresses.get(bare(address))
             if card:
                 self._look_at_return(peer, bare(address), card)
 

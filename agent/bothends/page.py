@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from bothends_protocol.codes import plain
+from bothends_protocol.bearings import BACK, words
 from bothends_protocol.evidence import Address, HostFacts
 from bothends_protocol.outside_facts import read_outside
 from bothends_protocol.verdict import Check, Fix, Verdict
@@ -31,9 +31,9 @@ from .files import write_whole
 from .picture import stretches
 from .render import _COMMAND as COMMAND
 from .render import _INLINE as INLINE
+from .render import CODES_BACK, clean, dumps, no_contact_advice, outside_said
 from .render import _shell as shell
 from .render import _with_rights as with_rights
-from .render import clean, dumps, no_contact_advice, outside_said
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -124,6 +124,8 @@ def page(document: Mapping[str, object]) -> str:
         advice=no_contact_advice(_met(document)) if verdict.status == "no-contact" else (),
         # Of a third computer that combined what both had saved.
         combined="verified" in document,
+        back=BACK,
+        codes_back=CODES_BACK,
         notes=document.get("notes") or (),
         raw=dumps(document),
         written=dt.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
@@ -182,7 +184,7 @@ def _environment() -> Environment:
     environment.filters.update(
         look=_look,
         segment=_segment,
-        plain=plain,
+        words=words,
         sentence=lambda text: text[:1].upper() + text[1:],
         place=_place,
         stretches=stretches,

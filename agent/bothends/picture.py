@@ -15,7 +15,10 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from bothends_protocol.addresses import bare
+from bothends_protocol.bearings import BACK
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.verdict import Check, Segment
 
@@ -47,6 +50,7 @@ ASCII = Symbols({"clear": "+", "blocked": "X", "unknown": "?", "not-reached": ".
 _STYLES = {"clear": "good", "blocked": "bad", "unknown": "warn", "not-reached": "dim"}
 _NAMES = {"nat": "router (NAT)"}
 _WORDS = {"not-reached": "not reached"}
+_ENDS_BACK = {"source": "destination", "destination": "source"}
 _GAP = 2
 """Columns between two names."""
 
@@ -56,12 +60,15 @@ def stretches(check: Check, hosts: Mapping[str, HostFacts | None]) -> tuple[Segm
 
     The contract has one for NAT always, and calls it clear where the tested address is one of the
     computer that is to be reached (`hosts` by role): a picture would show a router in the way.
+    On the way back the ends are named as the computers of the pair are: it begins at the
+    destination.
     """
     facts = hosts.get(check.direction.rpartition("-to-")[2])
     own = {bare(item.address) for item in facts.addresses} if facts is not None else set()
     direct = bare(check.address) in own
+    ends = _ENDS_BACK if check.direction == BACK else {}
     return tuple(
-        segment
+        replace(segment, name=ends.get(segment.name, segment.name))
         for segment in check.segments
         if not (direct and segment.name == "nat" and segment.status == "clear")
     )

@@ -87,6 +87,7 @@ class Recorder(msgspec.Struct):
         ports: tuple[str, ...] = (),
         service: str | None = None,
         targets: tuple[Target, ...] = (),
+        peers: tuple[Target, ...] = (),
         both_ways: bool = False,
     ) -> Evidence:
         """Return everything recorded as the evidence of this run."""
@@ -99,6 +100,7 @@ class Recorder(msgspec.Struct):
             ports=ports,
             service=service,
             targets=targets,
+            peers=peers,
             both_ways=both_ways,
             rounds=tuple(rounds),
             attempts=tuple(self.attempts),

@@ -27,7 +27,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from bothends_protocol.codes import plain
+from bothends_protocol.bearings import BACK, words
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.firewalls import WANTS_ROOT
 from bothends_protocol.onesided import Alone
@@ -40,6 +40,7 @@ from bothends_protocol.verdict import VERDICT_FORMAT, Blocker, Check, Fix, Verdi
 from .picture import ASCII, UNICODE, Line, Span, Symbols, draw, stretches
 
 __all__ = [
+    "CODES_BACK",
     "STYLES",
     "clean",
     "document",
@@ -82,6 +83,10 @@ _LET_IN = "If that does not help, let TCP and UDP port 24242 in on one of the tw
 _MEET = (
     "If neither can reach the other, name a meeting point on both: --rendezvous URL. One can be "
     "started with `bothends rendezvous` on a computer that both reach."
+)
+CODES_BACK = (
+    "This is the way back. The sentences call the two computers what they are called above; in the "
+    "codes in brackets source is whoever opens the connection, in this direction the destination."
 )
 KNOWN_ALONE = "What this computer knows alone"
 OUTSIDE = "Addresses and routers"
@@ -367,6 +372,8 @@ def _check(check: Check, page: _Page, *, alone: bool) -> Iterator[Line]:
         yield ()
         for line in draw(stretches(check, page.hosts), page.symbols, page.width - 2):
             yield (Span("  "), *(Span(clean(span.text), span.style) for span in line))
+    if check.direction == BACK and (check.blockers or check.candidates):
+        yield from _paragraph(CODES_BACK, page)
     yield from _blockers(check, page)
     told = {line for blocker in check.blockers for line in blocker.because}
     seen = [line for segment in check.segments for line in segment.because if line not in told]
@@ -416,7 +423,7 @@ def _blockers(check: Check, page: _Page) -> Iterator[Line]:
         label = f"Cause {number}" if count > 1 else "Cause"
         likely = "" if blocker.confidence == "proven" else "most likely "
         detail = f" [{blocker.code}, {blocker.confidence}]"
-        says = f"{label}: {likely}{plain(blocker.code)}{detail}"
+        says = f"{label}: {likely}{words(blocker.code, check.direction)}{detail}"
         yield from _wrapped(says, page, style="strong", styled=len(says) - len(detail))
         yield from _listed("How we know", blocker.because, page)
         yield from _fixes(blocker, check, page)
@@ -466,9 +473,8 @@ def _where(on: str, check: Check, page: _Page) -> str:
         return "On the router or the network between"
     computer = _computer(on, check)
     which = "this computer" if computer == page.role else "the other computer" if page.role else ""
-    other_way = f"the {computer} of the pair" if computer != on else ""
-    label = ", ".join(filter(None, (which, page.name(computer), other_way)))
-    return f"On the {on} ({label})" if label else f"On the {on}"
+    label = ", ".join(filter(None, (which, page.name(computer))))
+    return f"On the {computer} ({label})" if label else f"On the {computer}"
 
 
 def _computer(on: str, check: Check) -> str:
@@ -493,7 +499,7 @@ def _with_rights(line: str, host: HostFacts | None) -> str:
 
 def _candidates(check: Check, page: _Page) -> Iterator[Line]:
     found = {blocker.code for blocker in check.blockers}
-    rest = [_named(code) for code in check.candidates if code not in found]
+    rest = [_named(code, check.direction) for code in check.candidates if code not in found]
     proven = bool(found) and all(blocker.confidence == "proven" for blocker in check.blockers)
     if check.status != "open" and not proven:
         head = "It could also be" if found else "What it can be, likeliest first"
@@ -502,13 +508,13 @@ def _candidates(check: Check, page: _Page) -> Iterator[Line]:
             yield from _listed("What would decide it", [check.next_step], page)
 
 
-def _named(code: str) -> str:
-    words = plain(code)
-    return f"{words} [{code}]" if words != code else code
+def _named(code: str, direction: str = "") -> str:
+    says = words(code, direction)
+    return f"{says} [{code}]" if says != code else code
 
 
 def _brief(check: Check) -> str:
-    causes = [plain(blocker.code) for blocker in check.blockers]
+    causes = [words(blocker.code, check.direction) for blocker in check.blockers]
     if not causes:
         return f"{_place(check)}: {_HEADS.get(check.status, (check.status, ''))[0].lower()}"
     return f"{_place(check)}: blocked, {'; '.join(causes)}"

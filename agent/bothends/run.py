@@ -39,6 +39,7 @@ from bothends_protocol.messages import (
     Offer,
     Where,
 )
+from bothends_protocol.offered import offered
 from bothends_protocol.outside_facts import OutsideFacts, outside_facts, tidy
 from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
 from bothends_protocol.ports import parse_ports
@@ -168,6 +169,8 @@ class Run:
         self._jobs = Tasks()
         """Those of the test that is on."""
         self._typed: tuple[str, ...] = ()
+        self._names: tuple[Target, ...] = ()
+        """Of what was typed with --peer the names that stand for several addresses."""
         self._targets: tuple[Target, ...] = ()
         """How others than the meeting point see this side."""
         self._named: tuple[str, ...] | None = None
@@ -349,6 +352,8 @@ class Run:
             return
         if self.paired:
             return
+        if len(addresses) > 1:
+            self._names += (Target(text=peer.host, addresses=addresses),)
         for address in addresses:
             if address not in self._typed:
                 self._typed += (address,)
@@ -359,7 +364,7 @@ class Run:
             self.options.role,
             contact.code.number,
             self.options.control_port,
-            [item.address for item in self._facts.addresses],
+            [item.address for item in offered(self._facts.addresses)],
             lambda address, port, delay: contact.dial(address, port, delay=delay, found=True),
             self._say,
         )
@@ -453,7 +458,7 @@ class Run:
         What authenticates is where the real application would go, so the source waits for it a
         little before it makes its offer. The destination waits for that offer.
         """
-        own = tuple(item.address for item in self._facts.addresses)[:MAX_NAMED]
+        own = tuple(item.address for item in offered(self._facts.addresses))[:MAX_NAMED]
         seen = self._public(contact)[:MAX_SEEN]
         channel.send(Where(addresses=own, seen=seen, port=self.options.control_port))
         waits = self.options.role == SOURCE
@@ -580,6 +585,7 @@ class Run:
             ports=self.options.ports,
             targets=self._targets,
             typed=self._typed,
+            peers=self._names[:MAX_NAMED],
             addresses=tuple(item.address for item in self._facts.addresses),
             remote=self._remote(),
             proven=contact.proven,
@@ -794,7 +800,7 @@ class Run:
                 missing = {(s.address, s.port) for s in seen_here if not s.established}
                 stopped = [p for p in plan.probes if (p.address, p.port) in missing]
                 inside = map(observer.inside, stopped)
-                rules.want_awaited((p for p in inside if p.address in cards), cards)
+                rules.want_awaited((p for p in inside if bare(p.address) in cards), cards)
                 return Collected(seen_here, self._resent())
             case Freeze():
                 await observer.finish()
@@ -854,6 +860,7 @@ class Run:
             ports=self.options.ports,
             service=self.options.service,
             targets=self._targets,
+            peers=self._names[:MAX_NAMED],
             both_ways=self.options.both_ways,
         )
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import TextIO
 
-from bothends_protocol.codes import plain
+from bothends_protocol.bearings import words
 from bothends_protocol.timeline import Entry, Timeline, sentence
 
 from .outcome import Outcome
@@ -84,10 +84,26 @@ def list_lines(entry: Entry) -> list[str]:
     lines = [f"{at[_TIME]}  {_upper(sentence(change))}." for at, change in entry.changed]
     if not entry.changed and not entry.differs:
         return lines
-    causes = "; ".join(f"{plain(code)} [{code}]" for code in entry.blockers)
+    causes = _causes(entry)
     verdict = head(entry.status) + (f": {causes}" if causes else "")
     still = "" if entry.differs else "still "
     return [*lines, clean(f"{entry.at[_TIME]}  {still}{verdict}")]
+
+
+def _causes(entry: Entry) -> str:
+    """What blocks; with --both-ways each direction by itself, where one of them does not work."""
+    if entry.directions is None or entry.status == "open":
+        return _named(entry.blockers)
+    return "; ".join(
+        f"from the {way.replace('-to-', ' to the ')} "
+        + (_named(told["blockers"], way) or head(str(told["status"])))
+        for way, told in entry.directions.items()
+    )
+
+
+def _named(codes: object, way: str = "") -> str:
+    listed = codes if isinstance(codes, list | tuple) else ()
+    return "; ".join(f"{words(code, way)} [{code}]" for code in listed)
 
 
 def _upper(text: str) -> str:

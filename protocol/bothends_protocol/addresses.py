@@ -10,6 +10,7 @@ __all__ = [
     "bare",
     "family",
     "is_carrier",
+    "is_link_local6",
     "is_loopback",
     "is_near",
     "is_private",
@@ -71,6 +72,15 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(normal(address)).is_loopback
     except ValueError:
         return False
+
+
+def is_link_local6(address: str) -> bool:
+    """Return whether `address` is a link-local one of IPv6, which means nothing without a zone."""
+    try:
+        value = ipaddress.ip_address(bare(address))
+    except ValueError:
+        return False
+    return value.version == 6 and value.is_link_local
 
 
 def is_wildcard(address: str) -> bool:

@@ -83,6 +83,10 @@ class Address(_Record, frozen=True):
     interface: Text
     address: Text
     prefix: int
+    state: Text = ""
+    """Of IPv6 what the system says beside (RFC 4862, RFC 8981): `tentative` (not in use yet, since
+    another machine may have it), `deprecated` (for no new connections), `temporary` (it changes,
+    for the host's own connections); empty: none of these."""
 
 
 class Firewall(_Record, frozen=True):
@@ -573,6 +577,8 @@ class Evidence(_Record, frozen=True):
     service: Text | None = None
     """Destination: the program that ought to hold the port."""
     targets: tuple[Target, ...] = ()
+    peers: tuple[Target, ...] = ()
+    """Names given with --peer that stand for several addresses, in the order of the resolver."""
     both_ways: bool = False
     rounds: tuple[RoundPlan, ...] = ()
     attempts: tuple[Attempt, ...] = ()

@@ -24,6 +24,7 @@ import msgspec
 from .addresses import bare, family, is_public
 from .evidence import HostFacts
 from .firewalls import Rule, allow
+from .offered import offered
 from .ports import MAX_PORT, TRANSPORTS, PortSet
 from .remedies import (
     ANOTHER_FILTER,
@@ -392,7 +393,7 @@ def _useful(text: str) -> bool:
 
 def _own(host: HostFacts) -> Iterator[str]:
     """Yield the host's addresses that others, or its router, can send to."""
-    for item in host.addresses:
+    for item in offered(host.addresses):
         text = _address(item.address)
         if _useful(text) and not item.interface.startswith(_INSIDE):
             yield text

@@ -19,19 +19,43 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from .addresses import family, is_near, public
+from .addresses import bare, family, is_near, public
+from .bearings import BACK, FORTH, in_pair
 from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
 from .evidence import Evidence
 from .fixes import FixCase, Routers, fixes_for
-from .narrate import asked_for, left_behind, narrate, quote, shares, title, untested
+from .narrate import (
+    asked_for,
+    left_behind,
+    narrate,
+    quote,
+    shares,
+    title,
+    title_of_both,
+    untested,
+    untested_back,
+)
 from .nat_causes import missed
 from .observations import Journey, Stage, Symptom, by_port, observe
+from .offered import offered
 from .pairing import DESTINATION, SOURCE, other_role
 from .plan import CERTAIN, ENOUGH, HALF_OPEN, LOSS, primary_addresses
 from .ports import PortSet, format_ports, parse_ports
+from .targets import (
+    GONE,
+    LOCAL,
+    NOBODY,
+    REFUSED,
+    SILENT,
+    TAKEN,
+    Tried,
+    deciding,
+    order_notes,
+    wanted,
+)
 from .translation import Translation, router_of
 from .verdict import SEGMENTS, Blocker, Check, Segment, Verdict
-from .which_address import address_notes
+from .which_address import address_notes, temporary_note
 
 __all__ = ["combine", "judge", "lost_verdict", "verdict_digest"]
 
@@ -63,21 +87,22 @@ class _Finding(msgspec.Struct, frozen=True):
 
 def judge(source: Evidence, destination: Evidence) -> Verdict:
     """Return the joint verdict of the two evidences."""
-    checks: list[Check] = []
-    for prober, observer in _directions(source, destination):
-        checks += _checks(prober, observer)
-        checks += _unresolved(prober, observer)
-    ways = {check.direction for check in checks}
-    verdict = combine(checks) if checks else _untested(source, destination)
+    ways = [
+        (prober, [*_checks(prober, observer), *_unresolved(prober, observer)])
+        for prober, observer in _directions(source, destination)
+    ]
     if len(ways) > 1:
-        verdict = _with_directions(verdict, checks)
+        verdict = _both(ways, source, destination)
+    else:
+        ((_, checks),) = ways
+        verdict = combine(checks) if checks else _untested(source, destination)
     return _signed(verdict, source, destination)
 
 
 def _untested(source: Evidence, destination: Evidence) -> Verdict:
     """The verdict where no address was typed and none authenticated, so that nothing was tried."""
     nets = [(item.address, item.prefix) for item in source.facts.addresses]
-    near = [a.address for a in destination.facts.addresses if is_near(a.address, nets)]
+    near = [a.address for a in offered(destination.facts.addresses) if is_near(a.address, nets)]
     outside = dict.fromkeys(filter(None, (public(seen.address) for seen in destination.seen_as)))
     return Verdict(
         verdict_id=None,
@@ -123,14 +148,6 @@ def _keys(prober: Evidence, observer: Evidence) -> list[tuple[str, str, int]]:
 
 
 def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
-    primary = set(
-        primary_addresses(
-            targets=[a for t in prober.targets for a in t.addresses],
-            typed=prober.contact.typed,
-            remote=prober.contact.remote,
-            confirmed=prober.confirmed,
-        )
-    )
     groups: dict[object, tuple[_Finding, list[Journey]]] = {}
     here, there = by_port(prober), by_port(observer)
     journeys = [
@@ -138,14 +155,61 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
         for key in _keys(prober, observer)
     ]
     losing = any(_loses(journey) for journey in journeys)
-    for journey in journeys:
-        finding = _find(journey, losing=losing)
-        group = (journey.transport, journey.address, finding, _shape(journey, finding))
+    findings = [(journey, _find(journey, losing=losing)) for journey in journeys]
+    decides = _decides(prober, findings)
+    for journey, found in findings:
+        notes = decides.get(_place(journey))
+        finding = msgspec.structs.replace(found, notes=(*found.notes, *(notes or ())))
+        shape = _shape(journey, finding)
+        group = (journey.transport, journey.address, finding, shape, notes is not None)
         groups.setdefault(group, (finding, []))[1].append(journey)
     return [
-        _check(alike, finding, prober, observer, primary=alike[0].address in primary)
+        _check(alike, finding, prober, observer, primary=_place(alike[0]) in decides)
         for finding, alike in groups.values()
     ]
+
+
+_Place = tuple[str, str, int]
+
+
+def _place(j: Journey) -> _Place:
+    return j.transport, bare(j.address), j.port
+
+
+def _decides(
+    prober: Evidence, found: Iterable[tuple[Journey, _Finding]]
+) -> dict[_Place, tuple[str, ...]]:
+    """Return the places that decide the verdict, with what is to be noted there of a name.
+
+    Port by port, since the addresses of a name may serve other ports each.
+    """
+    tried: dict[tuple[str, int], dict[str, Tried]] = {}
+    for j, finding in found:
+        item = Tried(j.address, finding.status, _how(j))
+        tried.setdefault((j.transport, j.port), {})[bare(j.address)] = item
+    decides: dict[_Place, tuple[str, ...]] = {}
+    for (transport, port), places in tried.items():
+        for target in wanted(prober):
+            mine = [places[a] for a in dict.fromkeys(map(bare, target.addresses)) if a in places]
+            notes = order_notes(target.text, mine)
+            for address in map(bare, deciding(mine)):
+                place = (transport, address, port)
+                decides[place] = tuple(dict.fromkeys((*decides.get(place, ()), *notes)))
+                notes = ()  # once is enough
+    return decides
+
+
+def _how(j: Journey) -> str:
+    """What an application meets that tries to connect (`targets`)."""
+    taken = [trail for trail in j.trails if trail.connected]
+    if taken:
+        # Where bothends itself stood in for the service, nobody would have taken it.
+        return REFUSED if j.own and any(trail.own for trail in taken) else TAKEN
+    if j.route_error is not None or j.symptoms == {Symptom.LOCAL}:
+        return LOCAL
+    if j.unresolved:
+        return NOBODY if j.on_link else GONE
+    return SILENT if Symptom.SILENT in j.symptoms or not j.trails else REFUSED
 
 
 def _shape(journey: Journey, finding: _Finding) -> object:
@@ -555,7 +619,7 @@ def _check(
         )
         for code, confidence, because in finding.causes
     )
-    return Check(
+    check = Check(
         direction=j.direction,
         transport=j.transport,
         address=j.address,
@@ -568,13 +632,26 @@ def _check(
         candidates=finding.candidates,
         next_step=finding.next_step,
         segments=_segments(j, finding),
-        notes=(*finding.notes, *_notes(j, finding)),
+        notes=(*finding.notes, *_notes(j, finding, prober)),
     )
+    return in_pair(check)
 
 
-def _notes(j: Journey, finding: _Finding) -> tuple[str, ...]:
+def _notes(j: Journey, finding: _Finding, source: Evidence) -> tuple[str, ...]:
     codes = {*finding.candidates, *(code for code, _, _ in finding.causes)}
-    return address_notes(j, codes, reachable=finding.reachable == "yes")
+    notes = (
+        *address_notes(j, codes, reachable=finding.reachable == "yes"),
+        *temporary_note(source, {t.attempt.local_address for t in j.trails}, codes),
+    )
+    if j.direction == BACK and "service.not-running" in codes:
+        notes += (_BACK_TOO,)
+    return notes
+
+
+_BACK_TOO = (
+    "With --both-ways each of the two computers is to accept connections at the port. Where the "
+    "one that has no such program is not meant to, test without --both-ways."
+)
 
 
 def _case(code: str, j: Journey, ports: str, source: Evidence, destination: Evidence) -> FixCase:
@@ -653,7 +730,7 @@ def _segments(j: Journey, finding: _Finding) -> tuple[Segment, ...]:
 
 def combine(checks: Sequence[Check]) -> Verdict:
     """Return the verdict that the checks make together, without a name yet."""
-    decisive = [check for check in checks if check.primary] or list(checks)
+    decisive = _decisive(checks)
     statuses = {check.status for check in decisive}
     status = next((s for s in ("blocked", "undetermined", "open") if s in statuses), "undetermined")
     blockers = _union(*([b.code for b in check.blockers] for check in decisive))
@@ -668,6 +745,10 @@ def combine(checks: Sequence[Check]) -> Verdict:
         summary=title(status, decisive),
         checks=tuple(checks),
     )
+
+
+def _decisive(checks: Sequence[Check]) -> tuple[Check, ...]:
+    return tuple(check for check in checks if check.primary) or tuple(checks)
 
 
 def _union(*lists: Iterable[str]) -> tuple[str, ...]:
@@ -722,14 +803,43 @@ def _wanted(prober: Evidence, observer: Evidence) -> list[PortSet]:
     return [part for text in destination.ports for part in parse_ports(text)]
 
 
-def _with_directions(verdict: Verdict, checks: Sequence[Check]) -> Verdict:
-    from msgspec.structs import replace  # noqa: PLC0415  only with --both-ways
+def _both(
+    ways: Sequence[tuple[Evidence, Sequence[Check]]], source: Evidence, destination: Evidence
+) -> Verdict:
+    """The verdict on both directions; one in which nothing was tested is undetermined."""
+    forth, back = (
+        combine(checks) if checks else _not_tried(prober, source, destination)
+        for prober, checks in ways
+    )
+    parts = {FORTH: forth, BACK: back}
+    statuses, reachable = ({forth.status, back.status}, {forth.reachable, back.reachable})
+    blockers = _union(forth.blockers, back.blockers)
+    return Verdict(
+        verdict_id=None,
+        status=next(s for s in ("blocked", "undetermined", "open") if s in statuses),
+        reachable=next(r for r in ("no", "unknown", "yes") if r in reachable),
+        blockers=blockers,
+        warnings=_union(forth.warnings, back.warnings),
+        candidates=_union(blockers, forth.candidates, back.candidates),
+        summary=title_of_both((FORTH, *_told(forth)), (BACK, *_told(back))),
+        checks=(*forth.checks, *back.checks),
+        directions={
+            name: {"status": part.status, "blockers": list(part.blockers)}
+            for name, part in parts.items()
+        },
+    )
 
-    ways: dict[str, dict[str, object]] = {}
-    for direction in ("source-to-destination", "destination-to-source"):
-        part = combine([c for c in checks if c.direction == direction])
-        ways[direction] = {"status": part.status, "blockers": list(part.blockers)}
-    return replace(verdict, directions=ways)
+
+def _told(part: Verdict) -> tuple[str, str, tuple[Check, ...]]:
+    return part.status, part.summary, _decisive(part.checks)
+
+
+def _not_tried(prober: Evidence, source: Evidence, destination: Evidence) -> Verdict:
+    """The verdict on a direction in which nothing was sent."""
+    if prober.role == SOURCE:
+        return _untested(source, destination)
+    summary = untested_back(known=bool(wanted(prober)))
+    return Verdict(verdict_id=None, status="undetermined", reachable="unknown", summary=summary)
 
 
 def _signed(verdict: Verdict, source: Evidence, destination: Evidence) -> Verdict:

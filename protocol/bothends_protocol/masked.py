@@ -63,6 +63,7 @@ RULES: dict[tuple[str, str], str] = {
     ("Acceptance", "transport"): KEEP,
     ("Address", "address"): _ADDRESS,
     ("Address", "interface"): _INTERFACE,
+    ("Address", "state"): KEEP,
     ("Attempt", "address"): _ADDRESS,
     ("Attempt", "error"): _ERROR,
     ("Attempt", "local_address"): _ADDRESS,

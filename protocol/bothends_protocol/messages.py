@@ -82,6 +82,8 @@ class Offer(_Message, frozen=True):
     """Source: addresses that the user typed as the real application's."""
     typed: Names = ()
     """The --peer addresses the user typed, resolved."""
+    peers: Annotated[tuple[Target, ...], msgspec.Meta(max_length=MAX_NAMED)] = ()
+    """Of them the names that stand for several addresses."""
     addresses: Annotated[tuple[Text, ...], msgspec.Meta(max_length=1024)] = ()
     """This side's own addresses."""
     remote: str = ""

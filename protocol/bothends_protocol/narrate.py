@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .codes import plain
+from .bearings import QUOTES, words
 from .observations import Journey, Stage, Symptom
 from .translation import Translation
 from .verdict import Check
 
-__all__ = ["asked_for", "left_behind", "narrate", "quote", "shares", "title", "untested"]
+__all__ = [
+    "asked_for",
+    "left_behind",
+    "narrate",
+    "quote",
+    "shares",
+    "title",
+    "title_of_both",
+    "untested",
+    "untested_back",
+]
 
 
 def narrate(j: Journey) -> tuple[str, ...]:
@@ -180,7 +190,7 @@ def quote(j: Journey, code: str) -> tuple[str, ...]:
     side, answer, verdicts = _RULED.get(code, ("", False, set()))
     rules = {"source": j.source_rules, "destination": j.destination_rules}.get(side, ())
     return tuple(
-        f"A rule of the {side}'s own firewall matches{'' if rule.certain else ', as it seems'}: "
+        f"{QUOTES}{side}'s own firewall matches{'' if rule.certain else ', as it seems'}: "
         f"{rule.text}"
         for rule in rules
         if rule.answer == answer and rule.verdict in verdicts
@@ -418,7 +428,7 @@ def title(status: str, checks: Sequence[Check]) -> str:
 
 
 def _blocked(check: Check) -> str:
-    says = ", and ".join(plain(b.code) for b in check.blockers)
+    says = ", and ".join(words(b.code, check.direction) for b in check.blockers)
     return f"{_place(check)}: {says}"
 
 
@@ -427,11 +437,34 @@ def _open_question(check: Check) -> str:
         return f"{_place(check)}: open"
     if not check.candidates:
         return f"{_place(check)}: what happens cannot be told"
-    likely = plain(check.candidates[0])
+    likely = words(check.candidates[0], check.direction)
     more = len(check.candidates) - 1
     rest = f" ({more} other explanation{'s' * (more > 1)} possible)" if more else ""
     word = "does not work" if check.reachable == "no" else "cannot be told"
     return f"{_place(check)}: {word}; most likely {likely}{rest}"
+
+
+def title_of_both(*ways: tuple[str, str, str, Sequence[Check]]) -> str:
+    """Return the verdict on both directions: of each its name, status, summary and checks."""
+    return " ".join(_title_of_one(*way) for way in ways)
+
+
+def _title_of_one(direction: str, status: str, summary: str, checks: Sequence[Check]) -> str:
+    ends = direction.split("-to-")
+    head = f"From the {ends[0]} to the {ends[-1]}"
+    if status != "open":
+        return f"{head}: {summary}"
+    return f"{head}: {'; '.join(dict.fromkeys(map(_place, checks)))} can be reached."
+
+
+def untested_back(*, known: bool) -> str:
+    """Return why the destination tested nothing; `known` is whether it knew any address."""
+    if known:
+        return "nothing was tested, since the time allowed ran out."
+    return (
+        "nothing was tested, since no address is known at which the destination should reach the "
+        "source. Start both again, the destination with --peer and the source's address."
+    )
 
 
 def _place(check: Check) -> str:

@@ -601,7 +601,8 @@ class _Part(msgspec.Struct):
 
 def _rules(evidence: Evidence | None, key: tuple[str, str, int]) -> tuple[MatchingRule, ...]:
     rules = () if evidence is None else evidence.rules
-    return tuple(r for r in rules if (r.transport, r.address, r.port) == key)
+    place = (key[0], bare(key[1]), key[2])
+    return tuple(r for r in rules if (r.transport, bare(r.address), r.port) == place)
 
 
 def _first_router(source: Evidence | None, key: tuple[str, str, int]) -> str | None:
@@ -623,7 +624,8 @@ def _first_router(source: Evidence | None, key: tuple[str, str, int]) -> str | N
 
 def _self_connect(table: Evidence | None, key: tuple[str, str, int]) -> SelfConnect | None:
     made = () if table is None else table.self_connects
-    return next((s for s in made if (s.transport, s.address, s.port) == key), None)
+    place = (key[0], bare(key[1]), key[2])
+    return next((s for s in made if (s.transport, bare(s.address), s.port) == place), None)
 
 
 def _taken(trails: Iterable[Trail]) -> bool | None:

@@ -210,7 +210,12 @@ def probe_addresses(prober: Offer) -> tuple[str, ...]:
         remote=prober.remote,
         confirmed=prober.confirmed,
     )
-    return tuple(dict.fromkeys((*primary, *prober.proven, *prober.confirmed)))[:MAX_ADDRESSES]
+    # A name is one target: what else it stands for is what an application may try, too.
+    met = {bare(address) for address in primary}
+    names = () if prober.targets else prober.peers
+    named = [a for name in names if met & set(map(bare, name.addresses)) for a in name.addresses]
+    wanted = (*primary, *named, *prober.proven, *prober.confirmed)
+    return tuple(dict.fromkeys(wanted))[:MAX_ADDRESSES]
 
 
 def first_round(

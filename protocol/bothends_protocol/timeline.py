@@ -8,7 +8,7 @@ never a text of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -143,6 +143,8 @@ class Entry(msgspec.Struct, frozen=True):
     """Each with its own local time."""
     differs: bool = True
     """Whether the verdict is another one than that of the entry before."""
+    directions: Mapping[str, Mapping[str, object]] | None = None
+    """With --both-ways, as in the verdict."""
 
     def plain(self) -> dict[str, object]:
         """Return it as it stands in the document of `--json`."""
@@ -151,6 +153,7 @@ class Entry(msgspec.Struct, frozen=True):
             "verdict_id": self.verdict_id,
             "status": self.status,
             "blockers": list(self.blockers),
+            **({} if self.directions is None else {"directions": self.directions}),
             "changed": [
                 {
                     "at": at,
@@ -201,6 +204,7 @@ class Timeline:
             blockers=verdict.blockers,
             changed=tuple((self._local(change.ago), change) for change in listing.changed),
             differs=differs,
+            directions=verdict.directions,
         )
         self.entries.append(entry)
         if len(self.entries) > MAX_ENTRIES:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from .addresses import bare, family, is_private, is_public
+from .evidence import Evidence
 from .observations import Journey
 
-__all__ = ["address_notes"]
+__all__ = ["address_notes", "temporary_note"]
 
 MAX_SHOWN = 3
 """Addresses in one sentence."""
@@ -21,6 +22,30 @@ def address_notes(j: Journey, codes: Collection[str], *, reachable: bool) -> tup
     """Return what is to be said of the tested address; `codes` are the causes that fit."""
     notes = (_at_home(j, reachable=reachable), _inside_from_outside(j, codes), _not_its(j, codes))
     return tuple(note for note in notes if note)
+
+
+_BY_SENDER = ("destination.firewall-", "network.drop", "network.reject")
+"""Causes that may go by the address from which a request comes."""
+
+
+def temporary_note(
+    source: Evidence, local: Collection[str], codes: Collection[str]
+) -> tuple[str, ...]:
+    """Return what is to be said where the source's requests come from a temporary address.
+
+    `local` are the addresses that its system chose for them (RFC 6724, rule 7).
+    """
+    used = {bare(address) for address in local}
+    found = [bare(a.address) for a in source.facts.addresses if a.state == "temporary"]
+    chosen = [address for address in found if address in used]
+    if not chosen or not any(code.startswith(_BY_SENDER) for code in codes):
+        return ()
+    note = (
+        f"The source's system connects from {chosen[0]}, a temporary address that it replaces from "
+        "time to time (RFC 8981). A rule that lets single addresses in must name its network in "
+        "place of that."
+    )
+    return (note,)
 
 
 def _at_home(j: Journey, *, reachable: bool) -> str:

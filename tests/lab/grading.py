@@ -18,7 +18,17 @@ from typing import Any
 
 from .agents import Result
 
-__all__ = ["Expected", "Grade", "Graded", "blocked", "grade", "open_", "undetermined"]
+__all__ = [
+    "DIRECTIONS",
+    "Expected",
+    "Grade",
+    "Graded",
+    "blocked",
+    "both_ways",
+    "grade",
+    "open_",
+    "undetermined",
+]
 
 JOINT = (
     "verdict_id",
@@ -31,6 +41,8 @@ JOINT = (
     "checks",
 )
 """What is equal on both sides to the byte (design, part 3)."""
+
+DIRECTIONS = ("source-to-destination", "destination-to-source")
 
 REACHABLE = {"open": "yes", "blocked": "no"}
 
@@ -57,6 +69,10 @@ class Expected:
     """Causes that must be among the candidates where they are not named."""
     warnings: frozenset[str] = frozenset()
     allowed_warnings: frozenset[str] = frozenset()
+    ways: tuple[Expected, ...] = ()
+    """With --both-ways what must be said of each direction, in the order of ``DIRECTIONS``."""
+    further: tuple[tuple[str, str], ...] = ()
+    """Addresses that must be shown without deciding, each with its cause or its status."""
 
     @property
     def label(self) -> str:
@@ -69,7 +85,11 @@ class Expected:
 
     def relaxed(self) -> Expected:
         """The same for agents that see less: a cause may be a candidate instead of named."""
-        return dataclasses.replace(self, candidates=self.candidates | self.blockers)
+        return dataclasses.replace(
+            self,
+            candidates=self.candidates | self.blockers,
+            ways=tuple(way.relaxed() for way in self.ways),
+        )
 
 
 def open_(*warnings: str) -> Expected:
@@ -86,6 +106,20 @@ def undetermined(*candidates: str) -> Expected:
     """Nobody can tell there; these are the true causes, and naming them is right too."""
     return Expected(
         "undetermined", also_true=frozenset(candidates), candidates=frozenset(candidates)
+    )
+
+
+def both_ways(forth: Expected, back: Expected) -> Expected:
+    """What is true of the two directions together: one that is blocked makes all so."""
+    ways = (forth, back)
+    statuses = {way.status for way in ways}
+    return Expected(
+        next(s for s in ("blocked", "undetermined", "open") if s in statuses),
+        forth.blockers | back.blockers,
+        forth.also_true | back.also_true,
+        # What one direction must name, the other need not.
+        (forth.candidates - back.blockers) | (back.candidates - forth.blockers),
+        ways=ways,
     )
 
 
@@ -115,6 +149,10 @@ def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
         f"{key} differs: {_bytes(first.get(key))[:300]} and {_bytes(second.get(key))[:300]}"
         for key in JOINT
         if key not in first or key not in second or _bytes(first[key]) != _bytes(second[key])
+    ] + [
+        "directions differ"
+        for ways in [[document.get("directions") for document in (first, second)]]
+        if _bytes(ways[0]) != _bytes(ways[1])
     ]
 
 
@@ -127,9 +165,10 @@ def grade_document(expected: Expected, document: dict[str, Any]) -> Graded:
     """Grade the joint part of one document."""
     status = document["status"]
     named = tuple(document["blockers"]) or (status,)
-    if untrue := _untrue(expected, document):
+    untrue = _untrue(expected, document) + _untrue_ways(expected, document)
+    if untrue:
         return Graded(Grade.WRONG, named, tuple(untrue))
-    missing = tuple(_missing(expected, document))
+    missing = (*_missing(expected, document), *_missing_elsewhere(expected, document))
     if status == "undetermined":
         return Graded(_grade_of_undetermined(expected, document, missing), named, missing)
     return Graded(Grade.PARTIAL if missing else Grade.RIGHT, named, missing)
@@ -181,3 +220,38 @@ def _missing(expected: Expected, document: dict[str, Any]) -> list[str]:
         f"no warning: {code}" for code in sorted(expected.warnings - set(document["warnings"]))
     ]
     return found
+
+
+def _untrue_ways(expected: Expected, document: dict[str, Any]) -> list[str]:
+    """What is false of single directions; one that is not told of is as bad."""
+    told = document.get("directions")
+    if not expected.ways:
+        return ["directions, though one was asked for"] if told is not None else []
+    if told is None or set(told) != set(DIRECTIONS):
+        return ["the directions are not told apart"]
+    found = []
+    for name, way in zip(DIRECTIONS, expected.ways, strict=True):
+        status, named = told[name]["status"], told[name]["blockers"]
+        found += [f"untrue, {name}: {code}" for code in named if code not in way.truth]
+        if status in REACHABLE and REACHABLE[status] != REACHABLE.get(way.status, "no"):
+            found.append(f"{name}: {status!r} is not true")
+        if (status == "blocked") != bool(named):
+            found.append(f"{name}: {status!r} does not go with {named}")
+    return found
+
+
+def _missing_elsewhere(expected: Expected, document: dict[str, Any]) -> list[str]:
+    """What should have been said of single directions, and of addresses that do not decide."""
+    found = []
+    for name, way in zip(DIRECTIONS, expected.ways, strict=False):
+        named = set(document["directions"][name]["blockers"])
+        checks = [check for check in document["checks"] if check["direction"] == name]
+        listed = {code for check in checks for code in check["candidates"]}
+        found += [f"not named, {name}: {c}" for c in way.blockers - way.candidates - named]
+        found += [f"not a candidate, {name}: {c}" for c in way.candidates - named - listed]
+    for address, what in expected.further:
+        shown = [c for c in document["checks"] if c["address"] == address and not c["primary"]]
+        said = {code for c in shown for code in (c["status"], *(b["code"] for b in c["blockers"]))}
+        if what not in said:
+            found.append(f"not shown of {address}: {what}")
+    return sorted(found)

@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from . import (
     faults,
     network,
+    scenarios_both,
     scenarios_causes,
     scenarios_frontends,
     scenarios_ipv6,
     scenarios_loss,
+    scenarios_names,
     scenarios_nat,
     scenarios_pairs,
     scenarios_routed,
@@ -387,6 +389,8 @@ def _table() -> dict[str, Scenario]:
         *scenarios_frontends.rows(),
         *scenarios_nat.rows(),
         *scenarios_way.rows(),
+        *scenarios_both.rows(),
+        *scenarios_names.rows(),
         *scenarios_routed6.rows(),
     )
     table = {row.name: row for row in rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import select
@@ -21,7 +22,7 @@ from . import faults, network, serve
 from .agents import Result
 from .cli import Line, _show_matrix
 from .faults import ADMIN, PORT_UNREACHABLE, RESET
-from .grading import Expected, Grade, blocked, grade, open_, undetermined
+from .grading import DIRECTIONS, Expected, Grade, blocked, both_ways, grade, open_, undetermined
 from .hosts import REPOSITORY, CommandError, Lab, LabError, Process
 from .network import Stage, lan, lan6
 from .scenario import BOTH
@@ -500,6 +501,60 @@ DROP, GONE, OTHER = "destination.firewall-drop", "service.not-running", "network
 def test_grades(expected: Expected, document: dict[str, Any], grade_: Grade) -> None:
     graded = grade(expected, [_result(document), _result(document)])
     assert graded.grade == grade_, graded
+
+
+def _ways(forth: tuple[str, ...], back: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "directions": {
+            name: {"status": "blocked" if named else "open", "blockers": list(named)}
+            for name, named in zip(DIRECTIONS, (forth, back), strict=True)
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("document", "grade_"),
+    [
+        (_document("blocked", DROP, **_ways((), (DROP,))), Grade.RIGHT),
+        (_document("blocked", DROP, **_ways((DROP,), ())), Grade.WRONG),
+        (_document("blocked", DROP, **_ways((DROP,), (DROP,))), Grade.WRONG),
+        (_document("blocked", DROP), Grade.WRONG),
+        (_document("blocked", GONE, **_ways((), (GONE,))), Grade.WRONG),
+        (_document("open", **_ways((), ())), Grade.WRONG),
+    ],
+)
+def test_grades_of_two_directions(document: dict[str, Any], grade_: Grade) -> None:
+    expected = both_ways(open_(), blocked(DROP))
+    graded = grade(expected, [_result(document), _result(document)])
+    assert graded.grade == grade_, graded
+    other = _document("blocked", DROP, **_ways((), (DROP,)))
+    both = grade(expected, [_result(document), _result(other)]).grade
+    assert both == (Grade.RIGHT if document == other else Grade.WRONG)
+
+
+def test_directions_that_nobody_asked_for_are_wrong() -> None:
+    document = _document("open", **_ways((), ()))
+    assert grade(open_(), [_result(document)] * 2).grade == Grade.WRONG
+
+
+def test_an_address_that_does_not_decide_must_be_shown() -> None:
+    expected = dataclasses.replace(open_(), further=(("fd07::20", DROP),))
+    dead = {
+        "direction": DIRECTIONS[0],
+        "address": "fd07::20",
+        "primary": False,
+        "status": "blocked",
+        "blockers": [{"code": DROP}],
+        "candidates": [DROP],
+    }
+    for checks, grade_ in (
+        ([dead], Grade.RIGHT),
+        ([], Grade.PARTIAL),
+        ([{**dead, "primary": True}], Grade.PARTIAL),
+        ([{**dead, "blockers": [{"code": GONE}]}], Grade.PARTIAL),
+    ):
+        document = _document("open", checks=checks)
+        assert grade(expected, [_result(document)] * 2).grade == grade_
 
 
 def test_what_is_wrong_whatever_the_verdict_says() -> None:
