@@ -44,6 +44,16 @@ def test_ipv4_comes_first_and_link_local_never() -> None:
     assert addresses_to_show(own, ["eth0"]) == ("192.168.7.10", "2001:db8::1")
 
 
+@pytest.mark.parametrize("state", ["tentative", "deprecated", "temporary"])
+def test_what_is_not_for_others_is_not_shown(state: str) -> None:
+    lasting, passing = (
+        Address(interface="eth0", address=text, prefix=64, state=what)
+        for text, what in (("2001:db8::1", ""), ("2001:db8::abcd", state))
+    )
+    assert addresses_to_show([passing, lasting], ["eth0"]) == ("2001:db8::1",)
+    assert addresses_to_show([passing], ["eth0"]) == ("2001:db8::abcd",)
+
+
 def test_the_way_out_comes_first_and_there_are_not_too_many() -> None:
     own = [
         *at("eth1", "10.1.1.1", "10.1.1.2"),

@@ -307,6 +307,18 @@ def test_with_both_ways_the_destination_probes_too() -> None:
     assert pair.agreed()
 
 
+@pytest.mark.parametrize("world", [World(connects=False), World(connects=False, arrive=0.0)])
+def test_the_way_back_is_planned_by_what_its_observer_saw(world: World) -> None:
+    """Who leads observes there, and what it saw itself is as good as what it is told."""
+    pair = Pair(world, source=changed(FROM_SOURCE, both_ways=True)).run()
+    forth, back = (
+        [(plan.kind, plan.attempts) for plan in pair.plans() if plan.prober == prober]
+        for prober in (SOURCE, DESTINATION)
+    )
+    assert forth == back
+    assert BURST not in dict(back)
+
+
 def test_the_destination_may_ask_for_both_ways() -> None:
     pair = Pair(destination=changed(FROM_DESTINATION, both_ways=True)).run()
     assert [plan.prober for plan in pair.plans()] == [SOURCE, DESTINATION]

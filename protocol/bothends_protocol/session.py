@@ -498,6 +498,7 @@ class Session:
         self._order(Collect(self.rounds[-1]))
 
     def _on_collected(self, report: Collected) -> None:
+        self._seen = report.ports  # what a leader that observes plans by
         number = self.rounds[-1].number
         self._loses |= report.resent > 0
         self._send(Seen(number=number, ports=report.ports, resent=report.resent))

@@ -10,11 +10,11 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from . import faults, network, networks
+from . import faults, network, networks, scenarios_names
 from .faults import ADMIN, RESET, Fault, rules
 from .grading import Expected, blocked, both_ways, open_, undetermined
 from .homes import FORWARD, PUBLIC, Homes
-from .network import DESTINATION_PUBLIC
+from .network import DESTINATION_PUBLIC, SOURCE, SOURCE6, Stage
 from .networks import SECOND
 from .rows import (
     DESTINATION_DROP,
@@ -56,6 +56,7 @@ def rows() -> Iterator[Scenario]:
     yield from _services()
     yield from _filters()
     yield from _ways_to_meet()
+    yield from _typed()
     yield from _routers()
     yield from _across_the_internet()
 
@@ -220,6 +221,49 @@ def _ways_to_meet() -> Iterator[Scenario]:
         services=(SIX, THERE6),
         peers=frozenset(),
         mdns=True,
+    )
+
+
+def _typed() -> Iterator[Scenario]:
+    """What the destination's user typed says what is tested in the direction back."""
+    name = "laptop.example"
+
+    def knows(stage: Stage) -> None:
+        stage.destination.know(name, SOURCE6, SOURCE)
+
+    drop6 = rules("source", "input", f"ip6 daddr {SOURCE6} {REQUEST} drop")
+    drop4 = rules("source", "input", f"ip daddr {SOURCE} {REQUEST} drop")
+    for what, put, back in (
+        ("one-dropped", (drop6,), open_()),
+        ("all-dropped", (drop6, drop4), blocked(DESTINATION_DROP)),
+    ):
+        yield from _row(
+            f"peer-name-{what}",
+            open_(),
+            back,
+            *put,
+            network=network.dual,
+            services=(
+                Service(bind=("::",), dual=True),
+                Service(bind=("::",), dual=True, on="source"),
+                knows,
+            ),
+            peers=frozenset({"source"}),
+            destination_args=("--peer", name),
+        )
+    yield from _row(
+        "typed-zones",
+        blocked(DESTINATION_DROP),
+        open_(),
+        faults.destination_drop(),
+        network=scenarios_names.other_name,
+        services=(SIX, THERE6),
+        peers=frozenset(),
+        source_args=(*BACK, "--peer", f"{scenarios_names.LINK}%{network.DEVICE}"),
+        destination_args=(
+            "--peer",
+            f"{scenarios_names.LINK_SOURCE}%{scenarios_names.OTHER_CARD}",
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from . import faults, network, networks, ways
 from .faults import RESET, Fault, rules
 from .grading import Expected, blocked, open_
 from .hosts import Lab
-from .network import DESTINATION, DESTINATION6, DEVICE, SEGMENT, Network, Stage
+from .network import DESTINATION, DESTINATION6, DEVICE, SEGMENT, SOURCE6, Network, Stage
 from .networks import SECOND
 from .rows import (
     DESTINATION_DROP,
@@ -30,7 +30,7 @@ from .rows import (
 from .scenario import Scenario
 from .services import Service
 
-__all__ = ["rows"]
+__all__ = ["LINK", "LINK_SOURCE", "OTHER_CARD", "other_name", "rows"]
 
 ISSUE = 6
 
@@ -54,6 +54,7 @@ def rows() -> Iterator[Scenario]:
     yield from _zones()
     yield from _typed_forms()
     yield from _broken_six()
+    yield from _states()
 
 
 def _knows(*addresses: str, on: str = "source") -> Callable[[Stage], None]:
@@ -292,13 +293,14 @@ def _linked(lab: Lab, *, card: str = DEVICE) -> Stage:
     return Stage(wire, source, destination, LINK_SOURCE, LINK)
 
 
-def _other_name(lab: Lab) -> Stage:
+def other_name(lab: Lab) -> Stage:
+    """Link-local addresses alone, and the destination's card has another name than the source's."""
     return _linked(lab, card=OTHER_CARD)
 
 
 def _two_links(lab: Lab) -> Stage:
-    """As ``_other_name``, and each has a second card on a segment where the other is not."""
-    stage = _other_name(lab)
+    """As ``other_name``, and each has a second card on a segment where the other is not."""
+    stage = other_name(lab)
     stage.network.attach(stage.source, "apart1", device="aaa0")
     stage.network.attach(stage.destination, "apart2", device="aaa0")
     stage.network.up()
@@ -309,7 +311,7 @@ def _zones() -> Iterator[Scenario]:
     zoned = f"{LINK}%{DEVICE}"
     for where, builder, card in (
         ("same-name", _linked, DEVICE),
-        ("other-name", _other_name, OTHER_CARD),
+        ("other-name", other_name, OTHER_CARD),
         ("two-links", _two_links, OTHER_CARD),
     ):
         for name, services, put, expected in (
@@ -389,6 +391,74 @@ def _broken_six() -> Iterator[Scenario]:
                 network=builder,
                 services=(BOTH_VERSIONS, _knows(abroad, DESTINATION)),
             )
+
+
+def _states() -> Iterator[Scenario]:
+    """Addresses that are there and not for use by others; the two find each other by mDNS.
+
+    At such an address the service cannot be reached, which nobody must be told.
+    """
+    bad = "fd07::66"
+    for name, how in (
+        ("deprecated", f"address add {bad}/64 dev {DEVICE} nodad preferred_lft 0"),
+        ("tentative", f"address add {bad}/64 dev {DEVICE}"),
+    ):
+        for what, put, expected in (
+            ("open", (), open_()),
+            ("drop", (faults.destination_drop(),), blocked(DESTINATION_DROP)),
+        ):
+            yield from _row(
+                f"{name}-{what}",
+                expected,
+                _added(how),
+                rules("destination", "input", f"ip6 daddr {bad} tcp dport 4242 counter drop"),
+                *put,
+                network=network.lan6,
+                services=(SIX,),
+                peers=frozenset(),
+                mdns=True,
+                source_args=(),
+            )
+    # Its system connects from an address that it made up itself (RFC 8981).
+    for what, put, expected in (
+        ("open", (), open_()),
+        ("drop", (faults.destination_drop(),), blocked(DESTINATION_DROP)),
+    ):
+        yield from _row(
+            f"temporary-{what}",
+            expected,
+            _temporary,
+            *put,
+            network=network.lan6,
+            services=(SIX,),
+            source_args=(),
+        )
+
+
+def _added(line: str) -> Fault:
+    """One more address of the destination; one that is looked for twice stays so for a minute."""
+
+    def add(stage: Stage) -> None:
+        stage.destination.sysctl(
+            **{
+                f"ipv6__conf__{DEVICE}__accept_dad": 1,
+                f"ipv6__conf__{DEVICE}__dad_transmits": 60,
+            }
+        )
+        stage.destination.ip([line])
+
+    add.__name__ = "added"
+    return add
+
+
+def _temporary(stage: Stage) -> None:
+    stage.source.sysctl(
+        **{
+            f"ipv6__conf__{DEVICE}__use_tempaddr": 2,
+            f"ipv6__conf__{DEVICE}__dad_transmits": 0,
+        }
+    )
+    stage.source.ip([f"address change {SOURCE6}/64 dev {DEVICE} nodad mngtmpaddr"])
 
 
 def _alone_by_six(lab: Lab) -> Stage:
