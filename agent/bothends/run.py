@@ -278,7 +278,7 @@ class Run:
         if self.options.save is not None or self.options.paste:
             from .standalone import Standalone, Surroundings  # noqa: PLC0415  seldom wanted
 
-            around = Surroundings(self._facts, self._typed, self._targets)
+            around = Surroundings(self._facts, self._typed, self._targets, self._names)
             self._standalone = Standalone(self.options, around)
             self._standalone.start()
         if self.options.mdns:

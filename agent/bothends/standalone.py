@@ -49,6 +49,8 @@ class Surroundings(msgspec.Struct, frozen=True):
     typed: tuple[str, ...] = ()
     """The --peer addresses, resolved."""
     targets: tuple[Target, ...] = ()
+    peers: tuple[Target, ...] = ()
+    """Names given with --peer that stand for several addresses."""
 
 
 class Standalone:
@@ -136,6 +138,7 @@ class Standalone:
             ports=self._options.ports,
             service=self._options.service,
             targets=self._around.targets,
+            peers=self._around.peers,
         )
         return replace(evidence, offline=offline)
 

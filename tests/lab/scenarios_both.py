@@ -310,6 +310,18 @@ def _across_the_internet() -> Iterator[Scenario]:
         services=(ours, FORTH, THERE),
         **common,
     )
+    yield from _row(
+        "nat-asked-by-the-destination",
+        open_(),
+        blocked(NO_FORWARD),
+        users=both_ways(open_(), undetermined(NO_FORWARD)),
+        services=(ours, FORTH, THERE),
+        **{
+            **common,
+            "source_args": (*MEET, *TARGET),
+            "destination_args": (*BACK, *MEET),
+        },
+    )
     # Nobody says where the source is seen, so there is nothing to be tried in the direction back.
     yield from _row(
         "nat-unknown",

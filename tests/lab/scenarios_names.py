@@ -17,8 +17,10 @@ from .hosts import Lab
 from .network import DESTINATION, DESTINATION6, DEVICE, SEGMENT, SOURCE6, Network, Stage
 from .networks import SECOND
 from .rows import (
+    CLOSES,
     DESTINATION_DROP,
     DESTINATION_REJECT,
+    HUNG,
     NO_HOST,
     NOT_RUNNING,
     SOURCE_NO_ROUTE,
@@ -152,6 +154,18 @@ def _one_version() -> Iterator[Scenario]:
             further=further,
             network=builder,
             services=(ECHO, _knows(*addresses)),
+        )
+    # Programs stay with the first that accepts, whatever comes of it.
+    for name, service, code in (
+        ("first-hung", Service(bind=(DESTINATION,), stopped=True), HUNG),
+        ("first-closes", Service(bind=(DESTINATION,), mode="closes"), CLOSES),
+    ):
+        yield from _row(
+            name,
+            blocked(code),
+            further=((SECOND, "open"),),
+            network=networks.second_address,
+            services=(service, Service(bind=(SECOND,)), _knows(DESTINATION, SECOND)),
         )
     # Each port is reached at another of the addresses.
     yield from _row(

@@ -94,6 +94,18 @@ SEEN = {
     "traffic-default-deny": DROPPED,
     "ipv6-traffic-destination-drop": DROPPED,
     "many-addresses": CONNECTED,
+    # Names, of which a program takes the first address that accepts a connection.
+    "names-first-dead": CONNECTED,
+    "names-one-dropped": CONNECTED,
+    "names-both-dropped": DROPPED,
+    "names-first-hung": SILENCE,
+    "names-first-closes": CLOSED,
+    "names-dual-six-rejected": CONNECTED,
+    "names-dual-service-of-four": CONNECTED,
+    "names-broken-six-no-route-open": CONNECTED,
+    "names-broken-six-no-neighbour-open": CONNECTED,
+    "names-mapped-target-drop": DROPPED,
+    "ipv6-routers-3-reject-reset-at-2": REFUSED,
 }
 
 
