@@ -6,6 +6,7 @@ direction back a filter of the source that lets nothing in is ``destination.fire
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,7 @@ from .rows import (
     NETWORK_REJECT,
     NO_FORWARD,
     NOT_RUNNING,
+    OTHER_PROGRAM,
     REPLY_LOST,
     SOURCE_DROP,
     SOURCE_REJECT,
@@ -115,6 +117,19 @@ def _services() -> Iterator[Scenario]:
         ),
     ):
         yield from _row(name, forth, back, services=services)
+    # The name is that of the destination's program; the source's may be another one.
+    mine, theirs = (Service(title=title, as_user=True) for title in ("backupd", "intruder"))
+    for name, services, forth in (
+        ("named", (mine, dataclasses.replace(theirs, on="source")), open_()),
+        (
+            "named-intruder",
+            (theirs, dataclasses.replace(mine, on="source")),
+            blocked(OTHER_PROGRAM),
+        ),
+    ):
+        yield from _row(
+            name, forth, open_(), services=services, destination_args=("--service", "backupd")
+        )
     yield from _row(
         "two-ports",
         blocked(NOT_RUNNING),
