@@ -346,7 +346,7 @@ class Prober:
 
     async def _trace(self, plan: RoundPlan, probes: Iterable[Probe]) -> None:
         """Ask the hops on the way to each of `probes`, all ways at once."""
-        controlled = {p.address for p in self._recorder.hop_probes if p.port == self.control_port}
+        controlled: set[str] = set()
         ways = []
         for probe in probes:
             known = probe.address in controlled or probe.port == self.control_port

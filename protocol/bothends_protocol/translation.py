@@ -351,8 +351,12 @@ def _stops_after(way: Way, control: Way, address: str) -> int | None:
         for hop, who in control.expired.items()
         if hop > way.last and hop in way.silent and bare(who) != bare(address)
     ]
-    # One lost request and its repetition are no filter.
-    return way.last if sum(way.tries[hop] for hop in further) >= SILENCE else None
+    # One lost request and its repetition are no filter, and a router that has used up its words
+    # says nothing to anybody: it must have answered the other port after that.
+    if sum(way.tries[hop] for hop in further) < SILENCE:
+        return None
+    heard = any(control.said_at[hop] > way.asked_at[hop] for hop in further)
+    return way.last if heard else None
 
 
 def _cut_in(way: Way, control: Way, address: str) -> bool:
