@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS]
 PLACES = ("bothends_protocol", "bothends", "bothends.witness")
 
 NAMED = {cause.code for cause in PATH_CAUSES} | {cause.code for cause in SERVICE_CAUSES}
-WARNINGS = {"network.loss", "network.partial"}
+WARNINGS = {"network.loss", "network.partial", "network.mtu"}
 NO_LIMITS = {
     ("ports", "MAX_PORT"),  # a fact
     ("code", "MAX_NUMBER"),

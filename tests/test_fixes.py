@@ -266,6 +266,31 @@ def test_interfering_software_in_the_notes_is_named() -> None:
         assert f"Switch off {product} for a test" in [fix.title for fix in fixes]
 
 
+def test_a_card_is_told_the_size_that_passes() -> None:
+    fixes = fixes_for(case("network.mtu", fits=1400))
+    assert [fix.argv for fix in fixes if fix.argv and fix.argv[0] == "ip"] == [
+        ("ip", "link", "set", "dev", "eth0", "mtu", "1400")
+    ]
+    assert any("1,400 bytes" in step for step in fixes[0].steps)
+
+
+@pytest.mark.parametrize(
+    "card", ["eth0;reboot", "$(x)", "a b", "pwn3d", "", "-eth0", "enx0011223344556"]
+)
+def test_no_other_names_of_cards_get_into_a_command(card: str) -> None:
+    host = facts()
+    host = msgspec.structs.replace(
+        host, addresses=(Address(interface=card, address="192.168.1.20", prefix=24),)
+    )
+    fixes = fixes_for(case("network.mtu", fits=1400, source=host, destination=host))
+    assert not any("link" in fix.argv for fix in fixes)
+
+
+@pytest.mark.parametrize("fits", [0, 576, 1279, 65536, -1])
+def test_no_card_is_told_a_size_on_which_its_system_cannot_work(fits: int) -> None:
+    assert not any("link" in fix.argv for fix in fixes_for(case("network.mtu", fits=fits)))
+
+
 # What a hostile peer would send: shell, PowerShell, nft and terminal syntax, marked so that a
 # piece of it is recognised wherever it turns up.
 MARK = "pwn3d"
@@ -344,6 +369,7 @@ PORTS = st.lists(
         carrier=st.booleans(),
         forwards=st.booleans(),
     ),
+    fits=st.integers(-1, 70000),
 )
 def test_nothing_the_peer_sent_reaches_a_command(**given_case: object) -> None:
     fixes = fixes_for(FixCase(**given_case))  # type: ignore[arg-type]

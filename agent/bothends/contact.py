@@ -38,12 +38,15 @@ from bothends_protocol.evidence import SeenAs
 from bothends_protocol.pairing import INSTANCE_SIZE, SOURCE, Handshake, Hello, Keys
 
 from .connects import ask_for_errors, icmp_error
-from .link import Link, LinkClosedError
+from .link import HANDSHAKE_SECONDS, Link, LinkClosedError
 from .punch import PunchedStream, Puncher
+from .sizes import MAX_SERVED, SizeListener
 from .streams import DIRECT, PUNCHED, RENDEZVOUS, Stream, TcpStream, tune
 from .tasks import Tasks
 
 if TYPE_CHECKING:
+    from bothends_protocol.sizes import Ask
+
     from .rendezvous import Rendezvous
 
 __all__ = ["MAX_TRIES", "Contact", "ContactFailedError", "Refusal", "describe"]
@@ -168,6 +171,9 @@ class Contact(msgspec.Struct, dict=True):
         self._wake = asyncio.Event()
         self._puncher = Puncher(self.role, self.code.number, self._punched)
         self._rendezvous: Rendezvous | None = None
+        self._sizes: SizeListener | None = None
+        self._peer = ""
+        """Where the other agent is, as the link shows it; empty before the two are paired."""
         self._meeting = False
         """Whether a stream at the meeting point is wanted, or being paired."""
 
@@ -234,20 +240,53 @@ class Contact(msgspec.Struct, dict=True):
         return problem
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = Link(TcpStream(reader, writer), dialled=False)
+        stream = TcpStream(reader, writer)
+        link = Link(stream, dialled=False)
         if self._crowded(link.remote):
             link.abort()
             return
         tune(writer.get_extra_info("socket"))
         self._strangers[link.remote] += 1
+        self._open.add(link)
+        ask = None
         try:
-            await self._pair(link, link.remote)
+            ask = await self._asked(stream)
+            if ask is None:
+                await self._pair(link, link.remote)
+        except LinkClosedError:
+            self._open.discard(link)
+            await stream.drop()
         finally:
             self._strangers -= Counter([link.remote])
+        if ask is not None and self._sizes is not None:
+            self._open.discard(link)
+            await self._sizes.serve(stream, ask)
+
+    async def _asked(self, stream: TcpStream) -> Ask | None:
+        """Return what the other agent asks about large packets; None for all else.
+
+        Raises `LinkClosedError` where it is not the other agent, who then is told nothing.
+        """
+        if self._sizes is None:
+            return None
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                return await self._sizes.hear(stream)
+        except (OSError, ProtocolError) as error:  # TimeoutError is an OSError
+            raise LinkClosedError(str(error)) from error
+
+    def answer_sizes(self, key: bytes) -> None:
+        """From now on answer asks about large packets (`sizes`) of who knows `key`."""
+        self._sizes = SizeListener(key)
 
     def _crowded(self, address: str) -> bool:
-        """Whether strangers, or those at `address`, have all the places they may have."""
-        total = self._strangers.total()
+        """Whether strangers, or those at `address`, have all the places they may have.
+
+        The other agent's address has places of its own, for its asks about large packets.
+        """
+        if self._sizes is not None and address == self._peer:
+            return self._strangers[address] >= MAX_SERVED
+        total = self._strangers.total() - self._strangers[self._peer]
         return total >= MAX_STRANGERS or self._strangers[address] >= MAX_PER_STRANGER
 
     # Dialling ----------------------------------------------------------------------------
@@ -574,6 +613,7 @@ class Contact(msgspec.Struct, dict=True):
         for other in self._open - {link}:
             other.abort()
         self._open = {link}
+        self._peer = link.remote
         if link.way != RENDEZVOUS:
             # Where the other side dialled from is no place to dial.
             own = link.way == DIRECT and not link.dialled
@@ -629,6 +669,8 @@ class Contact(msgspec.Struct, dict=True):
         for link in self._open:
             link.close()
         self._open.clear()
+        if self._sizes is not None:
+            self._sizes.close()
         await self._puncher.close()
         if self._rendezvous is not None:
             await self._rendezvous.close()

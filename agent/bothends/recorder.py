@@ -35,6 +35,7 @@ from bothends_protocol.evidence import (
     SeenAs,
     SelfConnect,
     Sighting,
+    Sized,
     Target,
     Witness,
 )
@@ -71,6 +72,7 @@ class Recorder(msgspec.Struct):
     opened: list[OpenedMapping] = msgspec.field(default_factory=list)
     behaviours: list[NatBehaviour] = msgspec.field(default_factory=list)
     pinholes: list[Pinhole] = msgspec.field(default_factory=list)
+    sized: tuple[Sized, ...] = ()
     witnesses: dict[str, Witness] = msgspec.field(default_factory=dict)
 
     def clock(self) -> float:
@@ -128,4 +130,5 @@ class Recorder(msgspec.Struct):
             opened=tuple(self.opened),
             behaviours=tuple(self.behaviours),
             pinholes=tuple(self.pinholes),
+            sized=self.sized,
         )

@@ -85,6 +85,7 @@ from .port_opener import PortOpener
 from .prober import Prober
 from .recorder import Recorder
 from .saving import Kept
+from .sizes import SizeTest
 from .streams import DIRECT, RENDEZVOUS
 from .tasks import Tasks
 from .watch import LeftError, Note, Screen, Stop, Watch, why_left
@@ -186,6 +187,7 @@ class Run:
         self._own: OwnListeners | None = None
         self._prober: Prober | None = None
         self._observer: Observer | None = None
+        self._sizes: SizeTest | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._standalone: Standalone | None = None
         self._watch: Watch | None = None
@@ -419,6 +421,7 @@ class Run:
         self._paired_at = time.monotonic()
         self._link = link
         self._keys = contact.settle(link)
+        contact.answer_sizes(self._keys.derive("sizes"))
         self._channel = Channel(contact, self.options.role, self._events.put_nowait)
         self._channel.start(link, first)
         self._say(f"Paired with {link.remote or 'the other side'}.")
@@ -619,12 +622,18 @@ class Run:
             if isinstance(event, _Deadline):
                 if event.last:
                     return await self._out_of_time(channel)
-                session.hurry()
-                self._set_deadline(session, FINISH_SECONDS, last=True)
+                self._hurry(session)
             elif isinstance(event, _Reported):
                 session.report(event.report)
             elif isinstance(event, Message):
                 self._receive(session, event)
+
+    def _hurry(self, session: Session) -> None:
+        """The time allowed is over: end the test with what there is."""
+        session.hurry()
+        if self._sizes is not None:
+            self._sizes.hurry()
+        self._set_deadline(session, FINISH_SECONDS, last=True)
 
     def _is_of_the_loop(self, event: _Event, session: Session) -> bool:
         """Let --watch have what is its own; return whether the test need not care."""
@@ -702,6 +711,18 @@ class Run:
             self._make_opener(theirs),
             self.options.control_port,
         )
+        self._test_sizes(link)
+
+    def _test_sizes(self, link: Link) -> None:
+        """Find out beside the rounds whether large packets pass, where this side can dial.
+
+        Nowhere but where the other agent is known to listen.
+        """
+        if link.way != DIRECT or not link.dialled or self._keys is None:
+            return
+        key = self._keys.derive("sizes")
+        self._sizes = SizeTest(key, link.remote, link.remote_port, self._allowed)
+        self._sizes.start()
 
     def _make_opener(self, theirs: Offer) -> Opener:
         own = frozenset(bare(item.address) for item in self._facts.addresses)
@@ -805,6 +826,8 @@ class Run:
             case Freeze():
                 await observer.finish()
                 await self._keep_outside()
+                if self._sizes is not None:
+                    self._recorder.sized = await self._sizes.finish()
                 await rules.write(self._remote())
                 if self._path() == RENDEZVOUS:
                     self._recorder.gateways = await gateway_neighbours()
@@ -1010,6 +1033,9 @@ class Run:
         if self._observer is not None:
             await self._observer.close()
             self._observer = None
+        if self._sizes is not None:
+            await self._sizes.close()
+            self._sizes = None
         self._close_packets()
         if self._rules is not None:
             await self._rules.close()

@@ -72,6 +72,25 @@ class TcpStream:
         self.local, _ = _end(writer.get_extra_info("sockname"))
         self._reader = reader
         self._writer = writer
+        self._early = b""
+
+    @property
+    def sock(self) -> socket.socket:
+        """What the connection runs on."""
+        found: socket.socket = self._writer.get_extra_info("socket")
+        return found
+
+    async def begins_with(self, text: bytes) -> bool:
+        """Return whether the first bytes are `text`; they stay to be read.
+
+        Raises OSError where the stream broke.
+        """
+        while len(self._early) < len(text) and text.startswith(self._early):
+            data = await self._reader.read(len(text) - len(self._early))
+            if not data:
+                break
+            self._early += data
+        return self._early == text
 
     @property
     def resent(self) -> int:
@@ -84,6 +103,9 @@ class TcpStream:
 
     async def read(self, size: int) -> bytes:
         """See `Stream`."""
+        if self._early:
+            data, self._early = self._early[:size], self._early[size:]
+            return data
         return await self._reader.read(size)
 
     def write(self, data: bytes) -> None:
@@ -113,6 +135,12 @@ class TcpStream:
         """See `Stream`."""
         with contextlib.suppress(OSError):
             self._writer.transport.abort()
+
+    async def drop(self) -> None:
+        """Close at once, and wait until it is gone: how it ended is then nobody's concern."""
+        self.abort()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
 
 def tune(sock: socket.socket) -> None:

@@ -53,6 +53,7 @@ __all__ = [
     "SeenAs",
     "SelfConnect",
     "Sighting",
+    "Sized",
     "Target",
     "Witness",
     "read_evidence",
@@ -564,6 +565,37 @@ class Pinhole(_Record, frozen=True):
     """Why it could not be sent."""
 
 
+class Sized(_Record, frozen=True):
+    """Segments of one size between the two agents, one way, each on a connection of its own.
+
+    They are counted where the other agent had answered small bytes on the connection before.
+    """
+
+    address: Text
+    """Where this side dialled."""
+    local: Text
+    """Its own address on these connections."""
+    way: Text
+    """`to`: from this side to the other one; `from`: the other way."""
+    asked: Port
+    """The segment size that was asked for (TCP_MAXSEG); 0: none, as programs do."""
+    packet: Annotated[int, msgspec.Meta(ge=0, le=2**20)]
+    """Bytes of the IP packet that a full segment makes."""
+    begun: Annotated[int, msgspec.Meta(ge=0, le=2**20)]
+    """Segments that came through or were watched for long enough."""
+    passed: Annotated[int, msgspec.Meta(ge=0, le=2**20)]
+    seconds: float = 0.0
+    """The median of the time that those took which came through; 0 where none did."""
+    watched: float = 0.0
+    """The shortest time for which any of the others was waited for; 0 where there are none."""
+    again: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 0
+    """How often this side's system sent the others again, as far as it says so."""
+    fitted: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 0
+    """Bytes of a packet in the end, where a router's word made the system take smaller ones."""
+    searches: bool = False
+    """Whether the sender's system finds by itself which size passes (RFC 4821)."""
+
+
 class Evidence(_Record, frozen=True):
     """All that one side brings to the judgement."""
 
@@ -613,6 +645,7 @@ class Evidence(_Record, frozen=True):
     opened: tuple[OpenedMapping, ...] = ()
     behaviours: tuple[NatBehaviour, ...] = ()
     pinholes: tuple[Pinhole, ...] = ()
+    sized: tuple[Sized, ...] = ()
     offline: Offline | None = None
     """Only of a side that never met the other."""
 

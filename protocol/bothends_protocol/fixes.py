@@ -64,6 +64,16 @@ INTERFERING = (
 _PROGRAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,39}", re.ASCII)
 """Program names fit to be shown: nothing that a shell, a terminal or a page reads as its own."""
 
+_CARD = re.compile(
+    r"(?=.{1,15}\Z)(bond|br|en|eth|ib|ppp|tap|team|tun|usb|utun|vlan|wg|wl|ww)[0-9a-z]*(\.[0-9]+)?",
+    re.ASCII,
+)
+"""Names of network cards as systems give them, 15 letters at most (IFNAMSIZ of Linux). No others
+get into a command: the other side may have sent them."""
+
+_LEAST_MTU, _MOST_MTU = 1280, 65535
+"""What a card is told to take: below, its system switches IPv6 off on it (RFC 8200, 5)."""
+
 _SHOWN = 4
 """Addresses or ports listed in one sentence; more help nobody."""
 
@@ -126,6 +136,8 @@ class FixCase(msgspec.Struct, frozen=True, kw_only=True):
     router: str = ""
     """Its router, as it is reached from inside."""
     routers: Routers = Routers()
+    fits: int = 0
+    """Bytes of the largest packet that came through, where larger ones do not; 0: not known."""
 
 
 class _Case(NamedTuple):
@@ -280,6 +292,7 @@ def _validate(case: FixCase) -> _Case | None:
         **_router_values(case),
         **_program_values(case),
         **_version_values(version, case),
+        **_size_values(address, source, case),
     }
     return _Case(ports, version, values, case.source, case.destination)
 
@@ -359,6 +372,23 @@ def _version_values(version: int, case: FixCase) -> dict[str, str]:
         "no_ipv6": NO_IPV6 if lacks else "",
         "ipv6_filter": IPV6_FILTER if filtered else "",
     }
+
+
+def _size_values(address: str, source: str, case: FixCase) -> dict[str, str]:
+    fits = case.fits if _LEAST_MTU <= case.fits <= _MOST_MTU else 0
+    return {
+        "fits": f"{case.fits:,}" if case.fits > 0 else "",
+        "mtu": str(fits) if fits else "",
+        "source_card": _card(case.source, source),
+        "destination_card": _card(case.destination, _address(case.landing) or address),
+    }
+
+
+def _card(host: HostFacts, address: str) -> str:
+    """The network card of `host` that has the address; empty where that is not known."""
+    found = (item.interface for item in host.addresses if address == _address(item.address))
+    card = next(found, "") if address else ""
+    return card if _CARD.fullmatch(card) else ""
 
 
 def _asked(ports: PortSet) -> str:

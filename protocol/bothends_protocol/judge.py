@@ -22,8 +22,11 @@ import msgspec
 from .addresses import bare, family, is_near, public
 from .bearings import BACK, FORTH, in_pair
 from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
+from .codes import CODES
 from .evidence import Evidence
 from .fixes import FixCase, Routers, fixes_for
+from .mtu import CODE as LARGE
+from .mtu import Large, large_packets
 from .narrate import (
     asked_for,
     left_behind,
@@ -77,6 +80,8 @@ class _Finding(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     next_step: str = ""
     notes: tuple[str, ...] = ()
+    small_only: bool = False
+    """Whether all is well but for large packets."""
 
     @property
     def status(self) -> str:
@@ -155,7 +160,12 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
         for key in _keys(prober, observer)
     ]
     losing = any(_loses(journey) for journey in journeys)
-    findings = [(journey, _find(journey, losing=losing)) for journey in journeys]
+    addresses = dict.fromkeys(journey.address for journey in journeys)
+    large = {address: large_packets(prober, observer, address) for address in addresses}
+    findings = [
+        (journey, _with_large(_find(journey, losing=losing), large[journey.address]))
+        for journey in journeys
+    ]
     decides = _decides(prober, findings)
     for journey, found in findings:
         notes = decides.get(_place(journey))
@@ -164,7 +174,14 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
         group = (journey.transport, journey.address, finding, shape, notes is not None)
         groups.setdefault(group, (finding, []))[1].append(journey)
     return [
-        _check(alike, finding, prober, observer, primary=_place(alike[0]) in decides)
+        _check(
+            alike,
+            finding,
+            prober,
+            observer,
+            primary=_place(alike[0]) in decides,
+            fits=large[alike[0].address].fits,
+        )
         for finding, alike in groups.values()
     ]
 
@@ -210,6 +227,25 @@ def _how(j: Journey) -> str:
     if j.unresolved:
         return NOBODY if j.on_link else GONE
     return SILENT if Symptom.SILENT in j.symptoms or not j.trails else REFUSED
+
+
+def _with_large(found: _Finding, large: Large) -> _Finding:
+    """Add what is known of large packets, in its place on the way."""
+    warnings = _union(found.warnings, (LARGE,) if large.hurts and not large.because else ())
+    found = msgspec.structs.replace(found, warnings=warnings, notes=(*found.notes, *large.notes))
+    if not large.because:
+        return found
+    order = list(CODES)
+    behind = [order.index(code) > order.index(LARGE) for code, _, _ in found.causes]
+    at = behind.index(True) if True in behind else len(behind)
+    named = (*found.causes[:at], (LARGE, "proven", large.because), *found.causes[at:])
+    return msgspec.structs.replace(
+        found,
+        reachable="no",
+        causes=named,
+        candidates=_union((code for code, _, _ in named), found.candidates),
+        small_only=found.status == "open",
+    )
 
 
 def _shape(journey: Journey, finding: _Finding) -> object:
@@ -606,6 +642,7 @@ def _check(
     observer: Evidence,
     *,
     primary: bool,
+    fits: int,
 ) -> Check:
     """The check of journeys that ended alike."""
     j = alike[0]
@@ -615,7 +652,7 @@ def _check(
             code=code,
             confidence=confidence,
             because=(*because, *_quotes(code, alike)),
-            fix=fixes_for(_case(code, j, text, prober, observer)),
+            fix=fixes_for(_case(code, j, text, prober, observer, fits)),
         )
         for code, confidence, because in finding.causes
     )
@@ -654,7 +691,9 @@ _BACK_TOO = (
 )
 
 
-def _case(code: str, j: Journey, ports: str, source: Evidence, destination: Evidence) -> FixCase:
+def _case(
+    code: str, j: Journey, ports: str, source: Evidence, destination: Evidence, fits: int
+) -> FixCase:
     wanted: PortSet = parse_ports(f"{j.transport}:{ports}")[0]
     local = next((t.attempt.local_address for t in j.trails if t.attempt.local_address), "")
     rows = j.holders or j.elsewhere
@@ -675,6 +714,7 @@ def _case(code: str, j: Journey, ports: str, source: Evidence, destination: Evid
         public=j.public,
         router=router_of(destination, j.landing),
         routers=Routers() if n is None else _routers(n),
+        fits=fits,
     )
 
 
@@ -703,7 +743,8 @@ def _segment_states(j: Journey, finding: _Finding) -> dict[str, str]:
     states = {name: _CLEAR if reached >= stage else _UNKNOWN for name, stage in after.items()}
     if j.translation is not None and j.translation.reached:
         states |= {"source": _CLEAR, "network": _CLEAR}
-    states["service"] = _CLEAR if finding.reachable == "yes" else _UNKNOWN
+    served = finding.reachable == "yes" or finding.small_only
+    states["service"] = _CLEAR if served else _UNKNOWN
     blocked = {_segment_of(code) for code, _, _ in finding.causes}
     for name in blocked:
         states[name] = _BLOCKED

@@ -8,7 +8,9 @@ Placeholders that are always known, and so may stand in titles: `where` (as in
 (addresses for the same network and for another one), `listening`, `others`, `hint`, `asks`
 (protocols that the router answers), `leads_to`, `came_at` (where the router sends the port now),
 `above` (the router's outside address, where that is a private one), and `port`, `ports`, `asked`
-for commands. Words that are there in some cases only: `second`, `carrier`, `provider`; and
+for commands; `fits` and `mtu` (the
+largest packet that came through, for people and for a command), `source_card`,
+`destination_card`. Words that are there in some cases only: `second`, `carrier`, `provider`; and
 sentences: `no_ipv6`, `ipv6_filter`, `switch_on`, `perhaps_carrier`.
 """
 
@@ -68,6 +70,20 @@ _ALL_LISTENERS = Look(
         "Darwin udp": ("lsof", "-nP", "-iUDP"),
     },
 )
+
+
+def _smaller(end: str) -> Look:
+    card = "{" + end + "_card}"
+    return Look(
+        "The command lasts until the next restart. When it helped, set the MTU where the network "
+        "card is set up: in NetworkManager, netplan, systemd-networkd or the settings of the VPN.",
+        {
+            "Linux": ("ip", "link", "set", "dev", card, "mtu", "{mtu}"),
+            "Darwin": ("ifconfig", card, "mtu", "{mtu}"),
+        },
+    )
+
+
 LOOKS = {
     "listeners": _LISTENERS,
     "all-listeners": _ALL_LISTENERS,
@@ -126,6 +142,8 @@ LOOKS = {
         "/etc/sysctl.d.",
         {"Linux": ("sysctl", "-w", "net.ipv4.tcp_mtu_probing=1")},
     ),
+    "smaller-source": _smaller("source"),
+    "smaller-destination": _smaller("destination"),
     "loose-filter": Look(
         "The command makes the reverse-path filter of all cards loose (IPv4): a packet is taken "
         "when there is any way back to its sender, not only through the same card. It lasts "
@@ -201,6 +219,13 @@ _BIND_STEPS = (
         "interface)."
     ),
     "{hint}",
+)
+
+_SMALLER = (
+    (
+        "An MTU of at most {fits} bytes on the network card or the VPN that leads to the other "
+        "computer makes TCP send packets of that size, in both directions."
+    ),
 )
 
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
@@ -427,24 +452,33 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         _OTHER_NETWORK,
     ),
     "network.mtu": (
-        Remedy("destination", "Let the destination find the size that passes", (), "mtu-probing"),
-        Remedy("source", "Let the source find the size that passes", (), "mtu-probing"),
+        Remedy(
+            "destination", "Use smaller packets on the destination", _SMALLER, "smaller-destination"
+        ),
+        Remedy("source", "Or use smaller packets on the source", _SMALLER, "smaller-source"),
         Remedy(
             "router",
             "Let the network report packets that are too large",
             (
                 (
                     "Something drops large packets and also the messages that would tell the "
-                    "sender: allow ICMP Fragmentation Needed (IPv4) and Packet Too Big (IPv6)."
+                    "sender: allow ICMP Fragmentation Needed (IPv4) and Packet Too Big (IPv6), in "
+                    "the routers and tunnels between and in the firewalls of both computers."
                 ),
                 (
                     "On a Linux router, this makes TCP connections use the size that fits: "
                     "`iptables -t mangle -I FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS "
-                    "--clamp-mss-to-pmtu` (for IPv6 the same with ip6tables)."
+                    "--clamp-mss-to-pmtu` (for IPv6 the same with ip6tables). Other routers and "
+                    "VPNs have a setting for it: MSS clamping, or mssfix."
                 ),
-                "Or set a smaller MTU, such as 1400, on the VPN or network card of one computer.",
+                (
+                    "A switch that does not take jumbo frames drops them without a word: give "
+                    "all cards on its network an MTU that it takes, 1500 for most."
+                ),
             ),
         ),
+        Remedy("destination", "Let the destination find the size that passes", (), "mtu-probing"),
+        Remedy("source", "Let the source find the size that passes", (), "mtu-probing"),
     ),
     "network.loss": (
         Remedy(

@@ -325,8 +325,10 @@ def contact_resets(stage: Stage) -> None:
     )(stage)
 
 
-def black_hole(size: int) -> Fault:
+def black_hole(size: int, sender: str | None = None) -> Fault:
     """Packets longer than ``size`` vanish on the way, and nobody is told.
+
+    Those of one end only, ``source`` or ``destination``, where a ``sender`` is named.
 
     The cards cut what they send themselves, since the switch would see it uncut otherwise.
     """
@@ -334,14 +336,13 @@ def black_hole(size: int) -> Fault:
     def swallow(stage: Stage) -> None:
         for port in stage.network.ports:
             stage.lab.hosts[port.host].python(PLAIN_CARD, port.device)
-        _in_switch(
-            stage,
-            "forward",
-            f"ip length > {size} counter drop",
-            f"meta protocol ip6 meta length > {size} counter drop",
-        )
+        whose = "" if sender is None else f"{stage.sees('saddr', sender)} "
+        four, six = f"ip length > {size}", f"meta protocol ip6 meta length > {size}"
+        for match in (four, six):
+            if not whose or whose.startswith("ip6 ") == (match == six):
+                _in_switch(stage, "forward", f"{whose}{match} counter drop")
 
-    swallow.__name__ = f"black_hole_{size}"
+    swallow.__name__ = "_".join(filter(None, (f"black_hole_{size}", sender)))
     return swallow
 
 

@@ -46,6 +46,7 @@ NETWORK_DROP = "network.drop"
 NETWORK_REJECT = "network.reject"
 REPLY_LOST = "network.reply-lost"
 LOSS = "network.loss"
+MTU = "network.mtu"
 
 # And those that lie between two homes.
 PRIVATE = "address.private"

@@ -21,6 +21,7 @@ from . import (
     scenarios_frontends,
     scenarios_ipv6,
     scenarios_loss,
+    scenarios_mtu,
     scenarios_names,
     scenarios_nat,
     scenarios_pairs,
@@ -392,6 +393,7 @@ def _table() -> dict[str, Scenario]:
         *scenarios_both.rows(),
         *scenarios_names.rows(),
         *scenarios_routed6.rows(),
+        *scenarios_mtu.rows(),
     )
     table = {row.name: row for row in rows}
     assert len(table) == len(rows), "two scenarios have one name"
