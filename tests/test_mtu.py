@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from bothends_protocol.evidence import Address, Evidence, Sized
+from bothends_protocol.errors import ProtocolError
+from bothends_protocol.evidence import Address, Evidence, Sized, read_evidence
 from bothends_protocol.judge import judge
 from bothends_protocol.mtu import CODE
 from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.shortened import shorten
 from bothends_protocol.sizes import CONTROL, FROM, NATURAL, TO
 from bothends_protocol.verdict import Check, Verdict
+from bothends_protocol.wire import pack
 from evidence_builder import DROPPED, HERE, OPEN, THERE, Fate, Story
 
 PASSING = 1400
@@ -152,6 +154,19 @@ def test_one_full_packet_is_enough_against_it() -> None:
     assert verdict([msgspec.structs.replace(full, passed=1), *others]).status == "open"
 
 
+def test_counts_that_cannot_be_make_no_cause() -> None:
+    full, control, *others = rows(TO, swallows=True)
+    assert verdict([full, msgspec.structs.replace(control, passed=13), *others]).status == "open"
+
+
+@pytest.mark.parametrize("field", ["begun", "passed"])
+def test_counts_beyond_all_bounds_are_no_evidence(field: str) -> None:
+    source, _ = Story().evidence()
+    row = msgspec.structs.replace(rows(TO, swallows=True)[0], **{field: 1001})
+    with pytest.raises(ProtocolError):
+        read_evidence(pack(msgspec.structs.replace(source, sized=(row,))))
+
+
 def test_what_was_measured_at_another_address_says_nothing() -> None:
     elsewhere = [
         msgspec.structs.replace(row, address="192.168.7.99") for row in rows(TO, swallows=True)
@@ -217,6 +232,26 @@ def test_both_ways_are_each_a_check_of_the_same_way() -> None:
     ):
         (blocker,) = [b for b in check.blockers if b.code == CODE]
         assert f"From the {sender} to the {receiver} none of 12" in blocker.because[0]
+
+
+@pytest.mark.parametrize("path", ["punched", "rendezvous"])
+def test_where_it_cannot_be_found_out_an_open_way_says_so(path: str) -> None:
+    assert "was not found out" in " ".join(the_check(verdict(story=Story(path=path))).notes)
+    assert "was not found out" not in " ".join(the_check(verdict(story=Story())).notes)
+    dropped = the_check(verdict(story=Story(path=path, fates=(DROPPED,) * 3)))
+    assert "was not found out" not in " ".join(dropped.notes)
+
+
+def test_half_of_it_is_not_all_of_it() -> None:
+    one_way = the_check(verdict(rows(TO, swallows=False)))
+    assert "was not found out" in " ".join(one_way.notes)
+    few = [
+        msgspec.structs.replace(row, begun=2, passed=min(row.passed, 2))
+        for row in rows(TO, swallows=True)
+    ]
+    check = the_check(verdict(few, rows(FROM, swallows=False)))
+    assert check.status == "open"
+    assert "was not found out" in " ".join(check.notes)
 
 
 def test_names_of_cards_are_the_hosts_own() -> None:

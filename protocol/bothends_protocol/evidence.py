@@ -68,6 +68,9 @@ MAX_EVIDENCE = 8 * 1024 * 1024
 MAX_TEXT = 1024
 """Longest text in a record: names, addresses, error words. Nothing honest comes near it."""
 
+MAX_SIZED = 1000
+"""Connections that a record of large packets counts: what is made of it are binomials."""
+
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Word32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -581,9 +584,9 @@ class Sized(_Record, frozen=True):
     """The segment size that was asked for (TCP_MAXSEG); 0: none, as programs do."""
     packet: Annotated[int, msgspec.Meta(ge=0, le=2**20)]
     """Bytes of the IP packet that a full segment makes."""
-    begun: Annotated[int, msgspec.Meta(ge=0, le=2**20)]
+    begun: Annotated[int, msgspec.Meta(ge=0, le=MAX_SIZED)]
     """Segments that came through or were watched for long enough."""
-    passed: Annotated[int, msgspec.Meta(ge=0, le=2**20)]
+    passed: Annotated[int, msgspec.Meta(ge=0, le=MAX_SIZED)]
     seconds: float = 0.0
     """The median of the time that those took which came through; 0 where none did."""
     watched: float = 0.0

@@ -232,7 +232,9 @@ def _how(j: Journey) -> str:
 def _with_large(found: _Finding, large: Large) -> _Finding:
     """Add what is known of large packets, in its place on the way."""
     warnings = _union(found.warnings, (LARGE,) if large.hurts and not large.because else ())
-    found = msgspec.structs.replace(found, warnings=warnings, notes=(*found.notes, *large.notes))
+    untold = (large.untold,) if large.untold and found.status == "open" else ()
+    notes = (*found.notes, *large.notes, *untold)
+    found = msgspec.structs.replace(found, warnings=warnings, notes=notes)
     if not large.because:
         return found
     order = list(CODES)

@@ -29,6 +29,8 @@ class Large(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     fits: int = 0
     """Bytes of the largest packet that came through each way that swallows them; 0: not known."""
+    untold: str = ""
+    """What to say where all else is well and either direction was not found out."""
 
 
 class _Way(msgspec.Struct, frozen=True):
@@ -70,7 +72,7 @@ def large_packets(prober: Evidence, observer: Evidence, address: str) -> Large:
     closed = [way for way in ways if way.swallows]
     notes = tuple(_fitted(way) for way in ways if way.natural and way.natural.fitted)
     if not closed:
-        return Large(notes=notes)
+        return Large(notes=notes, untold=_untold(prober, observer, ways))
     blocking = [way for way in closed if not way.searches]
     found = [line for way in blocking for line in _seen(way)]
     well = [_well(way) for way in ways if way.natural and way.natural.passed]
@@ -81,6 +83,23 @@ def large_packets(prober: Evidence, observer: Evidence, address: str) -> Large:
         notes=(*slow, *notes),
         fits=min(way.largest for way in closed),
     )
+
+
+def _untold(prober: Evidence, observer: Evidence, ways: Iterable[_Way]) -> str:
+    if sum(way.natural is not None and bool(way.natural.passed) for way in ways) == len(WAYS):
+        return ""
+    why = _NO_WAY.get(prober.contact.path)
+    if why is None and not (prober.sized or observer.sized):
+        return ""  # nothing was to be found out: evidence of before
+    return (
+        "Whether large packets get through was not found out"
+        f"{f', since the two agents met {why}' if why else ''}. Where connections come about and "
+        "then stand still, that is what to look at."
+    )
+
+
+_NO_WAY = {"punched": "by UDP", "rendezvous": "at a meeting point only"}
+"""Ways to meet on which neither can dial the other's control port by TCP."""
 
 
 def _ways(prober: Evidence, observer: Evidence, address: str) -> Iterator[_Way]:

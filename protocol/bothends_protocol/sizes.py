@@ -197,6 +197,8 @@ def swallowed(natural: Sized, control: Sized) -> bool:
     """Return whether full packets vanish: none came through, and loss cannot be it."""
     if natural.passed or not natural.begun or not control.passed:
         return False
+    if control.passed > control.begun:
+        return False  # no honest agent writes that
     if natural.packet <= control.packet or natural.watched < patience(control.seconds):
         return False
     return chance(natural.begun, control.begun, control.begun - control.passed) < CHANCE
