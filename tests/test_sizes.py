@@ -13,10 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bothends.sizes import SizeListener, SizeTest
+from bothends.contact import Contact
+from bothends.sizes import SizeListener, SizeTest, _segments
 from bothends.streams import TcpStream
+from bothends_protocol.code import Code
 from bothends_protocol.errors import ProtocolError
 from bothends_protocol.evidence import Sized
+from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.sizes import (
     ANSWER_SIZE,
     ASK_SIZE,
@@ -46,6 +49,7 @@ from bothends_protocol.sizes import (
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 LOCAL = "127.0.0.1"
+CODE = Code(7, ("abandon", "ability", "able"))
 GIVE_UP = 30.0
 nonces = st.binary(min_size=NONCE_SIZE, max_size=NONCE_SIZE)
 lengths = st.integers(1, MAX_SEGMENT)
@@ -257,9 +261,9 @@ def test_a_limit_is_found_where_packets_get_lost() -> None:
 
 
 @contextlib.asynccontextmanager
-async def listener(key: bytes = KEY) -> AsyncIterator[int]:
+async def listener(key: bytes = KEY, *, sizes: SizeListener | None = None) -> AsyncIterator[int]:
     """A port of loopback at which asks are answered."""
-    sizes = SizeListener(key)
+    sizes = sizes or SizeListener(key)
 
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         stream = TcpStream(reader, writer)
@@ -372,3 +376,97 @@ async def test_an_ask_is_answered_once() -> None:
     async with listener() as port, asyncio.timeout(GIVE_UP):
         assert len(await said(port, ask)) > ANSWER_SIZE
         assert await said(port, ask) == b""
+
+
+class Hole(SizeListener):
+    """As on a way on which packets above `LIMIT` vanish, in the directions `ways`."""
+
+    LIMIT = 1400
+
+    def __init__(self, key: bytes, ways: tuple[str, ...]) -> None:
+        super().__init__(key)
+        self.ways = ways
+
+    async def _serve(self, stream: TcpStream, ask: Ask) -> None:
+        sizes = _segments(stream.sock)
+        packet = ask.packet if ask.way == TO else sizes.sent + sizes.around
+        if packet <= self.LIMIT or ask.way not in self.ways:
+            await super()._serve(stream, ask)
+            return
+        answer = Answer() if ask.way == TO else Answer(sizes.sent, packet)
+        stream.write(write_answer(self._key, ask.nonce, answer))
+        while await stream.read(MAX_SEGMENT):
+            pass
+
+
+@pytest.mark.parametrize("ways", [(TO,), (FROM,), WAYS], ids="-".join)
+async def test_what_vanishes_is_found_out_and_bracketed(ways: tuple[str, ...]) -> None:
+    async with listener(sizes=Hole(KEY, ways)) as port:
+        rows = await measured(port)
+    for way in WAYS:
+        mine = {one.packet: one for one in rows.values() if one.way == way}
+        natural, control = rows[way, NATURAL], rows[way, CONTROL]
+        assert swallowed(natural, control) == (way in ways)
+        if way in ways:
+            # All of two waves, but for those that were a moment late when it was clear.
+            assert FIRST + FURTHER - 2 <= natural.begun <= FIRST + FURTHER
+            assert control.passed == control.begun <= FIRST + FURTHER
+            assert max(packet for packet, one in mine.items() if one.passed) == Hole.LIMIT
+            assert min(packet for packet, one in mine.items() if not one.passed) == 1420
+        else:
+            assert natural.passed
+
+
+async def test_where_nobody_answers_no_more_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bothends.sizes.UNKNOWN_SECONDS", 0.01)
+    monkeypatch.setattr("bothends.sizes.HASTE_SECONDS", 0.01)
+    with socket.create_server((LOCAL, 0), backlog=100) as sock:
+        test = SizeTest(KEY, LOCAL, int(sock.getsockname()[1]), GIVE_UP)
+        test.start()
+        await asyncio.sleep(0.2)
+        assert await test.finish() == ()
+    assert len(test._trials) == len(WAYS) * 2 * FIRST
+
+
+# -- at the control port
+
+
+@contextlib.asynccontextmanager
+async def waiting(role: str) -> AsyncIterator[Contact]:
+    """An agent that listens at a control port of its own."""
+    with socket.create_server((LOCAL, 0)) as sock:
+        port = int(sock.getsockname()[1])
+    contact = Contact(role=role, code=CODE, control_port=port, say=print)
+    try:
+        assert await contact.listen() is None
+        yield contact
+    finally:
+        await contact.close()
+
+
+async def test_before_the_two_have_paired_nobody_is_answered() -> None:
+    ask = write_ask(KEY, Ask(FROM, secrets.token_bytes(NONCE_SIZE)))
+    async with waiting(DESTINATION) as contact, asyncio.timeout(GIVE_UP):
+        assert await said(contact.control_port, ask) == b""
+
+
+async def test_the_control_port_answers_the_other_agent_alone() -> None:
+    good = write_ask(KEY, Ask(FROM, secrets.token_bytes(NONCE_SIZE)))
+    async with waiting(DESTINATION) as contact, asyncio.timeout(GIVE_UP):
+        contact.answer_sizes(KEY)
+        for stranger in (write_ask(OTHER_KEY, Ask(FROM, bytes(NONCE_SIZE))), MAGIC, b"\x00" * 99):
+            assert await said(contact.control_port, stranger) == b""
+        assert len(await said(contact.control_port, good)) > ANSWER_SIZE
+        assert (await measured(contact.control_port))[TO, NATURAL].passed
+
+
+async def test_who_greets_is_still_paired_with() -> None:
+    async with (
+        waiting(DESTINATION) as destination,
+        waiting(SOURCE) as source,
+        asyncio.timeout(GIVE_UP),
+    ):
+        destination.answer_sizes(KEY)
+        source.dial(LOCAL, destination.control_port)
+        link = await source.links.get()
+        assert link.keys is not None

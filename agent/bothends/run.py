@@ -86,7 +86,7 @@ from .prober import Prober
 from .recorder import Recorder
 from .saving import Kept
 from .sizes import SizeTest
-from .streams import DIRECT, RENDEZVOUS
+from .streams import DIRECT, PUNCHED, RENDEZVOUS
 from .tasks import Tasks
 from .watch import LeftError, Note, Screen, Stop, Watch, why_left
 from .witness.packets import PacketWitness, may_see_packets
@@ -716,9 +716,11 @@ class Run:
     def _test_sizes(self, link: Link) -> None:
         """Find out beside the rounds whether large packets pass, where this side can dial.
 
-        Nowhere but where the other agent is known to listen.
+        Nowhere but where the other agent is known to listen; and where the two met by UDP, which
+        may just have been faster, where it may.
         """
-        if link.way != DIRECT or not link.dialled or self._keys is None:
+        dials = link.way == PUNCHED or (link.way == DIRECT and link.dialled)
+        if not dials or self._keys is None:
             return
         key = self._keys.derive("sizes")
         self._sizes = SizeTest(key, link.remote, link.remote_port, self._allowed)

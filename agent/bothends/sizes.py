@@ -78,7 +78,8 @@ HASTE_SECONDS = 0.15
 nearly every way, and then there is none."""
 
 UNKNOWN_SECONDS = 1.0
-"""The same, while nothing has come through yet: by then a lost first SYN has been sent again."""
+"""The same, where the other agent answers and nothing has come through yet: by then what was lost
+has been sent again."""
 
 ROUNDING_SECONDS = 0.01
 """By which silence is longer than it must be: times are rounded where evidence is shortened."""
@@ -319,12 +320,15 @@ class SizeTest:
             if now >= due:
                 return False
             self._changed.clear()
+            due = min(due, self._next_silent(now))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(due, self._next_silent(now)) - now):
+                async with asyncio.timeout(None if due == math.inf else due - now):
                     await self._changed.wait()
 
     def _wait(self, *, hasty: bool) -> float:
         """How long a wave has until there is another."""
+        if all(trial.began is None for trial in self._trials):
+            return math.inf  # perhaps nobody is to be reached there: no more is sent
         usual = max((self._usual(way) for way in WAYS if self._usual(way) < math.inf), default=None)
         if usual is None:
             return UNKNOWN_SECONDS
@@ -414,6 +418,7 @@ class SizeTest:
         if trial.way == TO:
             trial.packet, trial.searches = ask.packet, ask.searches
             trial.began = self._now()
+            self._changed.set()
             await loop.sock_sendall(sock, secrets.token_bytes(ask.length))
             heard = await _receive(sock, RECEIPT_SIZE)
             if not hmac.compare_digest(heard, receipt(self._key, ask.nonce)):
@@ -421,6 +426,7 @@ class SizeTest:
         else:
             trial.packet, trial.searches = answer.packet, answer.searches
             trial.began = asked_at
+            self._changed.set()
             await _receive(sock, answer.length)
         trial.took = self._now() - trial.began
 

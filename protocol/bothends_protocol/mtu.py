@@ -88,8 +88,9 @@ def large_packets(prober: Evidence, observer: Evidence, address: str) -> Large:
 def _untold(prober: Evidence, observer: Evidence, ways: Iterable[_Way]) -> str:
     if sum(way.natural is not None and bool(way.natural.passed) for way in ways) == len(WAYS):
         return ""
-    why = _NO_WAY.get(prober.contact.path)
-    if why is None and not (prober.sized or observer.sized):
+    measured = bool(prober.sized or observer.sized)
+    why = "" if measured else _NO_WAY.get(prober.contact.path, "")
+    if not why and not measured:
         return ""  # nothing was to be found out: evidence of before
     return (
         "Whether large packets get through was not found out"
@@ -99,7 +100,7 @@ def _untold(prober: Evidence, observer: Evidence, ways: Iterable[_Way]) -> str:
 
 
 _NO_WAY = {"punched": "by UDP", "rendezvous": "at a meeting point only"}
-"""Ways to meet on which neither can dial the other's control port by TCP."""
+"""Ways to meet on which neither may be able to dial the other's control port by TCP."""
 
 
 def _ways(prober: Evidence, observer: Evidence, address: str) -> Iterator[_Way]:

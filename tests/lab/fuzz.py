@@ -29,6 +29,7 @@ from .rows import (
     HUNG,
     LOOPBACK_ONLY,
     LOSS,
+    MTU,
     NETWORK_DROP,
     NETWORK_REJECT,
     NOT_RUNNING,
@@ -43,6 +44,7 @@ from .services import Service, background
 __all__ = ["draw", "main"]
 
 USAGE = 2
+ENDS = ("source", "destination")
 
 _NETWORKS: tuple[tuple[str, Builder, int], ...] = (
     ("lan", network.lan, 0),
@@ -125,6 +127,11 @@ def draw(seed: int) -> Scenario:
     if where == "third" and chance.random() < 0.5:
         started = (*services, background)
         names.append("traffic")
+    if chance.random() < 0.15:
+        size, sender = chance.choice((1300, 1400, 1480)), chance.choice((None, *ENDS))
+        put.append(faults.black_hole(size, sender))
+        truth.add(MTU)
+        names.append(f"hole{size}{f'-{sender}' if sender else ''}")
     users = chance.choice(_USERS)
     names.append("+".join(sorted(users)) or "root")
     expected = Expected(

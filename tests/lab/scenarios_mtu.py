@@ -130,6 +130,7 @@ def rows() -> Iterator[Scenario]:
     """All of them."""
     yield from _swallowed()
     yield from _beside_others()
+    yield from _by_udp()
     yield from _across_routers()
     yield from _no_black_hole()
     yield from _from_afar()
@@ -185,6 +186,12 @@ def _beside_others() -> Iterator[Scenario]:
         "1400+default-deny", blocked(MTU, DESTINATION_DROP), hole, faults.default_deny()
     )
     yield from _row("1400-reverse", blocked(MTU), hole, faults.default_deny("tcp dport 4242"))
+
+
+def _by_udp() -> Iterator[Scenario]:
+    """Both let nothing in but the service: they meet by UDP, and nobody can be dialled."""
+    shut = (faults.default_deny("tcp dport 4242"), faults.default_deny(on="source"))
+    yield from _row("none-by-udp", open_(), *shut)
 
 
 def _across_routers() -> Iterator[Scenario]:
