@@ -3,7 +3,7 @@
 Who dialled the contact dials the other's control port again, on fresh connections
 beside the rounds (`SizeTest`); the other side answers who knows the session's key
 (`SizeListener`). What is said on them, and when silence tells, stands in
-`bothends_protocol.sizes`. On a healthy way eight connections and three round trips
+`bothends_protocol.sizes`. On a healthy way four connections and three round trips
 show that all is well; only where nothing of the usual size comes through are there
 more.
 """
