@@ -80,6 +80,14 @@ def test_an_open_way_that_takes_large_packets_is_open() -> None:
     assert the_check(found).notes == verdict().checks[0].notes
 
 
+def test_a_paste_holds_nothing_of_it_where_there_is_nothing_to_say() -> None:
+    source, destination = Story().evidence()
+    well = (*rows(TO, swallows=False), *rows(FROM, swallows=False))
+    for sized, kept in ((well, ()), (well[:2], well[:2]), (rows(TO, swallows=True), None)):
+        full = msgspec.structs.replace(source, sized=tuple(sized))
+        assert _shortened(full, destination)[0].sized == (tuple(sized) if kept is None else kept)
+
+
 @pytest.mark.parametrize("dialler", [SOURCE, DESTINATION])
 @pytest.mark.parametrize("swallowing", [{SOURCE}, {DESTINATION}, {SOURCE, DESTINATION}])
 def test_either_direction_blocks_and_is_named(dialler: str, swallowing: set[str]) -> None:

@@ -15,9 +15,10 @@ from msgspec.structs import replace
 
 from .addresses import bare, is_loopback
 from .columns import from_columns, to_columns
-from .evidence import Connection, Evidence, Neighbour, Samples, Sighting
+from .evidence import Connection, Evidence, Neighbour, Samples, Sighting, Sized
 from .judge import judge
 from .pairing import SOURCE
+from .sizes import NATURAL, WAYS
 
 __all__ = ["Short", "shorten"]
 
@@ -86,7 +87,15 @@ def _less(evidence: Evidence, other: Evidence | None) -> Evidence:
         connections=tuple(_connections(evidence.connections, other)),
         samples=tuple(_from_nought(samples) for samples in evidence.samples),
         neighbours=tuple(_last(evidence.neighbours)),
+        sized=_telling(evidence.sized),
     )
+
+
+def _telling(rows: tuple[Sized, ...]) -> tuple[Sized, ...]:
+    """All of them, or none where full packets pass both ways: then nothing is said of them."""
+    full = [row for row in rows if row.asked == NATURAL]
+    well = all(row.passed and not row.fitted for row in full)
+    return () if well and {row.way for row in full} == set(WAYS) else rows
 
 
 def _sightings(evidence: Evidence, other: Evidence | None) -> Iterable[Sighting]:
