@@ -46,6 +46,7 @@ __all__ = [
     "path_drop",
     "path_drop_replies",
     "path_reject",
+    "policed",
     "rules",
     "source_drop",
     "source_drop_at_card",
@@ -344,6 +345,21 @@ def black_hole(size: int, sender: str | None = None) -> Fault:
 
     swallow.__name__ = "_".join(filter(None, (f"black_hole_{size}", sender)))
     return swallow
+
+
+def policed(kilobytes: int) -> Fault:
+    """No more than so many kilobytes a second get through, each way, and four full packets at once.
+
+    What is too much is dropped, as by a router that holds a customer to a rate.
+    """
+
+    def police(stage: Stage) -> None:
+        for end in ("source", "destination"):
+            limit = f"limit rate over {kilobytes} kbytes/second burst 6 kbytes"
+            _in_switch(stage, "forward", f"{stage.sees('saddr', end)} {limit} counter drop")
+
+    police.__name__ = f"policed_{kilobytes}"
+    return police
 
 
 def _in_switch(stage: Stage, hook: str, *lines: str) -> None:

@@ -86,6 +86,11 @@ def _narrowed(stage: Stage) -> Stage:
     return stage
 
 
+def homes(lab: Lab) -> Stage:
+    """Two homes, and the destination's router forwards the service and the control port."""
+    return network.home_pair(lab, forwards=["tcp dport { 4242, 24242 } dnat ip to 192.168.1.20"])
+
+
 def jumbo(lab: Lab) -> Stage:
     """Two hosts whose cards take frames of 9,000 bytes, and so does the switch."""
     stage = network.lan(lab)
@@ -156,6 +161,7 @@ def _swallowed() -> Iterator[Scenario]:
             services=(ECHO6,),
         )
     yield from _row("jumbo", blocked(MTU), faults.black_hole(1500), network=jumbo)
+    yield from _row("1400-homes", blocked(MTU), faults.black_hole(1400), network=homes)
     yield from _row(
         "1400-two-ports",
         blocked(MTU, NOT_RUNNING),
@@ -166,6 +172,13 @@ def _swallowed() -> Iterator[Scenario]:
 
 def _beside_others() -> Iterator[Scenario]:
     hole = faults.black_hole(1400)
+    yield from _row(
+        "1400-both-ways",
+        blocked(MTU),
+        hole,
+        services=(ECHO, Service(on="source")),
+        source_args=("--both-ways",),
+    )
     yield from _row("1400+not-running", blocked(MTU, NOT_RUNNING), hole, services=())
     yield from _row("1400+loopback-only", blocked(MTU, LOOPBACK_ONLY), hole, services=(LOOPBACK,))
     for name, fault, cause in (
@@ -213,6 +226,11 @@ def _no_black_hole() -> Iterator[Scenario]:
     """Nothing here swallows large packets."""
     for percent in (20, 40):
         yield from _row(f"loss-{percent}", OPEN_WITH_LOSS, faults.loss(percent))
+    # Whoever sends too much at once loses packets, large ones first.
+    for rate in (100, 20):
+        policed = faults.policed(rate)
+        yield from _row(f"none-policed-{rate}", OPEN_WITH_LOSS, policed)
+    yield from _row("none-homes", open_(), network=homes)
     yield from _row("none-jumbo", open_(), network=jumbo)
     # Whoever sends is told by nobody, and finds out after some seconds.
     yield from _row("1400-searching", open_(MTU), searching, faults.black_hole(1400))
