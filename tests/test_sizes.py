@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import secrets
 import socket
@@ -331,6 +332,20 @@ async def test_nobody_there_keeps_nobody() -> None:
     with socket.create_server((LOCAL, 0)) as sock:
         port = int(sock.getsockname()[1])
     test = SizeTest(KEY, LOCAL, port, GIVE_UP)
+    test.start()
+    async with asyncio.timeout(GIVE_UP):
+        await until(lambda: all(t.broke for t in test._trials) and test._trials)
+        assert await test.finish() == ()
+
+
+async def test_without_a_socket_nothing_is_found_and_nothing_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "no more of them")
+
+    test = SizeTest(KEY, LOCAL, 9, GIVE_UP)
+    monkeypatch.setattr("bothends.sizes.socket.socket", none_left)
     test.start()
     async with asyncio.timeout(GIVE_UP):
         await until(lambda: all(t.broke for t in test._trials) and test._trials)

@@ -392,7 +392,15 @@ class SizeTest:
         self._tasks.start(self._connection(trial))
 
     async def _connection(self, trial: _Trial) -> None:
-        sock = socket.socket(self._kind, socket.SOCK_STREAM)
+        try:
+            with socket.socket(self._kind, socket.SOCK_STREAM) as sock:
+                await self._connect(sock, trial)
+        except (OSError, ProtocolError):
+            trial.broke = True
+        finally:
+            self._changed.set()
+
+    async def _connect(self, sock: socket.socket, trial: _Trial) -> None:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -401,14 +409,10 @@ class SizeTest:
             await asyncio.get_running_loop().sock_connect(sock, self._name)
             self._local = normal(str(sock.getsockname()[0]))
             await self._exchange(sock, trial)
-        except (OSError, ProtocolError):
-            trial.broke = True
         finally:
             trial.ended = self._now()
             with contextlib.suppress(OSError):
                 self._look(sock, trial)
-            sock.close()
-            self._changed.set()
 
     async def _exchange(self, sock: socket.socket, trial: _Trial) -> None:
         loop, asked_at = asyncio.get_running_loop(), self._now()
