@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bothends.witness.bpf import MAX_EXACT_PORTS, Instruction, request_filter
+from bothends.witness.bpf import MAX_EXACT_PORTS, MAX_RANGES, Instruction, request_filter
 from bothends_protocol.tags import FIRST_TAG, LAST_TAG, TRACE_TAG
 from packets_by_hand import ACK, FIN, ICMP, ICMP6, RST, SYN, TCP, UDP, icmp, ip, tcp, udp
 
@@ -225,3 +225,61 @@ def test_the_kernel_would_take_the_program(ports: set[int]) -> None:
 def test_exactly_the_asked_ports_are_taken(ports: set[int], port: int) -> None:
     request = ip(*FOUR, TCP, tcp(0, port, SYN))
     assert (run(request_filter(ports), request) > 0) == (port in ports)
+
+
+# Datagrams
+
+SPREAD = range(1000, 9000, 100)
+"""More ranges than are compared one by one."""
+
+
+@pytest.mark.parametrize("ends", [FOUR, SIX])
+@pytest.mark.parametrize("tcp_ports", [(), FEW, MANY])
+@pytest.mark.parametrize(
+    ("asked", "port", "wanted"),
+    [
+        ((4242,), 4242, True),
+        ((4242,), 4241, False),
+        ((4242,), 4243, False),
+        (range(4000, 4101), 4000, True),
+        (range(4000, 4101), 4100, True),
+        (range(4000, 4101), 4101, False),
+        ((53, 4242, 4243, 65535), 65535, True),
+        ((53, 4242, 4243, 65535), 4243, True),
+        ((53, 4242, 4243, 65535), 4244, False),
+        (SPREAD, 1000, True),
+        (SPREAD, 999, False),
+        (SPREAD, 8900, True),
+        (SPREAD, 8901, False),
+    ],
+)
+def test_datagrams_from_and_to_the_asked_ports_are_taken(
+    ends: tuple[str, str], tcp_ports: list[int], asked: tuple[int, ...], port: int, *, wanted: bool
+) -> None:
+    program = request_filter(tcp_ports, asked)
+    for ports in ((50_123, port), (port, 50_123)):
+        packet = ip(*ends, UDP, udp(*ports))
+        assert bool(run(program, packet)) is wanted
+    assert not run(program, ip(*ends, UDP, udp(50_123, 80)))
+
+
+@given(
+    ports=st.sets(st.integers(1, 65535), max_size=MAX_EXACT_PORTS + 3),
+    asked=st.sets(st.integers(1, 65535), min_size=1, max_size=60),
+    port=st.integers(1, 65535),
+)
+def test_the_kernel_would_take_the_program_with_datagrams(
+    ports: set[int], asked: set[int], port: int
+) -> None:
+    program = request_filter(ports, asked)
+    assert len(program) <= BPF_MAXINSNS
+    assert all(0 <= jump < 256 for _, true, false, _ in program for jump in (true, false))
+    taken_at_all = bool(run(program, ip(*FOUR, UDP, udp(0, port))))
+    assert taken_at_all or port not in asked
+    if len(asked) <= MAX_RANGES:
+        assert taken_at_all == (port in asked)
+
+
+def test_without_udp_ports_no_datagram_is_taken() -> None:
+    for ports in ((), FEW, MANY):
+        assert not run(request_filter(ports), ip(*FOUR, UDP, udp(4242, 4242)))

@@ -165,7 +165,7 @@ def test_an_ipv4_address_in_ipv6_is_written_as_ipv4() -> None:
     ("data", "why"),
     [
         (ip(*FOUR, TCP, tcp(1, 2, SYN), fragment=0x0001), "a later fragment has no ports"),
-        (ip(*FOUR, UDP, udp(1, 2)), "a datagram is no request here"),
+        (ip(*FOUR, 47, udp(1, 2)), "another protocol"),
         (ip(*SIX, 44, tcp(1, 2, SYN)), "a fragment of IPv6"),
         (ip(*FOUR, ICMP, icmp(3, 1, b"")), "an error that quotes nothing"),
         (ip(*FOUR, ICMP, icmp(3, 1, ip(*FOUR, 47, b""))), "an error about another protocol"),
@@ -287,3 +287,39 @@ def test_a_full_witness_says_that_it_lost_something(
 def test_closing_twice_is_allowed(witness: PacketWitness) -> None:
     witness.close()
     witness.close()
+
+
+# -- datagrams
+
+
+@pytest.mark.parametrize("ends", [FOUR, SIX])
+def test_a_datagram_is_known_by_its_addresses_and_ports(ends: tuple[str, str]) -> None:
+    seen = parse(ip(*ends, UDP, udp(50_123, 4242)))
+    assert seen is not None
+    assert (seen.transport, seen.source, seen.destination) == ("udp", *ends)
+    assert (seen.source_port, seen.destination_port, seen.flags, seen.seq) == (50_123, 4242, "", 0)
+    assert parse(ip(*ends, UDP, udp(50_123, 4242)[:-1])) is None
+
+
+def test_datagrams_of_the_asked_ports_are_seen_and_no_others() -> None:
+    if not may_see_packets():
+        pytest.skip("not allowed to see packets")
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        for sock in (asked, other, sender):
+            sock.bind(("127.0.0.1", 0))
+        port, unasked, mine = (sock.getsockname()[1] for sock in (asked, other, sender))
+        witness = PacketWitness([unasked], [], lambda: 1.5, follow=False, udp=[port])
+        try:
+            sender.sendto(b"", ("127.0.0.1", port))
+            sender.sendto(b"", ("127.0.0.1", unasked))
+            asked.sendto(b"answer", ("127.0.0.1", mine))
+            witness.drain()
+        finally:
+            witness.close()
+        seen = [(s.way, s.transport, s.source_port, s.destination_port) for s in witness.sightings]
+        there, back = ("udp", mine, port), ("udp", port, mine)
+        assert seen == [("out", *there), ("in", *there), ("out", *back), ("in", *back)]

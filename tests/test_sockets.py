@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from bothends.witness import sockets
-from bothends.witness.sockets import Row, connections, listeners, read_table
+from bothends.witness.sockets import (
+    Row,
+    connections,
+    listeners,
+    read_table,
+    read_udp_table,
+    service_listeners,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of Linux")
 
@@ -178,3 +185,79 @@ def test_whether_ipv6_takes_ipv4_as_well_is_known(*, only: bool) -> None:
     with sock:
         (found,) = listeners(read_table() or (), [sock.getsockname()[1]], own=[])
         assert (found.address, found.v6only) == ("::", only)
+
+
+# UDP
+
+
+def datagram_line(local: str, state: str, *, waiting: int, inode: int, drops: int) -> str:
+    """A line of /proc/net/udp, as Linux 6.1 prints it (net/ipv4/udp.c, udp4_format_sock)."""
+    remote = f"{'0' * len(local.partition(':')[0])}:0000"
+    return (
+        f"  123: {local} {remote} {state} 00000000:{waiting:08X} 00:00000000 00000000"
+        f"     0        0 {inode} 2 0000000000000000 {drops}\n"
+    )
+
+
+UNCONNECTED = "07"
+
+
+@little_endian
+def test_sockets_that_take_datagrams_from_anybody_are_listeners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        datagram_line(f"{THERE}:1092", UNCONNECTED, waiting=768, inode=1, drops=5),
+        datagram_line(f"{ANY}:1092", ESTABLISHED, waiting=0, inode=2, drops=0),
+    ]
+    (tmp_path / "udp").write_text(HEADER + "".join(lines))
+    paths = (("udp", str(tmp_path / "udp")), ("udp", str(tmp_path / "missing")))
+    monkeypatch.setattr(sockets, "_UDP_TABLES", paths)
+    (row,) = list(read_udp_table() or [])
+    assert (row.transport, row.state, row.local, row.local_port) == (
+        "udp",
+        "LISTEN",
+        "192.168.7.20",
+        4242,
+    )
+    assert (row.waiting, row.drops, row.inode) == (768, 5, 1)
+    assert connections([row], None, 1) == ()
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_a_real_udp_socket_is_seen_with_what_waits_in_it(*, only: bool) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only))
+        sock.bind(("::", 0))
+        port = sock.getsockname()[1]
+        own = os.fstat(sock.fileno()).st_ino
+        (found,) = listeners(read_udp_table() or (), {port}, ())
+        assert (found.transport, found.address, found.pid) == ("udp", "::", os.getpid())
+        assert found.v6only is only
+        assert listeners(read_udp_table() or (), {port}, {own}) == ()
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
+            other.sendto(b"", ("::1", port))
+        (row,) = (row for row in read_udp_table() or () if row.inode == own)
+        assert row.waiting > 0  # an empty datagram counts with what the kernel needs for it
+        sock.recv(1)
+        (row,) = (row for row in read_udp_table() or () if row.inode == own)
+        assert row.waiting == 0
+
+
+def test_a_socket_that_waits_for_answers_is_no_listener_of_its_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockets, "_given_ports", lambda: (40_000, 50_000))
+    monkeypatch.setattr(sockets, "_programs", lambda inodes: dict.fromkeys(inodes, 1))
+    monkeypatch.setattr(sockets, "_names", lambda _pid: ("backupd",))
+    rows = [
+        Row(transport, "LISTEN", "0.0.0.0", port, "", 0, 0, 0, port)
+        for transport in ("tcp", "udp")
+        for port in (4250, 45_000)
+    ]
+    found = service_listeners(rows, "backupd", ())
+    assert [(row.transport, row.port) for row in found] == [
+        ("tcp", 4250),
+        ("tcp", 45_000),
+        ("udp", 4250),
+    ]

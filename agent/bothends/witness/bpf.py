@@ -2,16 +2,18 @@
 
 `request_filter` is the packet witness's: of IPv4 and IPv6, TCP segments with SYN
 or RST set whose source or destination port is among the asked ones, requests with
-a tag to any port, and ICMP errors. `knock_filter` is for waiting (`overheard`): mDNS,
-and what is sent to the control port to open something. Everything else stays in the
-kernel, so that a busy host costs nothing. Offsets count from the IP header (SOCK_DGRAM).
-Instructions are (code, jump if true, jump if false, k) as in linux/filter.h; jumps
-are written as labels here and resolved at the end.
+a tag to any port, datagrams of UDP from or to the asked ones, and ICMP errors.
+`knock_filter` is for waiting (`overheard`): mDNS, and what is sent to the control port
+to open something. Everything else stays in the kernel, so that a busy host costs
+nothing. Offsets count from the IP header (SOCK_DGRAM). Instructions are (code, jump if
+true, jump if false, k) as in linux/filter.h; jumps are written as labels here and
+resolved at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from itertools import pairwise
 
 from bothends_protocol.tags import FIRST_TAG, LAST_TAG
 
@@ -20,6 +22,10 @@ __all__ = ["MAX_EXACT_PORTS", "Instruction", "knock_filter", "request_filter"]
 MAX_EXACT_PORTS = 60
 """Ports compared one by one in the kernel; with more, all are let through and sorted out in
 the agent. Keeps conditional jumps within their reach of 255 instructions."""
+
+MAX_RANGES = 24
+"""Ranges of UDP ports compared in the kernel, with as much reason; with more, everything between
+the first port and the last is let through."""
 
 _LD_B_ABS, _LD_H_ABS = 0x30, 0x28
 _LD_B_IND, _LD_H_IND = 0x50, 0x48
@@ -44,8 +50,11 @@ _Step = tuple[int, str, str, int]
 """Code, label if true, label if false, k; an empty label is the next instruction."""
 
 
-def request_filter(ports: Collection[int]) -> list[Instruction]:
-    """Return the filter for `ports` as instructions; for none, or too many, for all ports."""
+def request_filter(ports: Collection[int], udp: Collection[int] = ()) -> list[Instruction]:
+    """Return the filter for the TCP ports `ports` and the UDP ports `udp` as instructions.
+
+    For none, or too many, TCP ports it is for all of them; for no UDP ports it is for none.
+    """
     exact = sorted(ports) if len(ports) <= MAX_EXACT_PORTS else ()
     steps: list[tuple[str, _Step]] = []
 
@@ -62,6 +71,8 @@ def request_filter(ports: Collection[int]) -> list[Instruction]:
     add(_LDX_MSH, 0)
     add(_LD_B_ABS, 9)
     add(_JEQ, _TCP, "tcp")
+    if udp:
+        add(_JEQ, _UDP, "udp")
     add(_JEQ, _ICMP, "", "drop")
     add(_LD_B_IND, 0)
     for kind in _ICMP_ERRORS:
@@ -71,6 +82,8 @@ def request_filter(ports: Collection[int]) -> list[Instruction]:
     add(_LD_B_ABS, 6, label="v6")
     add(_LDX_IMM, 40)
     add(_JEQ, _TCP, "tcp")
+    if udp:
+        add(_JEQ, _UDP, "udp")
     add(_JEQ, _ICMP6, "", "drop")
     add(_LD_B_IND, 0)
     add(_JGE, _ICMP6_FIRST_INFORMATIONAL, "drop", "take")
@@ -93,7 +106,38 @@ def request_filter(ports: Collection[int]) -> list[Instruction]:
     else:
         add(_RET, _TAKE, label="take")
         add(_RET, _DROP, label="drop")
+    if udp:
+        _add_datagrams(add, udp)
     return _resolve(steps)
+
+
+def _add_datagrams(add: Callable[..., None], ports: Collection[int]) -> None:
+    """Add the part of the filter that takes datagrams from and to `ports`.
+
+    It has ends of its own, since jumps go forward only.
+    """
+    ranges = _ranges(ports)
+    for side, offset in (("from", 0), ("to", 2)):
+        add(_LD_H_IND, offset, label="udp" if side == "from" else "")
+        for index, (first, last) in enumerate(ranges):
+            add(_JGE, first, "", f"udp {side} {index}")
+            add(_JGE, last + 1, "", "udp take")
+            # An instruction that does nothing here: what the jump before it leads to.
+            add(_LD_H_IND, offset, label=f"udp {side} {index}")
+    add(_RET, _DROP)
+    add(_RET, _TAKE, label="udp take")
+
+
+def _ranges(ports: Collection[int]) -> list[tuple[int, int]]:
+    """Return `ports` as ranges (first, last), one for all where there are too many."""
+    listed = sorted(ports)
+    ends = [listed[0]]
+    for before, after in pairwise(listed):
+        if after > before + 1:
+            ends += [before, after]
+    ends.append(listed[-1])
+    found = list(zip(ends[::2], ends[1::2], strict=True))
+    return found if len(found) <= MAX_RANGES else [(listed[0], listed[-1])]
 
 
 def knock_filter(control_port: int, mdns_port: int) -> list[Instruction]:

@@ -14,13 +14,14 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from bothends_protocol.bursts import SAMPLE_SECONDS
 from bothends_protocol.evidence import Samples
 
 __all__ = [
     "COUNTERS",
+    "UDP_COUNTERS",
     "Sampler",
     "open_tables",
     "parse_counters",
@@ -68,8 +69,20 @@ COUNTERS = frozenset(
 )
 """What is kept of the hundreds there are."""
 
-_GLUED = {full.replace(".", ""): full for full in COUNTERS if full.startswith(("Ip6.", "Icmp6."))}
-"""Those of /proc/net/snmp6 by the names that they have there."""
+_DISCARDS = {"Ip.OutDiscards", "Ip6.OutDiscards"}
+"""Of datagrams that a program sent and the host kept: its filter, its card."""
+
+UDP_COUNTERS = (
+    COUNTERS
+    | _DISCARDS
+    | {
+        f"{group}.{name}"
+        for group in ("Udp", "Udp6")
+        for name in ("InDatagrams", "InErrors", "NoPorts", "OutDatagrams", "RcvbufErrors")
+    }
+)
+"""What is kept where datagrams are sent. `InDatagrams` counts what programs read, not what waits
+for them (net/ipv4/udp.c, udp_recvmsg)."""
 
 _FILES = ("/proc/net/snmp", "/proc/net/netstat", "/proc/net/snmp6", "/proc/net/dev")
 _CARDS = "/sys/class/net"
@@ -88,10 +101,13 @@ class Sampler:
         self._mark: float | None = None
         self._stacked: frozenset[str] = frozenset()
         self._card = ""
+        self._wanted = COUNTERS
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, *, once: bool = False, card: str = "") -> bool:
-        """Begin; return whether there is anything to read on this host.
+    def start(
+        self, *, once: bool = False, card: str = "", wanted: frozenset[str] = COUNTERS
+    ) -> bool:
+        """Begin to read the counters `wanted`; return whether this host has anything to read.
 
         `card` is the interface by which the tested address is reached, or that has it: it is
         read by itself too (`card.rx`, `card.tx`).
@@ -101,6 +117,7 @@ class Sampler:
         self._readings = []
         self._mark = None
         self._card = card
+        self._wanted = wanted
         if not sys.platform.startswith("linux"):
             return False
         self._stacked = stacked_cards()
@@ -128,7 +145,7 @@ class Sampler:
         self._read(again=False)
         self.close()
         parsed = [
-            parse_counters(b"".join(texts), self._stacked, self._card)
+            parse_counters(b"".join(texts), self._stacked, self._card, self._wanted)
             for _, texts in self._readings
         ]
         names = sorted(set.intersection(*(set(reading) for reading in parsed)))
@@ -173,22 +190,28 @@ def stacked_cards() -> frozenset[str]:
     return frozenset(found)
 
 
-def parse_counters(text: bytes, stacked: Collection[str] = (), card: str = "") -> dict[str, int]:
-    """Return the counters of interest in the joined texts of the files.
+def parse_counters(
+    text: bytes,
+    stacked: Collection[str] = (),
+    card: str = "",
+    wanted: frozenset[str] = COUNTERS,
+) -> dict[str, int]:
+    """Return the counters `wanted` in the joined texts of the files.
 
     Those of the cards leave out the interfaces `stacked` on others, so that no packet counts
     twice; those of `card` are there by themselves too.
     """
     found: dict[str, int] = {}
     places: dict[str, tuple[tuple[int, str], ...]] = {}
+    glued = _glued(wanted)
     for line in text.decode("ascii", "replace").splitlines():
         group, colon, rest = line.partition(":")
         if not colon:
-            _take_pair(line, found)
+            _take_pair(line, glued, found)
         elif group in places:
             _take_group(places[group], rest.split(), found)
         elif _is_heading(rest):
-            places[group] = _places(group, rest)
+            places[group] = _places(group, rest, wanted)
         else:
             name, parts = group.strip(), rest.split()
             if name == card:
@@ -205,13 +228,13 @@ def _is_heading(rest: str) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _places(group: str, names: str) -> tuple[tuple[int, str], ...]:
+def _places(group: str, names: str, wanted: frozenset[str]) -> tuple[tuple[int, str], ...]:
     """Where in a line of values the counters of interest are; the kernel's lines stay as they are.
 
     Looking for them in every reading took most of the time of a reading.
     """
     named = enumerate(f"{group}.{name}" for name in names.split())
-    return tuple((place, full) for place, full in named if full in COUNTERS)
+    return tuple((place, full) for place, full in named if full in wanted)
 
 
 def _take_group(
@@ -223,11 +246,18 @@ def _take_group(
             found[full] = int(values[place])
 
 
-def _take_pair(line: str, found: dict[str, int]) -> None:
+@functools.lru_cache(maxsize=4)
+def _glued(wanted: frozenset[str]) -> dict[str, str]:
+    """Those of /proc/net/snmp6 by the names that they have there."""
+    six = ("Ip6.", "Icmp6.", "Udp6.")
+    return {full.replace(".", ""): full for full in wanted if full.startswith(six)}
+
+
+def _take_pair(line: str, glued: Mapping[str, str], found: dict[str, int]) -> None:
     """/proc/net/snmp6: a name and a value a line, the group glued to the name."""
     parts = line.split()
-    if len(parts) == 2 and parts[0] in _GLUED and parts[1].isdigit():
-        found[_GLUED[parts[0]]] = int(parts[1])
+    if len(parts) == 2 and parts[0] in glued and parts[1].isdigit():
+        found[glued[parts[0]]] = int(parts[1])
 
 
 def _take_card(prefix: str, card: str, parts: list[str], found: dict[str, int]) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "attributes_of",
     "default_gateways",
     "find_route",
+    "ipv6_only",
     "listening_queues",
     "neighbour_answers",
     "neighbour_state",
@@ -43,6 +44,7 @@ _NDA_DST, _NDA_LLADDR = 1, 2
 _NETLINK_ROUTE, _NETLINK_SOCK_DIAG = 0, 4
 _SOCK_DIAG_BY_FAMILY = 20
 _TCP_LISTEN_ONLY = 1 << 10
+_UDP_UNCONNECTED_ONLY = 1 << 7
 _INET_DIAG_SKV6ONLY = 11
 _INET_DIAG_MSG = 72
 """Size of struct inet_diag_msg."""
@@ -153,6 +155,28 @@ def listening_queues() -> dict[int, Queue]:
             only = attributes_of(answer[_INET_DIAG_MSG:]).get(_INET_DIAG_SKV6ONLY)
             queues[inode] = Queue(waiting, backlog, bool(only[0]) if only else None)
     return queues
+
+
+def ipv6_only() -> dict[int, bool | None]:
+    """Return by inode whether the UDP sockets that take from anybody leave IPv4 out.
+
+    Empty where it cannot be asked (a kernel without udp_diag).
+    """
+    if not _possible():
+        return {}
+    body = struct.pack("=BBBBI", socket.AF_INET6, socket.IPPROTO_UDP, 0, 0, _UDP_UNCONNECTED_ONLY)
+    try:
+        answers = ask(
+            _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, body + bytes(48), netlink=_NETLINK_SOCK_DIAG
+        )
+    except NetlinkError:
+        return {}
+    told: dict[int, bool | None] = {}
+    for _, answer in answers:
+        (inode,) = struct.unpack_from("=I", answer, _INET_DIAG_MSG - 4)
+        only = attributes_of(answer[_INET_DIAG_MSG:]).get(_INET_DIAG_SKV6ONLY)
+        told[inode] = bool(only[0]) if only else None
+    return told
 
 
 def default_gateways() -> tuple[Hop, ...] | None:

@@ -69,9 +69,10 @@ def may_see_packets() -> bool:
 class PacketWitness:
     """Sees connection requests, their answers and ICMP errors about `ports`.
 
-    They are appended to `sightings`; `clock` returns the seconds to stamp them with. With
-    `follow`, requests to `ports` are also recognised where this host passes them on to another
-    port (containers), by their sequence number.
+    And datagrams and ICMP errors about the UDP ports `udp`. They are appended to `sightings`;
+    `clock` returns the seconds to stamp them with. With `follow`, requests to `ports` are also
+    recognised where this host passes them on to another port (containers), by their sequence
+    number.
     """
 
     def __init__(
@@ -81,16 +82,19 @@ class PacketWitness:
         clock: Callable[[], float],
         *,
         follow: bool,
+        udp: Iterable[int] = (),
     ) -> None:
         """Begin to watch. Raises OSError where that is not allowed or not possible."""
         self.sightings = sightings
         self._ports = frozenset(ports)
+        self._udp = frozenset(udp)
         self._clock = clock
         self._lost = 0
         self._follow = follow
         self._requests: set[int] = set()
         self._names: dict[int, str] = {}
-        self._socket = packet_socket(request_filter(() if follow else self._ports), RECEIVE_BUFFER)
+        program = request_filter(() if follow else self._ports, self._udp)
+        self._socket = packet_socket(program, RECEIVE_BUFFER)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -123,6 +127,10 @@ class PacketWitness:
             self.sightings.append(seen)
 
     def _concerns(self, seen: Sighting) -> bool:
+        if seen.transport == "udp" and seen.icmp is None:
+            return bool(self._udp & {seen.source_port, seen.destination_port})
+        if seen.transport == "udp" and self._udp & {seen.source_port, seen.destination_port}:
+            return True
         if seen.source_port in self._ports or seen.destination_port in self._ports:
             if self._follow and seen.flags == "S" and len(self._requests) < MAX_SIGHTINGS:
                 self._requests.add(seen.seq)
@@ -196,6 +204,8 @@ def parse_packet(data: bytes, *, way: str, at: float, interface: str) -> Sightin
         protocol, source, destination, ttl, payload = header
         if protocol == _TCP:
             return _tcp(payload, source, destination, way=way, at=at, interface=interface, ttl=ttl)
+        if protocol == _UDP:
+            return _udp(payload, source, destination, way=way, at=at, interface=interface, ttl=ttl)
         if protocol in (_ICMP, _ICMP6):
             return _icmp(payload, source, way=way, at=at, interface=interface, ttl=ttl)
     except (struct.error, IndexError, ValueError):
@@ -242,6 +252,24 @@ def _tcp(
         ack=ack,
         ttl=ttl,
         mss=_segment_size(payload) if bits & 0x02 else 0,
+    )
+
+
+def _udp(
+    payload: bytes, source: str, destination: str, *, way: str, at: float, interface: str, ttl: int
+) -> Sighting:
+    # All of the header (RFC 768), so that a cut one is none.
+    source_port, destination_port, _, _ = struct.unpack_from(">HHHH", payload)
+    return Sighting(
+        at=at,
+        way=way,
+        interface=interface,
+        transport="udp",
+        source=source,
+        source_port=source_port,
+        destination=destination,
+        destination_port=destination_port,
+        ttl=ttl,
     )
 
 

@@ -3,6 +3,8 @@
 On Linux /proc/net/tcp and tcp6, readable by everybody (proc(5)), which show
 more than any library passes on: connections not yet accepted have inode 0, the
 queue of a listener stands in its rx_queue. Elsewhere psutil, untested there.
+By UDP (/proc/net/udp and udp6) a socket takes from anybody while it is bound
+and not connected; what it has not read yet, and what it lost, stands there too.
 Whose program it is can be read for one's own processes only, or by root.
 """
 
@@ -17,14 +19,23 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from bothends_protocol.addresses import normal
 from bothends_protocol.evidence import Connection, Listener
 from bothends_protocol.services import is_named
 
-from .netlink import Queue, listening_queues
+from .netlink import Queue, ipv6_only, listening_queues
 
-__all__ = ["Row", "connections", "is_running", "listeners", "read_table", "service_listeners"]
+__all__ = [
+    "Row",
+    "connections",
+    "is_running",
+    "listeners",
+    "read_table",
+    "read_udp_table",
+    "service_listeners",
+]
 
 _STATES = {
     1: "ESTABLISHED",
@@ -46,6 +57,13 @@ _HELD = ("ESTABLISHED", "CLOSE_WAIT")
 """States in which a row without an inode is a connection that no program has accepted."""
 
 _TABLES = (("tcp", "/proc/net/tcp"), ("tcp", "/proc/net/tcp6"))
+_UDP_TABLES = (("udp", "/proc/net/udp"), ("udp", "/proc/net/udp6"))
+
+_UNCONNECTED = 7
+"""State of a UDP socket that takes datagrams from anybody (TCP_CLOSE; net/ipv4/udp.c)."""
+
+_PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
+_USUAL_RANGE = (32768, 60999)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -61,14 +79,28 @@ class Row(msgspec.Struct, frozen=True):
     """For LISTEN: connections not yet accepted. Else: bytes not yet read."""
     uid: int
     inode: int
+    drops: int = 0
+    """UDP: datagrams lost at the socket since it was opened."""
 
 
 def read_table() -> list[Row] | None:
     """Return all TCP rows, or None where the table cannot be read."""
     if not sys.platform.startswith("linux"):
         return _psutil_table()
+    return _read(_TABLES)
+
+
+def read_udp_table() -> list[Row] | None:
+    """Return the UDP sockets that take datagrams from anybody, as `LISTEN`; None as above."""
+    if not sys.platform.startswith("linux"):
+        return _psutil_udp_table()
+    rows = _read(_UDP_TABLES)
+    return None if rows is None else [row for row in rows if row.state == "LISTEN"]
+
+
+def _read(tables: Iterable[tuple[str, str]]) -> list[Row] | None:
     rows: list[Row] = []
-    for transport, path in _TABLES:
+    for transport, path in tables:
         try:
             lines = Path(path).read_text(encoding="ascii").splitlines()[1:]
         except FileNotFoundError:
@@ -94,8 +126,19 @@ def listeners(
 def service_listeners(
     table: Iterable[Row], name: str, own: Collection[int]
 ) -> tuple[Listener, ...]:
-    """Return where the program `name` listens, on any port; `own` as in `listeners`."""
-    rows = [row for row in table if row.state == "LISTEN" and row.inode not in own]
+    """Return where the program `name` listens, on any port; `own` as in `listeners`.
+
+    By UDP not on the ports that the system gives to those who ask for none: there a program waits
+    for answers to what it sent itself.
+    """
+    first, last = _given_ports()
+    rows = [
+        row
+        for row in table
+        if row.state == "LISTEN"
+        and row.inode not in own
+        and (row.transport != "udp" or not first <= row.local_port <= last)
+    ]
     return tuple(item for item in _described(rows) if is_named(name, item.names))
 
 
@@ -109,12 +152,30 @@ def is_running(name: str) -> bool | None:
     return any(is_named(name, _names(pid)) for pid in _processes())
 
 
+def _given_ports() -> tuple[int, int]:
+    with contextlib.suppress(OSError, ValueError):
+        first, last = Path(_PORT_RANGE).read_text(encoding="ascii").split()
+        return int(first), int(last)
+    return _USUAL_RANGE
+
+
 def _described(rows: list[Row]) -> tuple[Listener, ...]:
     if not rows:
         return ()
     holders = _programs(frozenset(row.inode for row in rows if row.inode))
-    queues = listening_queues()
-    return tuple(_listener(row, holders.get(row.inode), queues.get(row.inode)) for row in rows)
+    queues = listening_queues() if any(row.transport == "tcp" for row in rows) else {}
+    alone = ipv6_only() if any(row.transport == "udp" for row in rows) else {}
+    return tuple(
+        _datagram_listener(row, holders.get(row.inode), v6only=alone.get(row.inode))
+        if row.transport == "udp"
+        else _listener(row, holders.get(row.inode), queues.get(row.inode))
+        for row in rows
+    )
+
+
+def _datagram_listener(row: Row, pid: int | None, *, v6only: bool | None) -> Listener:
+    # What waits in it changes all the time, and one socket must stay one record: see `Queue`.
+    return replace(_listener(row, pid, None), v6only=v6only, waiting=None)
 
 
 def _listener(row: Row, pid: int | None, queue: Queue | None) -> Listener:
@@ -157,9 +218,11 @@ def _row(transport: str, line: str) -> Row:
     part = line.split()
     local, local_port = _endpoint(part[1])
     remote, remote_port = _endpoint(part[2])
+    number = int(part[3], 16)
+    takes_all = transport == "udp" and number == _UNCONNECTED
     return Row(
         transport=transport,
-        state=_STATES.get(int(part[3], 16), part[3]),
+        state="LISTEN" if takes_all else _STATES.get(number, part[3]),
         local=local,
         local_port=local_port,
         remote=remote,
@@ -167,6 +230,8 @@ def _row(transport: str, line: str) -> Row:
         waiting=int(part[4].partition(":")[2], 16),
         uid=int(part[7]),
         inode=int(part[9]),
+        # sl … inode ref pointer drops
+        drops=int(part[12]) if transport == "udp" and len(part) > 12 else 0,
     )
 
 
@@ -257,4 +322,18 @@ def _psutil_table() -> list[Row] | None:
         )
         for item in found
         if item.laddr
+    ]
+
+
+def _psutil_udp_table() -> list[Row] | None:
+    import psutil  # noqa: PLC0415  as above
+
+    try:
+        found = psutil.net_connections(kind="udp")
+    except (psutil.Error, OSError):
+        return None
+    return [
+        Row("udp", "LISTEN", normal(item.laddr.ip), item.laddr.port, "", 0, 0, 0, 0)
+        for item in found
+        if item.laddr and not item.raddr
     ]
