@@ -106,6 +106,20 @@ def test_what_is_not_opened_cannot_be_kept_open() -> None:
         options(*DESTINATION, "--keep-map")
 
 
+def test_the_payload_is_text_digits_or_a_file(tmp_path: Path) -> None:
+    assert options(*SOURCE).payload == b""
+    assert options(*SOURCE, "--payload", "status?").payload == b"status?"
+    assert options(*SOURCE, "--payload", "\N{EURO SIGN}").payload == b"\xe2\x82\xac"
+    assert options(*SOURCE, "--payload", "hex:00 ff").payload == b"\0\xff"
+    (tmp_path / "query").write_bytes(b"\0" * 1200)
+    assert options(*SOURCE, "--payload", f"@{tmp_path / 'query'}").payload == b"\0" * 1200
+
+
+def test_ports_of_both_transports() -> None:
+    assert options("destination", "udp:4242").ports == ("udp:4242",)
+    assert options("destination", "tcp:4242,udp:4242,4250").ports == ("tcp:4242", "udp:4242,4250")
+
+
 def test_paste_masks_unless_asked() -> None:
     found = options(*SOURCE, "--paste")
     assert (found.paste, found.paste_addresses, found.save) == (True, False, None)
@@ -153,13 +167,28 @@ WRONG: list[tuple[list[str], str]] = [
     (["destination", ""], "not a port"),
     (["destination", "backup"], "backup"),
     (["destination", "sctp:4242"], "sctp"),
-    (["destination", "udp:4242"], "UDP"),
+    (["destination", "udp:24242"], "where the agents meet"),
+    (["destination", "udp:4242,tcp:24242"], "where the agents meet"),
+    (["destination", "tcp:1-3000,udp:1-3000"], "4096"),
     (["destination", "1-65535"], "4096"),
     ([*DESTINATION, "--ports", "80"], "--ports"),
     ([*SOURCE, "--ports", ""], "not a port"),
     ([*SOURCE, "--ports", "0"], "port 0 "),
     ([*SOURCE, "--ports", "backup"], "backup"),
-    ([*SOURCE, "--ports", "udp:80"], "UDP"),
+    ([*SOURCE, "--ports", "udp:80"], "TCP ports only"),
+    ([*SOURCE, "--payload", ""], "--payload holds nothing"),
+    ([*SOURCE, "--payload", "x" * 1201], "more than 1200 bytes"),
+    ([*SOURCE, "--payload", "\N{EURO SIGN}" * 401], "more than 1200 bytes"),
+    ([*SOURCE, "--payload", "hex:"], "--payload holds nothing"),
+    ([*SOURCE, "--payload", "hex:0"], "pairs of hex digits"),
+    ([*SOURCE, "--payload", "hex:no"], "pairs of hex digits"),
+    ([*SOURCE, "--payload", "hex:" + "00" * 1201], "more than 1200 bytes"),
+    ([*SOURCE, "--payload", "@/no/such/file"], "/no/such/file"),
+    ([*SOURCE, "--payload", "@/"], "cannot be read"),
+    ([*SOURCE, "--payload", "@"], "cannot be read"),
+    ([*SOURCE, "--payload", "@/dev/null"], "--payload holds nothing"),
+    ([*SOURCE, "--payload", "@/dev/zero"], "more than 1200 bytes"),
+    ([*DESTINATION, "--payload", "text"], "--payload"),
     ([*SOURCE, "--ports", "80-96"], "--ports names at most 16 ports"),
     (["destination", "24242"], "where the agents meet"),
     (["destination", "4000-5000", "--control-port", "4242"], "where the agents meet"),

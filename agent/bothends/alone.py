@@ -42,7 +42,7 @@ from bothends_protocol.onesided import (
     sentences,
 )
 from bothends_protocol.pairing import DESTINATION
-from bothends_protocol.ports import format_ports, parse_ports
+from bothends_protocol.ports import PortSet, format_ports, parse_ports
 
 from .gateways import make_resolved
 from .interfaces import idle_interfaces
@@ -54,7 +54,14 @@ from .witness.netlink import (
     neighbour_answers,
 )
 from .witness.rules import Packet, Quote, RuleSet, find, read_ruleset
-from .witness.sockets import Row, is_running, listeners, read_table, service_listeners
+from .witness.sockets import (
+    Row,
+    is_running,
+    listeners,
+    read_table,
+    read_udp_table,
+    service_listeners,
+)
 
 __all__ = ["GATHER_SECONDS", "Asked", "gather", "name_servers"]
 
@@ -154,17 +161,26 @@ def _idle() -> Iterator[str]:
 
 
 async def _service(asked: Asked, *, forwards: bool) -> ServiceKnown:
-    table = read_table()
-    ports = [port for text in asked.ports for part in parse_ports(text) for port in part]
-    if table is None:
+    parts = [part for text in asked.ports for part in parse_ports(text)]
+    tables = {
+        transport: read()
+        for transport, read in (("tcp", read_table), ("udp", read_udp_table))
+        if _of(transport, parts)
+    }
+    if any(table is None for table in tables.values()):
         return ServiceKnown(readable=False, name=asked.service)
     name, elsewhere = asked.service, ""
     if name is not None:
-        other = {item.port for item in service_listeners(table, name, ())} - set(ports)
-        elsewhere = format_ports(other)
+        rows = [row for table in tables.values() for row in table or ()]
+        other = {item.port for item in service_listeners(rows, name, ())}
+        elsewhere = format_ports(other - {port for part in parts for port in part})
     return ServiceKnown(
         readable=True,
-        ports=tuple(_open(table, ports)),
+        ports=tuple(
+            found
+            for transport, table in tables.items()
+            for found in _open(table or (), transport, _of(transport, parts))
+        ),
         name=name,
         runs=is_running(name) if name is not None else None,
         elsewhere=elsewhere,
@@ -172,7 +188,11 @@ async def _service(asked: Asked, *, forwards: bool) -> ServiceKnown:
     )
 
 
-def _open(table: Iterable[Row], ports: Collection[int]) -> Iterator[Open]:
+def _of(transport: str, parts: Iterable[PortSet]) -> list[int]:
+    return [port for part in parts if part.transport == transport for port in part]
+
+
+def _open(table: Iterable[Row], transport: str, ports: Collection[int]) -> Iterator[Open]:
     wanted = frozenset(ports)
     by_port: dict[int, list[Listener]] = {port: [] for port in sorted(wanted)}
     for item in listeners(table, wanted, ()):
@@ -181,7 +201,7 @@ def _open(table: Iterable[Row], ports: Collection[int]) -> Iterator[Open]:
     for port, there in by_port.items():
         alike.setdefault(_described(there), []).append(port)
     for same, numbers in alike.items():
-        yield msgspec.structs.replace(same, ports=format_ports(numbers))
+        yield msgspec.structs.replace(same, transport=transport, ports=format_ports(numbers))
 
 
 def _described(there: Sequence[Listener]) -> Open:
@@ -275,7 +295,8 @@ def _requests(asked: Asked, facts: HostFacts) -> Iterator[_Request]:
     """What must come through: the agents' own first, since they did not meet."""
     ends = list(_ends(asked, facts))
     control = [("tcp", asked.control_port), ("udp", asked.control_port)]
-    tested = [("tcp", port) for text in asked.ports for part in parse_ports(text) for port in part]
+    parts = [part for text in asked.ports for part in parse_ports(text)]
+    tested = [(part.transport, port) for part in parts for port in part]
     for transport, port in control + tested[:MAX_LOOKED_UP]:
         for local, remote, interface, _ in ends:
             packet = Packet(

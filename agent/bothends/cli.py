@@ -133,7 +133,7 @@ def _add_destination(commands: _Commands) -> None:
         "for the other side.",
     )
     command.add_argument(
-        "ports", metavar="PORTS", help="4242, or 4242,4252, or 1024-1100, or tcp:4242"
+        "ports", metavar="PORTS", help="4242, or 4242,4252, or 1024-1100, or tcp:4242,udp:4242"
     )
     command.add_argument(
         "--service", metavar="NAME", help="the program that ought to hold the port"
@@ -172,6 +172,11 @@ def _add_source(commands: _Commands) -> None:
         metavar="PORTS",
         default="4242",
         help="with --save: what to try while the destination is not there to name it (4242)",
+    )
+    command.add_argument(
+        "--payload",
+        metavar="TEXT|hex:...|@FILE",
+        help="what datagrams to a UDP service hold (nothing)",
     )
     _add_common(command)
 

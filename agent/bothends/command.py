@@ -40,6 +40,9 @@ MAX_PORTS = 4096
 MAX_ALONE_PORTS = 16
 """Ports that a source tries again and again while it waits."""
 
+MAX_PAYLOAD = 1200
+"""Bytes of --payload: with the headers they pass everywhere in one piece (IPv6 asks for 1,280)."""
+
 MAX_SECONDS = 7 * 24 * 3600.0
 MAX_CODE_FILE = 4096
 MAX_DIGITS = 9
@@ -266,6 +269,7 @@ def _options(args: argparse.Namespace) -> Options:
         paste_addresses=args.paste_addresses,
         both_ways=args.both_ways,
         offline_ports=_offline_ports(args.ports if role == SOURCE else str(SERVICE_PORT)),
+        payload=_payload(getattr(args, "payload", None)),
         watch=args.watch,
         map=getattr(args, "map", False),
         keep_map=getattr(args, "keep_map", False),
@@ -301,8 +305,6 @@ def _ports(text: str) -> tuple[str, ...]:
         wanted = parse_ports(text)
     except InputError as error:
         raise UsageError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
-    if any(part.transport != "tcp" for part in wanted):
-        raise UsageError("This version tests TCP only, not UDP yet.")
     if sum(len(part) for part in wanted) > MAX_PORTS:
         raise UsageError(f"This version tests at most {MAX_PORTS} ports in one run.")
     return tuple(f"{part.transport}:{text}" for part in wanted for text in _in_pieces(part))
@@ -321,9 +323,39 @@ _RANGES = 80
 
 def _offline_ports(text: str) -> tuple[str, ...]:
     ports = _ports(text)
+    if any(part.transport != "tcp" for item in ports for part in parse_ports(item)):
+        raise UsageError("--ports names TCP ports only: a source that is alone tries no others.")
     if sum(len(part) for item in ports for part in parse_ports(item)) > MAX_ALONE_PORTS:
         raise UsageError(f"--ports names at most {MAX_ALONE_PORTS} ports.")
     return ports
+
+
+def _payload(text: str | None) -> bytes:
+    """What was given with --payload: text, `hex:` and digits, or @ and the name of a file."""
+    if text is None:
+        return b""
+    data = _payload_bytes(text)
+    if not data:
+        raise UsageError("--payload holds nothing: leave it out, and empty datagrams are sent.")
+    if len(data) > MAX_PAYLOAD:
+        raise UsageError(f"--payload holds more than {MAX_PAYLOAD} bytes.")
+    return data
+
+
+def _payload_bytes(text: str) -> bytes:
+    if text.startswith("@"):
+        try:
+            with Path(text[1:]).open("rb") as file:
+                return file.read(MAX_PAYLOAD + 1)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"The payload file {text[1:]!r} cannot be read: {why}.") from error
+    if text.startswith("hex:"):
+        try:
+            return bytes.fromhex(text[len("hex:") :])
+        except ValueError as error:
+            raise UsageError("--payload hex: must be followed by pairs of hex digits.") from error
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _code(args: argparse.Namespace, role: str) -> Code | None:

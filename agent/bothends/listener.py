@@ -3,7 +3,7 @@
 It stands in for the service, so that the way to the port can be told from the
 service behind it. It speaks first (`bothends_protocol.challenge`): whoever
 connects gets 32 bytes, and is taken for the other agent only when it answers
-them rightly.
+them rightly. By UDP `datagram_listener` does the same.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bothends_protocol.addresses import family, normal
 from bothends_protocol.challenge import ANSWER_SIZE, NONCE_SIZE, challenge, is_answer
 from bothends_protocol.evidence import Acceptance, OwnListener
 
+from .datagram_listener import DatagramListeners
 from .tasks import Tasks
 
 __all__ = ["OwnListeners"]
@@ -49,30 +50,41 @@ class OwnListeners:
         self._clock = clock
         self._took = took
         self._sockets: dict[tuple[str, int], socket.socket] = {}
+        self._datagrams = DatagramListeners(key, clock, took)
         self._tasks = Tasks()
         self._talking = 0
 
-    def open(self, address: str, port: int) -> OwnListener:
+    def open(self, address: str, port: int, transport: str = "tcp") -> OwnListener:
         """Listen at `address` and `port`, that one address only; say how it went.
 
         A listener on one address beside a program on another is possible, so
         that a service on loopback alone does not hide the state of the way.
         """
-        if (address, port) in self._sockets:
-            return OwnListener(transport="tcp", address=address, port=port, opened=True)
         try:
-            sock = _listening(address, port)
+            if transport == "udp":
+                self._datagrams.open(address, port)
+            else:
+                self._listen(address, port)
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, str(error.errno))
             return OwnListener(
-                transport="tcp", address=address, port=port, opened=False, error=name
+                transport=transport, address=address, port=port, opened=False, error=name
             )
+        return OwnListener(transport=transport, address=address, port=port, opened=True)
+
+    def _listen(self, address: str, port: int) -> None:
+        if (address, port) in self._sockets:
+            return
+        sock = _listening(address, port)
         self._sockets[address, port] = sock
         asyncio.get_running_loop().add_reader(sock.fileno(), self._accept, sock, address, port)
-        return OwnListener(transport="tcp", address=address, port=port, opened=True)
+
+    def drain(self) -> None:
+        """Take in all datagrams that wait by now."""
+        self._datagrams.drain()
 
     def release(self, port: int) -> tuple[str, ...]:
-        """Stop listening on `port`; return the addresses where that was, to open again."""
+        """Stop listening on the TCP `port`; return the addresses where that was, to open again."""
         places = [place for place in self._sockets if place[1] == port]
         for place in places:
             sock = self._sockets.pop(place)
@@ -83,7 +95,8 @@ class OwnListeners:
     @property
     def inodes(self) -> frozenset[int]:
         """The inodes of the listening sockets, to leave them out of the socket table."""
-        return frozenset(os.fstat(sock.fileno()).st_ino for sock in self._sockets.values())
+        mine = frozenset(os.fstat(sock.fileno()).st_ino for sock in self._sockets.values())
+        return mine | self._datagrams.inodes
 
     def _accept(self, sock: socket.socket, address: str, port: int) -> None:
         with contextlib.suppress(OSError):
@@ -141,6 +154,7 @@ class OwnListeners:
             asyncio.get_running_loop().remove_reader(sock.fileno())
             sock.close()
         self._sockets.clear()
+        self._datagrams.close()
         await self._tasks.finish()
 
 

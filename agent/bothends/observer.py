@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -38,10 +38,11 @@ from bothends_protocol.tags import TRACE_TAG
 
 from .listener import OwnListeners
 from .opener import Opener
+from .queues import READ_SECONDS, QueueWatch
 from .recorder import Recorder
 from .self_test import SelfTest
 from .way_back import WayBack
-from .witness.counters import Sampler
+from .witness.counters import COUNTERS, UDP_COUNTERS, Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state, returns_from
 from .witness.packets import PacketWitness
 from .witness.sockets import (
@@ -49,6 +50,7 @@ from .witness.sockets import (
     is_running,
     listeners,
     read_table,
+    read_udp_table,
     service_listeners,
 )
 
@@ -90,8 +92,14 @@ class Observer:
         service: str | None,
         opener: Opener | None = None,
         control_port: int = 0,
+        *,
+        passes_on: bool = False,
     ) -> None:
-        """`opener` works at this side's router where the tested address is not its own."""
+        """`opener` works at this side's router where the tested address is not its own.
+
+        `passes_on` is whether this host may pass packets on to others (containers).
+        """
+        self._passes_on = passes_on
         self._opener = opener
         self._control_port = control_port
         self._recorder = recorder
@@ -103,6 +111,7 @@ class Observer:
         self._sampler = Sampler(recorder.clock)
         self._way_back = WayBack(recorder, own, packets)
         self._self_test = SelfTest(recorder.self_connects.append)
+        self._queues = QueueWatch(recorder.clock)
         self._mark = 0
         self._round = 0
         self._before = {_ends(row) for row in connections(read_table() or (), None, 0)}
@@ -120,15 +129,20 @@ class Observer:
 
     def listen(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
         """Note who listens, listen where nobody does; return where this agent listens."""
+        udp = plan.probes[0].transport == "udp"
+        counters = UDP_COUNTERS if udp else COUNTERS
         if plan.kind == BURST:
-            self._sampler.start(card=self._addresses.get(bare(plan.probes[0].address), ""))
+            card = self._addresses.get(bare(plan.probes[0].address), "")
+            self._sampler.start(card=card, wanted=counters)
             return ()
-        self._sampler.start(once=True)
+        self._sampler.start(once=True, wanted=counters)
         if plan.kind in (SAMPLE, LOSS):
             return ()  # of the many connections it counts only which of them came about
         self._round = plan.number
         ports = {probe.port for probe in plan.probes}
-        self._note_listeners(ports)
+        self._note_listeners(ports, udp=udp)
+        if udp:
+            self._queues.begin(ports, self._own.inodes)
         self._drain()
         self._mark = len(self._recorder.sightings)
         opened = [
@@ -155,19 +169,26 @@ class Observer:
             await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
             self._drain()
         self._keep(self._sampler.stop(plan.number))
-        await self._watch_connections(plan)
+        if plan.probes[0].transport == "udp":
+            await self._watch_queues(plan)
+        else:
+            await self._watch_connections(plan)
         seen = tuple(self._seen(probe) for probe in plan.probes)
         if not all(found.established for found in seen):
             self._look_at_neighbours(plan.number)
+        if plan.probes[0].transport == "tcp":
+            await self._look_closer(plan, seen)
+        return seen
+
+    async def _look_closer(self, plan: RoundPlan, seen: Sequence[SeenPort]) -> None:
+        """Find out more where requests did not come through, or answers do not."""
         for probe, found in zip(plan.probes, seen, strict=True):
             if not found.established and (found.delivered or self._accepts(probe)):
                 await self._trace_back(plan, probe)
-        for probe, found in zip(plan.probes, seen, strict=True):
             if not found.delivered and self._held_by_a_program(probe):
                 self._self_test.start(self.inside(probe))
             if self._opener is not None and self._is_foreign(probe) and not found.arrived:
                 self._opener.look(plan.number)
-        return seen
 
     async def _trace_back(self, plan: RoundPlan, probe: Probe) -> None:
         """Answers leave and no handshake is complete: ask the hops on their way where they end."""
@@ -265,12 +286,15 @@ class Observer:
             await self._opener.close()
 
     def _drain(self) -> None:
+        self._own.drain()
         if self._packets is not None:
             self._packets.drain()
 
     def _open(self, probe: Probe) -> OwnListener:
         held = any(
-            row.port == probe.port and _covers(row.address, probe.address)
+            row.transport == probe.transport
+            and row.port == probe.port
+            and _covers(row.address, probe.address)
             for row in self._recorder.listeners
         )
         result = (
@@ -282,21 +306,37 @@ class Observer:
                 error="EADDRINUSE",
             )
             if held
-            else self._own.open(probe.address, probe.port)
+            else self._own.open(probe.address, probe.port, probe.transport)
         )
         if result not in self._recorder.own_listeners:
             self._recorder.own_listeners.append(result)
         return result
 
-    def _note_listeners(self, ports: Collection[int]) -> None:
-        table = read_table()
+    def _note_listeners(self, ports: Collection[int], *, udp: bool) -> None:
+        table = read_udp_table() if udp else read_table()
         self._recorder.witnesses["sockets"] = Witness(name="sockets", available=table is not None)
         for row in listeners(table or (), ports, self._own.inodes):
             self._recorder.listeners[row] = None
         if self._service is not None:
             found = service_listeners(table or (), self._service, self._own.inodes)
-            self._recorder.service_listeners = list(found)
+            transport = "udp" if udp else "tcp"
+            others = [r for r in self._recorder.service_listeners if r.transport != transport]
+            self._recorder.service_listeners = [*others, *found]
             self._recorder.service_runs = is_running(self._service)
+
+    async def _watch_queues(self, plan: RoundPlan) -> None:
+        """Note what waits on the ports; where nothing does, of what this host sends to itself."""
+        if not self._queues.waits:
+            silent = (p for p in plan.probes if not self._answers(p))
+            held = [self.inside(p) for p in silent if self._held_by_a_program(p)]
+            if self._queues.ask(held):
+                await asyncio.sleep(READ_SECONDS)
+        self._recorder.queues += await self._queues.end(plan.number)
+
+    def _answers(self, probe: Probe) -> bool:
+        """Whether datagrams for `probe` were seen to be answered."""
+        requests = self._requests(probe) if self._packets is not None else []
+        return any(map(self._answered, requests)) or bool(self._delivered(probe))
 
     async def _watch_connections(self, plan: RoundPlan) -> None:
         """Note the connections; watch those that no program takes until it is plain."""
@@ -391,11 +431,17 @@ class Observer:
             s
             for s in self._recorder.sightings[self._mark :]
             if s.way == "in"
-            and s.flags == "S"
+            and s.transport == probe.transport
             and s.icmp is None
-            and s.mss != TRACE_TAG
+            and self._begins(s, probe)
             and self._lands(probe, s.destination, s.destination_port)
         ]
+
+    def _begins(self, seen: Sighting, probe: Probe) -> bool:
+        """Whether this packet is one of those that a round sends."""
+        if seen.transport == "udp":  # anybody's datagrams look alike
+            return bare(seen.source) in self._origins([probe])
+        return seen.flags == "S" and seen.mss != TRACE_TAG
 
     def _lands(self, probe: Probe, address: str, port: int) -> bool:
         """Whether what came to this address and port of the host may have been sent to `probe`."""
@@ -414,6 +460,15 @@ class Observer:
         return True
 
     def _answered(self, request: Sighting) -> bool:
+        if request.transport == "udp":
+            ends = (request.source, request.source_port, request.destination_port)
+            return any(
+                s.way == "out"
+                and s.transport == "udp"
+                and s.icmp is None
+                and (s.destination, s.destination_port, s.source_port) == ends
+                for s in self._recorder.sightings[self._mark :]
+            )
         return any(
             s.way == "out" and (s.ack - 1) % 2**32 == request.seq
             for s in self._recorder.sightings[self._mark :]
@@ -433,9 +488,18 @@ class Observer:
         taken |= {
             (item.remote_address, item.remote_port)
             for item in self._recorder.acceptances
-            if item.genuine and self._lands(probe, item.address, item.port)
+            if item.genuine
+            and item.transport == probe.transport
+            and self._lands(probe, item.address, item.port)
         }
         return len(taken)
+
+    def _is_own(self, probe: Probe) -> bool:
+        """Whether the agent's own socket is where `probe` comes in, and nobody else's may be."""
+        return not self._passes_on and any(
+            o.opened and o.transport == probe.transport and self._lands(probe, o.address, o.port)
+            for o in self._recorder.own_listeners
+        )
 
     def _holders(self, probe: Probe) -> list[Listener]:
         return [
@@ -450,6 +514,8 @@ class Observer:
         ]
 
     def _rows(self, probe: Probe) -> list[Connection]:
+        if probe.transport != "tcp":
+            return []
         origins = self._origins([probe])
         return [
             row
@@ -484,7 +550,28 @@ class Observer:
         rows = (row for row in self._rows(probe) if row.round == self._round)
         return len(taken) + sum(row.state != "SYN_RECV" for row in rows)
 
+    def _seen_datagrams(self, probe: Probe) -> SeenPort:
+        taken = self._delivered(probe)
+        arrived = answered = None
+        # What a router made of a datagram nobody knows for sure.
+        if self._packets is not None and not self._is_foreign(probe):
+            requests = {(s.source, s.source_port): s for s in self._requests(probe)}.values()
+            for request in requests:
+                with contextlib.suppress(ValueError):
+                    self._look_at_return(request.source, request.destination, request.interface)
+            arrived, answered = len(requests), sum(map(self._answered, requests))
+        return SeenPort(
+            address=probe.address,
+            port=probe.port,
+            arrived=arrived,
+            answered=answered,
+            # Nobody sees which other socket took a datagram.
+            delivered=taken if taken or self._is_own(probe) else None,
+        )
+
     def _seen(self, probe: Probe) -> SeenPort:
+        if probe.transport == "udp":
+            return self._seen_datagrams(probe)
         delivered, established = self._delivered(probe), self._established(probe)
         closing = sum(row.state in _ENDED for row in self._rows(probe))
         if self._packets is None:

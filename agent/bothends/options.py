@@ -66,4 +66,6 @@ class Options(msgspec.Struct, frozen=True):
     """Destination: whether to ask the router to forward the ports, and to test through that."""
     keep_map: bool = False
     """Whether what was opened so stays open."""
+    payload: bytes = b""
+    """Source: what datagrams to programs that are not ours hold."""
     verbose: int = 0

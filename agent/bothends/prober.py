@@ -6,6 +6,8 @@ still open when all is sent is silent, and the other side's witnesses say why.
 
 It connects and reads. It writes to a connection only after the far end has
 spoken the other agent's own challenge, so a service never gets a byte from it.
+By UDP it sends datagrams (`datagrams_sent`), which hold nothing either, unless the
+user gave something.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ from .connects import (
     offer_segment_size,
     outcome_of,
 )
+from .datagrams_sent import hear, letter, send, socket_to
 from .hops import SLACK_SECONDS, Tracer, farthest, has_expired
 from .recorder import Recorder
 from .witness.counters import Sampler
@@ -77,6 +80,9 @@ ASK_AGAIN_SECONDS = 0.1
 WORDS_SECONDS = 0.05
 """How long a service that accepted may take to speak or to close again, beside two round
 trips: one that refuses its client at once does so at once."""
+
+REFUSED_AGAIN_SECONDS = 0.2
+"""Between datagrams at an address that may refuse once a second."""
 
 INSIST_PAUSE = 0.04
 """Between further requests to a probe that is silent. All of them together take half a second: an
@@ -140,6 +146,10 @@ class _Try(msgspec.Struct):
     spoke: str = "nothing"
     local: tuple[str, int] = ("", 0)
     heard: bytearray = msgspec.field(default_factory=bytearray)
+    nonce: bytes = b""
+    """UDP: of the request to our own listener."""
+    size: int = 0
+    """UDP: bytes in the datagram."""
 
     @property
     def settled(self) -> bool:
@@ -152,8 +162,16 @@ class _Try(msgspec.Struct):
 class Prober:
     """Carries out the probes of rounds. `key` is the session's challenge key."""
 
-    def __init__(self, recorder: Recorder, key: bytes, known: str = "") -> None:
-        """`known` is the address to which round trips were measured: the contact's."""
+    def __init__(
+        self, recorder: Recorder, key: bytes, known: str = "", payload: bytes = b""
+    ) -> None:
+        """`known` is the address to which round trips were measured: the contact's.
+
+        `payload` is what datagrams to programs that are not ours hold.
+        """
+        self._payload = payload
+        self._own: dict[Probe, bool] = {}
+        """Where our own listener waits for datagrams, as the other side said last."""
         self._recorder = recorder
         self._known = bare(known) if known else ""
         self._key = key
@@ -197,13 +215,15 @@ class Prober:
             await self._sample(plan, rtt)
         elif plan.kind == LOSS:
             await self._measure_loss(plan, rtt)
+        elif plan.probes[0].transport == "udp":
+            await self._send_datagrams(plan, own=mine, rtt=rtt)
         else:
-            await self._connect(plan, mine, rtt)
+            await self._connect(plan, own=mine, rtt=rtt)
 
-    async def _connect(self, plan: RoundPlan, mine: Mapping[Probe, bool], rtt: float) -> None:
-        """Connect to each probe, the cold attempt first; `mine`: where the other agent listens."""
+    async def _connect(self, plan: RoundPlan, *, own: Mapping[Probe, bool], rtt: float) -> None:
+        """Connect to the probes of `plan`, once each, and again where nothing came of it."""
         for probe in plan.probes:
-            self._start(probe, own=mine[probe])
+            self._start(probe, own=own[probe])
         await self._settle(SETTLE_SECONDS + 2 * rtt)
         if any(t.outcome == "connected" and not t.settled for t in self._tries):
             await self._settle(WORDS_SECONDS)
@@ -212,11 +232,11 @@ class Prober:
         pending = [p for p in plan.probes if not self._connected(p)]
         for _ in range(plan.attempts - 1):
             for probe in pending:
-                self._start(probe, own=mine[probe])
-        await self._doubt(plan, [p for p in pending if self._is_refused_between(p)], mine, rtt)
+                self._start(probe, own=own[probe])
+        await self._doubt(plan, [p for p in pending if self._is_refused_between(p)], own, rtt)
         traced = self._to_trace(plan, (p for p in pending if self._is_traced(p)))
         alone = [p for p in traced if self._insists_on(p)]
-        await asyncio.gather(self._trace(plan, traced), self._insist(plan, alone, own=mine))
+        await asyncio.gather(self._trace(plan, traced), self._insist(plan, alone, own=own))
         self._end_at_first_router(p for p in pending if p not in self._traced)
         if self._afar(plan):
             await self._settle(self._far_seconds(plan))
@@ -244,6 +264,35 @@ class Prober:
                 self._start(probe, own=mine[probe])
         if probes:
             await self._settle(SETTLE_SECONDS + 2 * rtt)
+
+    async def _send_datagrams(
+        self, plan: RoundPlan, *, own: Mapping[Probe, bool], rtt: float
+    ) -> None:
+        """Send datagrams at the probes of `plan`: one each, and more where nothing came of it.
+
+        At an address that a router translates nobody knows whom they reach: no request goes there.
+        """
+        self._own |= {p: mine and not self._is_foreign(p) for p, mine in own.items()}
+        for probe in plan.probes:
+            self._start(probe, own=self._own[probe])
+        await self._settle(SETTLE_SECONDS + 2 * rtt)
+        pending = [p for p in plan.probes if not self._connected(p)]
+        for _ in range(plan.attempts - 1):
+            for probe in pending:
+                self._start(probe, own=self._own[probe])
+        if self._afar(plan):
+            await self._settle(self._far_seconds(plan))
+        # What an own listener answers comes behind the last of them.
+        await self._settle(SETTLE_SECONDS + 2 * rtt)
+        waiting = [p for p in pending if p.address in self.filtered]
+        if not waiting or not all(map(self._is_silent, waiting)):
+            return
+        until = self._recorder.clock() + REFUSAL_SECONDS
+        while self._is_silent(waiting[0]) and self._recorder.clock() < until:
+            self._start(waiting[0], own=self._own[waiting[0]])
+            await self._settle(REFUSED_AGAIN_SECONDS)
+        if self._is_silent(waiting[0]):
+            self.filtered = frozenset()  # it does not refuse: no need to wait again
 
     async def _through_pinhole(
         self, plan: RoundPlan, *, own: Mapping[Probe, bool], rtt: float
@@ -448,7 +497,8 @@ class Prober:
         late = (
             p
             for p in plan.probes
-            if (self._is_foreign(p) or self._gateway(p.address))
+            if p.transport == "tcp"
+            and (self._is_foreign(p) or self._gateway(p.address))
             and (bare(p.address), p.port) in unseen
             and not self._answered_by_peer(p)
         )
@@ -482,7 +532,7 @@ class Prober:
         for item in self._tries:
             tries[item.probe].append(item)
         there = {a.address for a in self._recorder.attempts if a.outcome not in _LOCAL}
-        gone = self._gone()
+        gone = self._gone(probes[0].transport) if probes else None
         return tuple(
             self._outcome(probe, mine, routed=probe.address in there, gone=gone)
             for probe, mine in tries.items()
@@ -518,12 +568,17 @@ class Prober:
             return not self._is_foreign(item.probe)
         return item.icmp is not None or item.outcome in _LOCAL or item.spoke == "challenge"
 
-    def _gone(self) -> set[int] | None:
+    def _gone(self, transport: str) -> set[int] | None:
         if self.packets is None:
             return None
         self.packets.drain()
         return {
-            s.source_port for s in self._recorder.sightings if s.way == "out" and s.flags == "S"
+            s.source_port
+            for s in self._recorder.sightings
+            if s.way == "out"
+            and s.transport == transport
+            and s.icmp is None
+            and (s.flags == "S" or transport == "udp")
         }
 
     async def _burst(self, plan: RoundPlan) -> None:
@@ -536,7 +591,7 @@ class Prober:
         for window, full in enumerate(plan.pattern):
             await asyncio.sleep(zero + window * WINDOW_SECONDS - clock())
             for _ in range(plan.attempts if full == "1" else 0):
-                sock = connecting(probe)
+                sock = self._burst_socket(probe)
                 if sock is not None:
                     self._burst_sockets.append(sock)
                     sends.append(round(clock() - zero, 6))
@@ -552,6 +607,19 @@ class Prober:
                 sends=tuple(sends),
             )
         )
+
+    def _burst_socket(self, probe: Probe) -> socket.socket | None:
+        """Send one request of a burst; return its socket, None where it could not be sent."""
+        if probe.transport != "udp":
+            return connecting(probe)
+        try:
+            sock = socket_to(probe)
+        except OSError:
+            return None
+        # Where this system refuses to send, its counters show that.
+        own = self._own.get(probe, False)
+        send(sock, letter(self._key, self._payload, own=own).data)
+        return sock
 
     def _end_burst(self, plan: RoundPlan) -> tuple[Tried, ...]:
         samples = self._sampler.stop(plan.number)
@@ -619,6 +687,9 @@ class Prober:
     def _start(self, probe: Probe, *, own: bool, hops: int = 0, local_port: int = 0) -> None:
         item = _Try(probe, own, hops, started=self._recorder.clock())
         (self._short if hops else self._tries).append(item)
+        if probe.transport == "udp":
+            self._send(item)
+            return
         try:
             kind, name = name_of(probe.address, probe.port)
             item.sock = socket.socket(kind, socket.SOCK_STREAM)
@@ -640,6 +711,37 @@ class Prober:
             loop.add_writer(item.sock.fileno(), self._on_writable, item)
         else:
             self._fail(item, result, at_once=True)
+
+    def _send(self, item: _Try) -> None:
+        """Send the one datagram of a try."""
+        try:
+            item.sock = socket_to(item.probe)
+        except OSError as error:
+            self._fail(item, error.errno or 0, at_once=True)
+            return
+        self._note_local(item)
+        written = letter(self._key, self._payload, own=item.own)
+        item.nonce, item.size = written.nonce, len(written.data)
+        failed = send(item.sock, written.data)
+        if failed:
+            self._fail(item, failed, at_once=True)
+        # Also where it failed: a filter of this host that refuses says so by ICMP as well.
+        asyncio.get_running_loop().add_reader(item.sock.fileno(), self._on_datagram, item)
+
+    def _on_datagram(self, item: _Try) -> None:
+        if item.sock is None:
+            return
+        heard = hear(item.sock, self._key, item.nonce)
+        if heard.spoke != "nothing":
+            if item.ended is None or item.outcome != "connected":
+                item.ended = self._recorder.clock()
+            item.outcome, item.error, item.icmp = "connected", None, None
+            if item.spoke != "challenge":
+                item.spoke = heard.spoke
+        elif heard.error and item.outcome != "connected":
+            self._fail(item, heard.error, at_once=False)
+            item.icmp = heard.icmp or item.icmp
+        self._changed.set()
 
     def _mark(self, item: _Try) -> None:
         """Give the request its tag, or let its time run out on the way."""
@@ -744,6 +846,7 @@ class Prober:
             icmp=item.icmp,
             spoke=item.spoke,
             tag=item.tag,
+            size=item.size,
         )
 
     def _look_up(self, address: str) -> None:

@@ -27,6 +27,7 @@ from bothends_protocol.evidence import (
     OpenedMapping,
     OwnListener,
     Pinhole,
+    Queue,
     Return,
     RoundPlan,
     Route,
@@ -60,6 +61,7 @@ class Recorder(msgspec.Struct):
     service_listeners: list[Listener] = msgspec.field(default_factory=list)
     service_runs: bool | None = None
     connections: dict[Connection, None] = msgspec.field(default_factory=dict)
+    queues: list[Queue] = msgspec.field(default_factory=list)
     routes: dict[Route, None] = msgspec.field(default_factory=dict)
     returns: dict[Return, None] = msgspec.field(default_factory=dict)
     neighbours: list[Neighbour] = msgspec.field(default_factory=list)
@@ -114,6 +116,7 @@ class Recorder(msgspec.Struct):
             acceptances=tuple(self.acceptances),
             listeners=tuple(self.listeners),
             connections=tuple(self.connections),
+            queues=tuple(self.queues),
             service_listeners=tuple(self.service_listeners),
             service_runs=self.service_runs,
             bursts=tuple(self.bursts),

@@ -423,7 +423,7 @@ def _blockers(check: Check, page: _Page) -> Iterator[Line]:
         label = f"Cause {number}" if count > 1 else "Cause"
         likely = "" if blocker.confidence == "proven" else "most likely "
         detail = f" [{blocker.code}, {blocker.confidence}]"
-        says = f"{label}: {likely}{words(blocker.code, check.direction)}{detail}"
+        says = f"{label}: {likely}{words(blocker.code, check.direction, check.transport)}{detail}"
         yield from _wrapped(says, page, style="strong", styled=len(says) - len(detail))
         yield from _listed("How we know", blocker.because, page)
         yield from _fixes(blocker, check, page)
@@ -499,7 +499,11 @@ def _with_rights(line: str, host: HostFacts | None) -> str:
 
 def _candidates(check: Check, page: _Page) -> Iterator[Line]:
     found = {blocker.code for blocker in check.blockers}
-    rest = [_named(code, check.direction) for code in check.candidates if code not in found]
+    rest = [
+        _named(code, check.direction, check.transport)
+        for code in check.candidates
+        if code not in found
+    ]
     proven = bool(found) and all(blocker.confidence == "proven" for blocker in check.blockers)
     if check.status != "open" and not proven:
         head = "It could also be" if found else "What it can be, likeliest first"
@@ -508,13 +512,13 @@ def _candidates(check: Check, page: _Page) -> Iterator[Line]:
             yield from _listed("What would decide it", [check.next_step], page)
 
 
-def _named(code: str, direction: str = "") -> str:
-    says = words(code, direction)
+def _named(code: str, direction: str = "", transport: str = "tcp") -> str:
+    says = words(code, direction, transport)
     return f"{says} [{code}]" if says != code else code
 
 
 def _brief(check: Check) -> str:
-    causes = [words(blocker.code, check.direction) for blocker in check.blockers]
+    causes = [words(blocker.code, check.direction, check.transport) for blocker in check.blockers]
     if not causes:
         return f"{_place(check)}: {_HEADS.get(check.status, (check.status, ''))[0].lower()}"
     return f"{_place(check)}: blocked, {'; '.join(causes)}"

@@ -42,7 +42,7 @@ from bothends_protocol.messages import (
 from bothends_protocol.offered import offered
 from bothends_protocol.outside_facts import OutsideFacts, outside_facts, tidy
 from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
-from bothends_protocol.ports import parse_ports
+from bothends_protocol.ports import PortSet, parse_ports
 from bothends_protocol.session import (
     Arm,
     Armed,
@@ -545,7 +545,7 @@ class Run:
         self._link = channel.link or self._link
         key = keys.derive("challenge")
         self._own = OwnListeners(key, self._recorder.clock, self._recorder.acceptances.append)
-        self._prober = Prober(self._recorder, key, self._remote())
+        self._prober = Prober(self._recorder, key, self._remote(), self.options.payload)
         if self._link is not None:
             self._prober.filtered = contact.filtered(self._link.way)
         self._rules = OwnRules(self._recorder, privileged=self._facts.privileged)
@@ -694,8 +694,10 @@ class Run:
         if theirs is None or link is None or self._own is None:
             return
         wanted = self.options.ports if self.options.role == DESTINATION else theirs.ports
-        ports = [port for text in wanted for part in parse_ports(text) for port in part]
-        self._open_packets(ports)
+        parts = [part for text in wanted for part in parse_ports(text)]
+        if self.options.payload and not any(part.transport == "udp" for part in parts):
+            self._say("--payload goes to UDP ports only, and the destination names none.")
+        self._open_packets(parts)
         if self._prober is not None:
             self._prober.packets = self._packets
             self._prober.theirs = frozenset(map(bare, theirs.addresses))
@@ -710,6 +712,7 @@ class Run:
             self.options.service,
             self._make_opener(theirs),
             self.options.control_port,
+            passes_on=self._facts.forwards is not False,
         )
         self._test_sizes(link)
 
@@ -760,14 +763,15 @@ class Run:
             raise ProtocolError("no test is on")
         return self._own
 
-    def _open_packets(self, ports: list[int]) -> None:
+    def _open_packets(self, wanted: list[PortSet]) -> None:
         recorder = self._recorder
         try:
             self._packets = PacketWitness(
-                ports,
+                [port for part in wanted if part.transport == "tcp" for port in part],
                 recorder.sightings,
                 recorder.clock,
                 follow=self._facts.forwards is not False,
+                udp=[port for part in wanted if part.transport == "udp" for port in part],
             )
         except OSError as error:
             recorder.witnesses["packets"] = Witness(
@@ -820,7 +824,12 @@ class Run:
             case Collect(plan):
                 seen_here = await observer.collect(plan, rtt)
                 cards = {item.address: item.interface for item in self._facts.addresses}
-                missing = {(s.address, s.port) for s in seen_here if not s.established}
+                udp = plan.probes[0].transport == "udp"
+                missing = {
+                    (s.address, s.port)
+                    for s in seen_here
+                    if not (s.delivered or s.answered if udp else s.established)
+                }
                 stopped = [p for p in plan.probes if (p.address, p.port) in missing]
                 inside = map(observer.inside, stopped)
                 rules.want_awaited((p for p in inside if bare(p.address) in cards), cards)

@@ -65,7 +65,9 @@ class Standalone:
         self._packets: PacketWitness | None = None
         self._sightings_since = 0.0
         wanted = options.offline_ports if options.role == SOURCE else options.ports
-        self._ports = [port for text in wanted for part in parse_ports(text) for port in part]
+        # Alone a side sends and watches TCP only.
+        parts = [part for text in wanted for part in parse_ports(text)]
+        self._ports = [port for part in parts if part.transport == "tcp" for port in part]
         self._side: LoneSource | LoneDestination = (
             LoneSource(self._recorder, self._addresses(), self._ports, options.wait)
             if options.role == SOURCE

@@ -61,9 +61,10 @@ def in_pair(check: Check) -> Check:
     )
 
 
-def words(code: str, direction: str) -> str:
+def words(code: str, direction: str, transport: str = "tcp") -> str:
     """Return the plain words for `code` of a check in `direction`, about the pair's computers."""
-    return turned(plain(code)) if direction == BACK else plain(code)
+    says = plain(code, transport)
+    return turned(says) if direction == BACK else says
 
 
 def _blocker(blocker: Blocker) -> Blocker:

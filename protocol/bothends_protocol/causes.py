@@ -147,6 +147,22 @@ def _by_ranking(j: Journey) -> bool:
     return j.apart and not j.on_link and not _internet_answers(j)
 
 
+def _source_drop(j: Journey) -> bool | None:
+    if _source_filter(j) is False or Symptom.LOCAL not in j.symptoms:
+        return _source_filter(j)
+    # Whoever connects by TCP is not told by its own system; whoever sends a datagram is.
+    errors = {t.attempt.error for t in j.failed}
+    return j.transport == "udp" and errors <= {"EPERM", _DROPPED_AT_CARD}
+
+
+_DROPPED_AT_CARD = "ENOBUFS"
+"""What a filter below IP makes of a datagram (net/core/dev.c, NET_XMIT_DROP); so does a queue."""
+
+
+def _dropped_at_card(j: Journey) -> bool:
+    return _DROPPED_AT_CARD in {t.attempt.error for t in j.failed}
+
+
 def _source_filter(j: Journey) -> bool | None:
     # A neighbour that never answered looks the same: nothing leaves but ARP.
     if j.unresolved or j.route_error is not None:
@@ -158,6 +174,8 @@ def _source_reject(j: Journey) -> bool | None:
     if _source_filter(j) is False:
         return False
     if j.symptoms == {Symptom.LOCAL}:
+        if j.transport == "udp":
+            return False  # one that refuses sends an ICMP error, too
         return {t.attempt.error for t in j.failed} <= {"EPERM", "EACCES"}
     if j.icmp is not None:
         return bare(j.icmp.sender) in j.source_addresses
@@ -334,7 +352,15 @@ def _destination_reject(j: Journey) -> bool | None:
 
 
 def _maybe_closed(j: Journey) -> bool | None:
-    """A closed port is refused by a reset; where the socket table is readable it is seen there."""
+    """A closed port is refused by a reset; where the socket table is readable it is seen there.
+
+    One of UDP is refused by ICMP: port unreachable (RFC 1122, 4.1.3.1).
+    """
+    if j.transport == "udp":
+        if not j.port_unreachable:
+            return False
+    elif Symptom.ICMP in j.symptoms:
+        return False
     return False if j.own or j.holders or j.sockets else None
 
 
@@ -349,6 +375,8 @@ def _no_way_back(j: Journey) -> bool | None:
         # Where something else stops the requests before, these counters stand still. IPv6
         # has no such counter for each kind of route that leads nowhere.
         elsewhere = family(bare(j.address)) == 4 and j.still >= _MISROUTED
+        if j.transport == "udp" and j.return_error != "EXDEV":
+            elsewhere = False  # to a datagram that has no way the sender's own kernel says so
         return not (elsewhere and j.furthest >= Stage.ARRIVED)
     if j.furthest < Stage.ARRIVED:
         return False
@@ -356,7 +384,7 @@ def _no_way_back(j: Journey) -> bool | None:
 
 
 def _backlog(j: Journey) -> bool | None:
-    if j.own or not j.holders:
+    if j.own or not j.holders or j.transport != "tcp":
         return False
     if j.burst is not None and j.burst.overflowed:
         return True
@@ -378,8 +406,16 @@ def _full(row: Listener) -> bool | None:
 
 
 def _answer_made(j: Journey) -> bool | None:
-    """An answer that waits for the next hop's hardware address is in no filter."""
-    return False if j.back_unresolved else None
+    """An answer that waits for the next hop's hardware address is in no filter.
+
+    By UDP a program need not make any; our own listener does.
+    """
+    if j.back_unresolved:
+        return False
+    if j.transport == "udp" and not j.own:
+        made = None if j.burst is None else j.burst.made
+        return False if made is False else None
+    return None
 
 
 def _always(_j: Journey) -> bool | None:
@@ -451,7 +487,7 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     PathCause(
         "service.not-running",
         (Stage.DELIVERED, Stage.REPLIED),
-        frozenset({Symptom.RESET}),
+        _REFUSED,
         _maybe_closed,
         "Look on the destination whether a program listens on the port.",
     ),
@@ -512,10 +548,11 @@ PATH_CAUSES: tuple[PathCause, ...] = (
     PathCause(
         "source.firewall-drop",
         (Stage.MADE, Stage.LEFT),
-        _SILENT,
-        _source_filter,
+        _SILENT | {Symptom.LOCAL},
+        _source_drop,
         "Run bothends on the source with the right to see packets (as root, or with "
         "CAP_NET_RAW): it then sees whether the connection requests leave its network card.",
+        likely=_dropped_at_card,
     ),
     PathCause(
         "source.firewall-reject",
@@ -636,10 +673,31 @@ def _other_program(j: Journey) -> bool:
     )
 
 
+def _unread(j: Journey) -> bool:
+    """Datagrams wait in the program's queue, and for all the time watched it read none."""
+    places = {bare(row.address) for row in j.holders}
+    return any(
+        q.after >= max(q.before, 1) and not q.read and q.watched >= HUNG_SECONDS
+        for q in j.queues
+        if bare(q.address) in places
+    )
+
+
+def _not_taken(j: Journey) -> str:
+    if j.transport == "udp":
+        return f"Datagrams wait in the queue of {_program(j.holders)}, and it does not read them."
+    return (
+        f"The destination's kernel took {'the' if j.proven else 'its own test'} connection, "
+        f"and {_program(j.holders)} did not: it still waits in the program's queue."
+    )
+
+
 def _hung(j: Journey) -> bool:
     """The kernel took the connections, and for all the time watched the program did not."""
     if j.own or any(is_supervisor(row.names) for row in j.holders):
         return False  # a service that is started by the connection takes its time
+    if j.transport == "udp":
+        return _unread(j)
     if not j.proven:
         # Connections that come about without being seen end elsewhere: in a container, say.
         mine = None if any(trail.connected for trail in j.trails) else j.self_connect
@@ -745,10 +803,7 @@ SERVICE_CAUSES: tuple[ServiceCause, ...] = (
     ServiceCause(
         "service.hung",
         _hung,
-        lambda j: (
-            f"The destination's kernel took {'the' if j.proven else 'its own test'} connection, "
-            f"and {_program(j.holders)} did not: it still waits in the program's queue."
-        ),
+        _not_taken,
     ),
     ServiceCause(
         "service.closes",

@@ -50,6 +50,25 @@ CODES: dict[str, str] = {
 """Every code, in the order in which a packet meets the segments."""
 
 
-def plain(code: str) -> str:
+_OF_DATAGRAMS = {
+    "source.firewall-drop": "the source's own firewall drops the datagrams going out",
+    "source.firewall-reject": "the source's own firewall refuses the datagrams going out",
+    "network.drop": "something between the two computers silently drops the datagrams",
+    "network.reject": "something between the two computers refuses the datagrams",
+    "destination.firewall-drop": "the destination's firewall silently drops the datagrams",
+    "destination.firewall-reject": "the destination's firewall refuses the datagrams",
+    "service.not-running": "no program has that port",
+    "service.loopback-only": "the service takes datagrams from its own computer only",
+    "service.wrong-interface": "the service has the port at another address of the destination",
+    "service.wrong-family": "the service has the port in the other IP version only",
+    "service.other-port": "the service has another port",
+    "service.hung": "the service no longer reads what comes to it",
+}
+"""The same of UDP, which knows no connections, where it says something else."""
+
+
+def plain(code: str, transport: str = "tcp") -> str:
     """Return the plain words for `code`; the code itself where it is not known (a newer peer)."""
+    if transport == "udp" and code in _OF_DATAGRAMS:
+        return _OF_DATAGRAMS[code]
     return CODES.get(code, code)

@@ -47,8 +47,10 @@ class BurstView(msgspec.Struct, frozen=True):
     misrouted: bool | None
     """Whether the destination found them coming from the wrong side, or no way back."""
     refused: bool | None = None
-    """Whether the destination's TCP itself refused them, as it does where nobody listens: a filter
-    that sends resets does not show in this counter."""
+    """Whether the destination's TCP or UDP itself refused them, as it does where nobody listens: a
+    filter that refuses does not show in this counter."""
+    made: bool | None = None
+    """UDP: whether the destination made an answer to each, whatever became of it then."""
     reset_here: bool | None = None
     """Whether the source's TCP answered as many packets by resets: answers that came from an
     address which it had not asked."""
@@ -95,6 +97,7 @@ def view_bursts(
         overflowed=_agreed(view.overflowed for view in views),
         misrouted=_agreed(view.misrouted for view in views),
         refused=_agreed(view.refused for view in views),
+        made=_agreed(view.made for view in views),
         reset_here=_agreed(view.reset_here for view in views),
     )
 
@@ -141,20 +144,21 @@ def view_burst(
     v6 = family(bare(sent.address)) == 6
     reached: dict[Stage, bool | None] = {}
     inferred: set[Stage] = set()
-    forwarded = misrouted = overflowed = kept = limited = refused = reset_here = None
+    forwarded = misrouted = overflowed = kept = limited = refused = reset_here = made = None
     if here is not None:
         near = _Host(sent, here, v6=v6)
         reached[Stage.LEFT] = near.left()
         reached[Stage.RETURNED] = near.returned()
-        reset_here = near.passed("Tcp.OutRsts")
+        reset_here = near.passed("Tcp.OutRsts") if sent.transport == "tcp" else None
         inferred |= near.inferred
     if there is not None:
         far = _Host(sent, there, v6=v6)
         forwarded = _any(far.passed("Ip.ForwDatagrams"), far.passed("Ip6.OutForwDatagrams"))
         kept = far.kept
         limited = far.passed("Icmp6.OutRateLimitHost" if v6 else "Icmp.OutRateLimitHost")
-        overflowed = far.passed("TcpExt.ListenOverflows")
-        refused = far.passed("Tcp.OutRsts")
+        overflowed = far.overflowed
+        refused = far.refused
+        made = far.made()
         misrouted = _any(
             far.passed("TcpExt.IPReversePathFilter"),
             far.passed("Ip.OutNoRoutes"),
@@ -162,7 +166,7 @@ def view_burst(
         )
         reached[Stage.ARRIVED] = far.arrived(taken=taken, forwarded=forwarded)
         delivered = reached[Stage.DELIVERED] = far.delivered(taken=taken, overflowed=overflowed)
-        if delivered is not None or not far.passed("Tcp.InSegs"):
+        if delivered is not None or not far.passed(far.gate):
             reached[Stage.REPLIED] = far.replied(taken=taken, overflowed=overflowed)
         inferred |= far.inferred
     return BurstView(
@@ -175,6 +179,7 @@ def view_burst(
         overflowed=overflowed,
         misrouted=misrouted,
         refused=refused,
+        made=made,
         reset_here=reset_here,
     )
 
@@ -199,6 +204,10 @@ class _Host:
         self._sent = sent
         self._samples = samples
         self._ip = "Ip6" if v6 else "Ip"
+        self._udp = ("Udp6" if v6 else "Udp") if sent.transport == "udp" else ""
+        self.gate = f"{self._ip}.InDelivers" if self._udp else "Tcp.InSegs"
+        """The counter of what came through to TCP or UDP. UDP has none of its own: its
+        `InDatagrams` counts what a program has read."""
         self.inferred: set[Stage] = set()
         """Stages told by elimination, or by a gap alone where the gate behind it is too noisy."""
         self._forwarded = "Ip6.OutForwDatagrams" if v6 else "Ip.ForwDatagrams"
@@ -232,7 +241,9 @@ class _Host:
             return self._gap(
                 [f"{self._ip}.OutRequests", self._forwarded], [f"{self._ip}.OutTransmits"]
             )
-        return None if v6 else self._gap(["Tcp.OutSegs", self._forwarded], ["Ip.OutRequests"])
+        if v6 or self._udp:
+            return self.passed(f"{self._ip}.OutDiscards") if self._udp else None
+        return self._gap(["Tcp.OutSegs", self._forwarded], ["Ip.OutRequests"])
 
     def _gap(self, plus: Sequence[str], minus: Sequence[str]) -> bool | None:
         told = follows(self._sent, self._samples, plus, minus)
@@ -251,6 +262,17 @@ class _Host:
     def passed(self, name: str) -> bool | None:
         """Whether the burst passed the gate `name`."""
         return follows(self._sent, self._samples, [name])
+
+    @property
+    def refused(self) -> bool | None:
+        """Whether this host's TCP or UDP refused the burst, since nobody listens."""
+        return self.passed(f"{self._udp}.NoPorts" if self._udp else "Tcp.OutRsts")
+
+    @property
+    def overflowed(self) -> bool | None:
+        """Whether the burst overflowed the queue of a socket that listens."""
+        full = f"{self._udp}.RcvbufErrors" if self._udp else "TcpExt.ListenOverflows"
+        return self.passed(full)
 
     def _card(self, way: str) -> bool | None:
         return self._live(way, told=self.passed(f"dev.{way}"))
@@ -283,6 +305,16 @@ class _Host:
             return True
         return told
 
+    def made(self) -> bool | None:
+        """Whether programs here sent a datagram for each of the burst, whatever became of it.
+
+        What a filter or the card keeps is no datagram sent, but one discarded (ip_send_skb).
+        """
+        if not self._udp:
+            return None
+        sent = self.passed(f"{self._udp}.OutDatagrams")
+        return _any(sent, self.passed(f"{self._ip}.OutDiscards"))
+
     def arrived(self, *, taken: bool | None, forwarded: bool | None) -> bool | None:
         """Whether the burst reached this host's card."""
         lost = _any(self._card_in_gap, self._input_gap)
@@ -296,6 +328,8 @@ class _Host:
             # What arrives is lost on the way in, or passed on, or taken, dropped or refused by
             # a socket: it was none of these.
             ends = ("TcpExt.ListenOverflows", "TcpExt.ListenDrops", "Tcp.OutRsts")
+            if self._udp:
+                ends = (f"{self._udp}.NoPorts", f"{self._udp}.InErrors", self.gate)
             if all(self.passed(name) is False for name in ends):
                 self.inferred.add(Stage.ARRIVED)
                 return False
@@ -303,13 +337,26 @@ class _Host:
 
     def delivered(self, *, taken: bool | None, overflowed: bool | None) -> bool | None:
         """Whether the burst came through to this host's TCP, and there to a socket."""
+        if self._udp and self.passed(f"{self._udp}.InDatagrams"):
+            return True  # a program has read it
         told = self._behind(
             Stage.DELIVERED,
-            gate=self.passed("Tcp.InSegs"),
+            gate=self.passed(self.gate),
             gap=_any(self._card_in_gap, self._input_gap),
         )
+        if self._udp:
+            return self._to_socket() if told else told
         # A segment is counted before what is attached to the socket itself may drop it.
         return None if told and taken is False and not overflowed else told
+
+    def _to_socket(self) -> bool | None:
+        """Whether datagrams that came through to UDP, and were not read, came to a socket.
+
+        What is neither refused for want of one nor lost at it (its queue is full, or a filter of
+        its own drops) waits in it.
+        """
+        kept_out = _any(self.passed(f"{self._udp}.NoPorts"), self.passed(f"{self._udp}.InErrors"))
+        return True if kept_out is False or self.overflowed else None
 
     def returned(self) -> bool | None:
         """Whether something reached this host's card for each request that it sent.

@@ -45,6 +45,7 @@ __all__ = [
     "OwnListener",
     "Pinhole",
     "Probe",
+    "Queue",
     "Return",
     "RoundPlan",
     "Route",
@@ -187,7 +188,7 @@ class Icmp(_Record, frozen=True):
 
 
 class Attempt(_Record, frozen=True):
-    """One connect() from a fresh socket."""
+    """One connect() from a fresh socket; by UDP one datagram from one."""
 
     round: int
     transport: Text
@@ -199,7 +200,8 @@ class Attempt(_Record, frozen=True):
     ended: float | None
     """When the outcome came; None while it was still open when the round was collected."""
     outcome: Text
-    """`connected`, `refused`, `unreachable`, `reset`, `silent`, `no-route` or `local-error`."""
+    """`connected`, `refused`, `unreachable`, `reset`, `silent`, `no-route` or `local-error`. By UDP
+    `connected` is that something answered."""
     error: Text | None = None
     """Symbolic errno, as in `EHOSTUNREACH`."""
     icmp: Icmp | None = None
@@ -208,6 +210,8 @@ class Attempt(_Record, frozen=True):
     tag: Port = 0
     """The maximum segment size that its SYN offers, by which it is known behind a NAT; 0: none of
     our choice."""
+    size: int = 0
+    """UDP: bytes in the datagram."""
 
 
 class HopProbe(_Record, frozen=True):
@@ -307,8 +311,32 @@ class Listener(_Record, frozen=True):
     names: tuple[Text, ...] = ()
     """All names by which the program may be known: of the process, its file, its script."""
     waiting: int | None = None
-    """Connections that the program has not accepted yet."""
+    """Connections that the program has not accepted yet; by UDP bytes it has not read, as the
+    kernel reckons them."""
     backlog: int | None = None
+
+
+class Queue(_Record, frozen=True):
+    """What waited in the queue of a UDP socket of another program, from a round's beginning on.
+
+    As the socket table shows it (rx_queue and drops of proc(5)): bytes as the kernel reckons
+    them, with some for each datagram beside what is in it.
+    """
+
+    round: int
+    transport: Text
+    address: Text
+    """Where the socket is bound."""
+    port: Port
+    before: int
+    after: int
+    """When it was looked at last."""
+    read: bool
+    """Whether it was seen to become shorter meanwhile."""
+    drops: int = 0
+    """Datagrams that found it full meanwhile, or that a filter of the socket refused."""
+    watched: float = 0.0
+    """Seconds from when all was sent to the last look."""
 
 
 class Connection(_Record, frozen=True):
@@ -630,6 +658,8 @@ class Evidence(_Record, frozen=True):
     service_runs: bool | None = None
     """Whether a process of that name is there at all; None where it was not asked for."""
     connections: tuple[Connection, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    """UDP: of the programs that hold the tested ports."""
     bursts: tuple[Burst, ...] = ()
     samples: tuple[Samples, ...] = ()
     routes: tuple[Route, ...] = ()

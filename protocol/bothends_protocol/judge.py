@@ -15,6 +15,7 @@ The order of thought, for each port at each address:
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -39,7 +40,7 @@ from .narrate import (
     untested_back,
 )
 from .nat_causes import missed
-from .observations import Journey, Stage, Symptom, by_port, observe
+from .observations import ANSWERS, Journey, Stage, Symptom, by_port, observe
 from .offered import offered
 from .pairing import DESTINATION, SOURCE, other_role
 from .plan import CERTAIN, ENOUGH, HALF_OPEN, LOSS, primary_addresses
@@ -156,12 +157,14 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
     groups: dict[object, tuple[_Finding, list[Journey]]] = {}
     here, there = by_port(prober), by_port(observer)
     journeys = [
-        observe(here.get(key[2], prober), there.get(key[2], observer), key)
+        observe(here.get((key[0], key[2]), prober), there.get((key[0], key[2]), observer), key)
         for key in _keys(prober, observer)
     ]
     losing = any(_loses(journey) for journey in journeys)
     addresses = dict.fromkeys(journey.address for journey in journeys)
     large = {address: large_packets(prober, observer, address) for address in addresses}
+    limited = _limited(journeys, spent=bool(prober.contact.refused))
+    journeys = [_perhaps_limited(journey, limited) for journey in journeys]
     findings = [
         (journey, _with_large(_find(journey, losing=losing), large[journey.address]))
         for journey in journeys
@@ -250,6 +253,25 @@ def _with_large(found: _Finding, large: Large) -> _Finding:
     )
 
 
+def _perhaps_limited(j: Journey, limited: frozenset[str]) -> Journey:
+    silent = j.transport == "udp" and j.icmp is None
+    if silent and j.address in limited:
+        return msgspec.structs.replace(j, perhaps_limited=True)
+    return j
+
+
+def _limited(journeys: Iterable[Journey], *, spent: bool) -> frozenset[str]:
+    """The addresses at which whoever refuses by ICMP may have come to its limit for that.
+
+    Linux sends six such errors to one peer at once and then one a second (icmp_ratelimit).
+    `spent` is whether something refused the contact before, so that less was left.
+    """
+    refused = [j for j in journeys if j.icmp is not None]
+    ports = Counter(j.address for j in refused)
+    partly = {j.address for j in refused if Symptom.SILENT in j.symptoms}
+    return frozenset(a for a, count in ports.items() if spent or count > 1 or a in partly)
+
+
 def _shape(journey: Journey, finding: _Finding) -> object:
     """What else two ports must share to be one check: their segments and their holders."""
     names = tuple(row.program for row in journey.holders), journey.own
@@ -267,13 +289,7 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
     """Return what is made of one journey; `losing` is whether the way loses packets by chance."""
     services = _service_causes(j)
     if not j.trails:
-        return _Finding(
-            path_clear=False,
-            reachable="unknown",
-            causes=(),
-            candidates=tuple(code for code, _, _ in services),
-            next_step="Nothing could be tried. Run both sides again.",
-        )
+        return _untried(services)
     if j.translation is not None and j.translation.other_port is not None:
         return _elsewhere(j, services) if not j.failed else _stopped(j, services, losing=losing)
     if (left := _left_open(j)) is not None:
@@ -283,7 +299,48 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
         return _clear(j, services)
     if any(trail.connected for trail in j.trails):
         return _elsewhere(j, services)
-    return _stopped(j, services, losing=losing)
+    answers = j.unanswered is False
+    return _stopped(j, services, losing=losing) if answers else _silent(j, services)
+
+
+def _untried(services: tuple[_Named, ...]) -> _Finding:
+    return _Finding(
+        path_clear=False,
+        reachable="unknown",
+        causes=(),
+        candidates=tuple(code for code, _, _ in services),
+        next_step="Nothing could be tried. Run both sides again.",
+    )
+
+
+def _silent(j: Journey, services: tuple[_Named, ...]) -> _Finding:
+    """No datagram was answered, which a program of UDP need not do; whether they came to it."""
+    came = j.unanswered is True
+    seen = narrate(j)
+    named = tuple(
+        (code, "proven" if came else how, (*seen, *because)) for code, how, because in services
+    )
+    fitting = [] if came else _fitting(j)
+    notes = (_SILENT_NOTE,) if came else seen
+    return _Finding(
+        path_clear=came,
+        reachable="no" if named else "yes" if came else "unknown",
+        causes=named,
+        candidates=_union((code for code, _, _ in named), (cause.code for cause in fitting)),
+        next_step="" if came else _SEND_MORE,
+        notes=() if named else notes,
+    )
+
+
+_SILENT_NOTE = (
+    "The datagrams reach the program, and it answers none: a service of UDP may stay silent to "
+    "what it does not know. Whether its answers come back shows when the source sends what it "
+    "answers (--payload)."
+)
+_SEND_MORE = (
+    "Start the source with --payload and something that the service answers: an answer would show "
+    "that the way is open."
+)
 
 
 def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
@@ -404,7 +461,7 @@ def _lossy(j: Journey) -> bool:
         t
         for t in j.failed
         if (t.left and t.arrived is False)
-        or (t.reply and "syn-ack" in t.reply and t.returned is not None and not t.returned)
+        or (t.reply and t.reply & ANSWERS and t.returned is not None and not t.returned)
     ]
     silent = [t for t in j.failed if t.symptom is Symptom.SILENT]
     witnessed = j.source_packets and j.destination_packets
@@ -443,7 +500,12 @@ def _elsewhere(j: Journey, services: tuple[_Named, ...]) -> _Finding:
             # One that is reset at once is gone from the destination's table before it is read.
             *(("service.closes",) if any(t.attempt.spoke == "closed" for t in j.trails) else ()),
         ),
-        next_step="Something accepted the connections, but the destination did not see them "
+        next_step=(
+            "Something answered the datagrams"
+            if j.transport == "udp"
+            else "Something accepted the connections"
+        )
+        + ", but the destination did not see them "
         "arrive. Run bothends on the destination with the right to see packets (as root, or "
         "with CAP_NET_RAW) to tell whether they reach it.",
     )
@@ -463,7 +525,10 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     confirmed = [cause for cause in fitting if cause.fits(j) is True]
     left = confirmed or fitting
     path: tuple[_Named, ...] = ()
-    if len(left) == 1 and len(j.failed) >= _least(j, left[0], losing=losing):
+    told = not _translated(j) or all(cause.code.startswith("source.") for cause in left)
+    limited = j.perhaps_limited and j.symptoms == {Symptom.SILENT}
+    told = told and not limited
+    if told and len(left) == 1 and len(j.failed) >= _least(j, left[0], losing=losing):
         path = ((left[0].code, _confidence(j, left[0]), narrate(j)),)
     # Where the way ends is one question, who listens another: both are told. But what a host
     # that forwards does with the port shows only when packets reach it.
@@ -471,6 +536,7 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     causes = (*causes, *_standing(j, causes))
     causes = tuple({cause[0]: cause for cause in reversed(causes)}.values())[::-1]
     codes = [c[0] for c in path] or [c.code for c in left]
+    codes += _REFUSING if limited else []
     next_step = "" if path else _decide(j, left)
     return _Finding(
         path_clear=False,
@@ -483,13 +549,23 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     )
 
 
+_REFUSING = ["destination.firewall-reject", "network.reject"]
+"""What refuses by ICMP."""
+
+
+def _translated(j: Journey) -> bool:
+    """Whether datagrams go through a router that translates, of which nothing was asked by UDP."""
+    return j.transport == "udp" and not j.local
+
+
 def _decide(j: Journey, left: Sequence[PathCause]) -> str:
     """The step that would tell more, of those that are not taken already."""
     if not left:
         return _NOTHING_FITS
     seen = j.source_packets and j.destination_packets
     steps = [cause.decide for cause in left if not (seen and cause.decide.startswith(_TO_SEE))]
-    return steps[0] if steps else _NOTHING_MORE
+    step = steps[0] if steps else _NOTHING_MORE
+    return step.replace("connection requests", "datagrams") if j.transport == "udp" else step
 
 
 _TO_SEE = "Run bothends on "
@@ -568,8 +644,12 @@ def _behind(j: Journey) -> _Finding:
 
 
 def _closed(j: Journey) -> bool:
-    """Whether the reset is what the kernel says of a port on which nobody listens."""
+    """Whether the refusal is what the kernel says of a port on which nobody listens."""
     refused = j.symptoms - {Symptom.SILENT} == {Symptom.RESET}
+    if j.transport == "udp":
+        # The kernel counts what it refuses so.
+        counter = "Udp.NoPorts" if family(bare(j.address)) == 4 else "Udp6.NoPorts"
+        refused = j.port_unreachable and counter not in j.still
     nobody = j.sockets and not j.own and not j.holders and j.own_error != "EADDRINUSE"
     return refused and nobody and j.stopped > Stage.ARRIVED
 
@@ -910,7 +990,7 @@ def _alone(own: Evidence) -> list[Check]:
     checks = []
     parts = by_port(own)
     for key in keys:
-        j = observe(parts.get(key[2], own), None, key)
+        j = observe(parts.get((key[0], key[2]), own), None, key)
         fitting = tuple(cause.code for cause in _fitting(j)) if j.failed else ()
         checks.append(
             Check(

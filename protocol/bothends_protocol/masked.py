@@ -131,6 +131,8 @@ RULES: dict[tuple[str, str], str] = {
     ("Pinhole", "transport"): KEEP,
     ("Probe", "address"): _ADDRESS,
     ("Probe", "transport"): KEEP,
+    ("Queue", "address"): _ADDRESS,
+    ("Queue", "transport"): KEEP,
     ("Return", "error"): _ERROR,
     ("Return", "interface"): _INTERFACE,
     ("Return", "local"): _ADDRESS,

@@ -35,7 +35,8 @@ def narrate(j: Journey) -> tuple[str, ...]:
         _delivered(j),
         _replied(j),
         _returned(j),
-        _outcome(j),
+        _outcome_of_datagrams(j) if j.transport == "udp" else _outcome(j),
+        _size(j),
         _nobody_there(j),
         _gateways(j),
         _where(j),
@@ -201,8 +202,8 @@ _COUNTED = {
     Stage.LEFT: ("left the source", "the source's counters of sent packets"),
     Stage.ARRIVED: ("reached the destination", "the destination's counters of received packets"),
     Stage.DELIVERED: (
-        "came through to the destination's TCP",
-        "the destination's counters of TCP segments",
+        "came through to the destination's {transport}",
+        "the destination's counters of {what}",
     ),
     Stage.REPLIED: ("was answered", "the destination's counters of sent packets"),
     Stage.RETURNED: (
@@ -215,11 +216,14 @@ _COUNTED = {
 def _burst(j: Journey) -> list[str]:
     """What the counters say of a coded burst, up to the first thing it did not do."""
     lines = []
-    for stage, (did, where) in _COUNTED.items():
+    udp = j.transport == "udp"
+    words = {"transport": j.transport.upper(), "what": "datagrams" if udp else "TCP segments"}
+    for stage, texts in _COUNTED.items():
+        did, where = (text.format_map(words) for text in texts)
         told = j.counted.get(stage)
         if told is None or j.burst is None:
             continue
-        burst = f"A coded burst of {j.burst.sent} requests"
+        burst = f"A coded burst of {j.burst.sent} {'datagrams' if udp else 'requests'}"
         if told:
             lines.append(f"{burst} {did}: {where} follow it.")
         else:
@@ -256,10 +260,11 @@ def _delivered(j: Journey) -> str:
     if not told or not any(t.reached[Stage.ARRIVED] is not False for t in j.trails):
         return ""
     count = sum(told)
+    does = "has" if j.transport == "udp" else "listens on"
     listening = (
         "bothends itself, which listened on the port in the service's place"
         if j.own
-        else f"{j.holder}, which listens on the port"
+        else f"{j.holder}, which {does} the port"
     )
     return f"{_of(count, j)} came through to {listening}."
 
@@ -276,6 +281,33 @@ def _returned(j: Journey) -> str:
         return ""
     kinds = {kind for t in j.trails for kind in t.returned or ()}
     return f"{_answer(kinds)} reached the source's network card."
+
+
+def _outcome_of_datagrams(j: Journey) -> str:
+    if not j.failed:
+        genuine = any(t.attempt.spoke == "challenge" for t in j.trails)
+        by = ", by bothends on the destination with the right proof" if genuine else ""
+        return f"{_of(len(j.trails), j)} were answered{by}."
+    if j.icmp is not None:
+        return (
+            f"The source was told by ICMP (type {j.icmp.kind}, code {j.icmp.code}) "
+            f"from {j.icmp.sender} that its datagrams may not or cannot come through."
+        )
+    if Symptom.ICMP in j.symptoms:
+        return f"The source's datagrams were refused ({_errors(j) or 'ICMP'})."
+    if Symptom.LOCAL in j.symptoms:
+        return f"The source's own system would not send them ({_errors(j)})."
+    return "The source got no answer at all."
+
+
+def _size(j: Journey) -> str:
+    """What was in the datagrams, where a program and not bothends had to answer them."""
+    if j.transport != "udp" or j.own or not j.trails:
+        return ""
+    sizes = {t.attempt.size for t in j.trails}
+    if sizes == {0}:
+        return "The datagrams were empty: nothing is written to a service without --payload."
+    return f"The datagrams held what --payload says ({max(sizes)} bytes)."
 
 
 def _outcome(j: Journey) -> str:
@@ -384,6 +416,7 @@ def _errors(j: Journey) -> str:
 def _answer(kinds: set[str]) -> str:
     names = {
         "syn-ack": "The answer (SYN-ACK)",
+        "answer": "An answer",
         "reset": "A refusal (TCP reset)",
         "icmp": "A refusal (ICMP)",
     }
@@ -394,7 +427,8 @@ def _answer(kinds: set[str]) -> str:
 
 
 def _of(count: int, j: Journey) -> str:
-    return f"{count} of {len(j.trails)} connection requests (SYN)"
+    what = "datagrams" if j.transport == "udp" else "connection requests (SYN)"
+    return f"{count} of {len(j.trails)} {what}"
 
 
 def shares(j: Journey) -> tuple[str, ...]:
@@ -428,7 +462,7 @@ def title(status: str, checks: Sequence[Check]) -> str:
 
 
 def _blocked(check: Check) -> str:
-    says = ", and ".join(words(b.code, check.direction) for b in check.blockers)
+    says = ", and ".join(words(b.code, check.direction, check.transport) for b in check.blockers)
     return f"{_place(check)}: {says}"
 
 
@@ -437,7 +471,7 @@ def _open_question(check: Check) -> str:
         return f"{_place(check)}: open"
     if not check.candidates:
         return f"{_place(check)}: what happens cannot be told"
-    likely = words(check.candidates[0], check.direction)
+    likely = words(check.candidates[0], check.direction, check.transport)
     more = len(check.candidates) - 1
     rest = f" ({more} other explanation{'s' * (more > 1)} possible)" if more else ""
     word = "does not work" if check.reachable == "no" else "cannot be told"

@@ -29,6 +29,7 @@ from .evidence import (
     MatchingRule,
     Neighbour,
     OwnListener,
+    Queue,
     SelfConnect,
     Sighting,
 )
@@ -48,7 +49,7 @@ from .translation import (
 )
 from .ways import Stretch, Way, farthest_other, stretch_of, way_back_of, way_of
 
-__all__ = ["Journey", "Stage", "Symptom", "Trail", "by_port", "observe"]
+__all__ = ["ANSWERS", "Journey", "Stage", "Symptom", "Trail", "by_port", "observe"]
 
 
 class Symptom(enum.Enum):
@@ -71,6 +72,9 @@ _SYMPTOMS = {
 }
 """By the outcome of the attempt; what is left is a reset."""
 
+ANSWERS = frozenset({"syn-ack", "answer"})
+"""Kinds of reply that are what the source hopes for: of TCP and of UDP."""
+
 UNRESOLVED = ("failed", "incomplete")
 """States of a next hop that did not say where it is."""
 
@@ -83,7 +87,8 @@ class Trail(msgspec.Struct, frozen=True, dict=True):
     arrived: bool | None
     delivered: bool | None
     reply: frozenset[str] | None
-    """Kinds of answer seen leaving the destination's card: `syn-ack`, `reset`, `icmp`."""
+    """Kinds of answer seen leaving the destination's card: `syn-ack`, `reset`, `icmp`; and
+    `answer`, a datagram of UDP."""
     returned: frozenset[str] | None
     """Kinds of answer seen reaching the source's card."""
     own: bool = False
@@ -104,7 +109,7 @@ class Trail(msgspec.Struct, frozen=True, dict=True):
         if not self.connected:
             return False
         return self.own or bool(
-            self.delivered or (self.arrived and self.reply and "syn-ack" in self.reply)
+            self.delivered or (self.arrived and self.reply and self.reply & ANSWERS)
         )
 
     @property
@@ -115,9 +120,10 @@ class Trail(msgspec.Struct, frozen=True, dict=True):
             return None
         # A refusal that left the destination and never came back is a refusal.
         sent = self.reply or frozenset()
-        if outcome == "silent" and sent and "syn-ack" not in sent:
+        if outcome == "silent" and sent and not sent & ANSWERS:
             return Symptom.RESET if "reset" in sent else Symptom.ICMP
-        if outcome == "refused" and self.attempt.icmp is not None:
+        # By UDP nothing else refuses.
+        if outcome == "refused" and (self.attempt.icmp or self.attempt.transport == "udp"):
             return Symptom.ICMP
         return _SYMPTOMS.get(outcome, Symptom.RESET)
 
@@ -129,8 +135,8 @@ class Trail(msgspec.Struct, frozen=True, dict=True):
             self.left,
             self.arrived,
             self.delivered,
-            None if self.reply is None else "syn-ack" in self.reply,
-            None if self.returned is None else "syn-ack" in self.returned,
+            None if self.reply is None else bool(self.reply & ANSWERS),
+            None if self.returned is None else bool(self.returned & ANSWERS),
             self.connected,
         ]
         # An end that connected to something else proves nothing about the stages between.
@@ -170,6 +176,8 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     elsewhere: tuple[Listener, ...] = ()
     """Programs that listen on the port, but not at this address."""
     connections: tuple[Connection, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    """UDP: of the sockets on the port that other programs than the agent hold."""
     neighbour: Neighbour | None = None
     route_error: str | None = None
     """Why the source has no way to the address."""
@@ -237,6 +245,9 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     source_rules: tuple[MatchingRule, ...] = ()
     """Rules of the source's own firewall that match the requests or the answers."""
     destination_rules: tuple[MatchingRule, ...] = ()
+    perhaps_limited: bool = False
+    """UDP: whether so many attempts at other ports were refused by ICMP that silence at this one
+    may be no more than the limit for such errors."""
     forwarding: Journey | None = None
     """The journey of what was sent while the router forwarded the port because bothends had asked
     it to (--map)."""
@@ -351,7 +362,8 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
         Or would have seen: a refusal that is lost on its way back is one all the same.
         """
         found = frozenset(trail.symptom for trail in self.failed if trail.symptom is not None)
-        return frozenset({Symptom.RESET}) if found and self.refused_by_count else found
+        refusal = Symptom.ICMP if self.transport == "udp" else Symptom.RESET
+        return frozenset({refusal}) if found and self.refused_by_count else found
 
     @cached_property
     def icmp(self) -> Icmp | None:
@@ -369,6 +381,35 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
             return {}
         last = Stage.CONNECTED if self.symptoms == {Symptom.SILENT} else Stage.DELIVERED
         return {stage: told for stage, told in self.burst.reached.items() if stage <= last}
+
+    @property
+    def port_unreachable(self) -> bool:
+        """Whether it is the destination's own address that says that nobody has the port."""
+        code = {4: (3, 3), 6: (1, 4)}[6 if family(bare(self.address)) == 6 else 4]
+        if self.icmp is None or bare(self.icmp.sender) != bare(self.address):
+            return False
+        return (self.icmp.kind, self.icmp.code) == code
+
+    @property
+    def unanswered(self) -> bool | None:
+        """Whether a program took the datagrams and made no answer, as it may; None: perhaps.
+
+        False where that is not the question: an answer was made or a refusal came, or datagrams
+        are known to have ended before, or it is our own listener that they would have come to.
+        """
+        if self.transport != "udp" or self.symptoms != {Symptom.SILENT} or self.proven:
+            return False
+        program = bool(self.holders) or not self.sockets or self.forwards is not False
+        if not program or (self.own and self.forwards is False):
+            return False
+        if self.stopped <= Stage.DELIVERED or self.furthest >= Stage.REPLIED:
+            return False
+        if self.return_error is not None or self.astray or self.back_unresolved:
+            return False  # an answer would have no way
+        made = None if self.burst is None else self.burst.made
+        if made:
+            return False
+        return True if made is False and self.counted.get(Stage.DELIVERED) else None
 
     def count(self, stage: Stage) -> int | None:
         """Return how many of the attempts reached `stage`; None where it is unknown of any."""
@@ -434,11 +475,13 @@ def observe(
     missing.
     """
     transport, address, port = key
-    table = destination if destination is not None else None
+    table = destination
+    if transport == "udp":
+        source, table = _of_datagrams(source), _of_datagrams(table)
     forwarding = _while_forwarded(source, table, key)
     if source is not None and (helped := helped_rounds(source, table)):
         source = replace(source, bursts=tuple(b for b in source.bursts if b.round not in helped))
-    attempts = [] if source is None else _attempts(source, destination, key)
+    attempts = [] if source is None else _attempts(source, table, key)
     together = _together(source, table)
     around = neighbourhood(source, table, one_gateway=together)
     landing = None if table is None else landing_of(table, address)
@@ -446,7 +489,7 @@ def observe(
     rows = [] if table is None else _rows(table, transport, port)
     holders = () if own else tuple(row for row in rows if _covers(row, landing or address))
     route_error, neighbour = _way(source, address)
-    wanted = [] if table is None else [r for r in table.service_listeners if r.port != port]
+    wanted = [] if table is None else _elsewhere(table, transport, port)
     peers = _seen_as(attempts, source, table, around)
     return_known, return_error = _way_back(table, peers, address)
     trails = tuple(
@@ -470,6 +513,7 @@ def observe(
         holders=holders,
         elsewhere=tuple(row for row in rows if row not in holders),
         connections=() if table is None else _connections(table, port),
+        queues=() if table is None else tuple(q for q in table.queues if q.port == port),
         neighbour=neighbour,
         route_error=route_error,
         return_error=return_error,
@@ -508,6 +552,19 @@ def observe(
     )
 
 
+def _of_datagrams(evidence: Evidence | None) -> Evidence | None:
+    """Return `evidence` without what was asked of routers: that was all by TCP.
+
+    A port of TCP and one of UDP have no more in common than their number.
+    """
+    return None if evidence is None else replace(evidence, hop_probes=(), pinholes=())
+
+
+def _elsewhere(table: Evidence, transport: str, port: int) -> list[Listener]:
+    rows = table.service_listeners
+    return [row for row in rows if row.transport == transport and row.port != port]
+
+
 def _while_forwarded(
     source: Evidence | None, table: Evidence | None, key: tuple[str, str, int]
 ) -> Journey | None:
@@ -528,54 +585,59 @@ def _came_in(j: Journey | None) -> bool | None:
     return False if counted is False or told == {False} else None
 
 
-def by_port(evidence: Evidence) -> dict[int, Evidence]:
-    """Return the evidence of each tested port by itself.
+def by_port(evidence: Evidence) -> dict[tuple[str, int], Evidence]:
+    """Return the evidence of each tested port, by transport and number, by itself.
 
     Each part holds all that is said of the host and only its own port's records, so that a
     thousand ports cost a thousand times as much as one, and not a million times.
     """
-    ports = {p.port for r in evidence.rounds for p in r.probes}
-    parts = {port: _Part() for port in ports}
+    places = {(p.transport, p.port) for r in evidence.rounds for p in r.probes}
+    parts = {place: _Part() for place in places}
+
+    def part(record: Attempt | OwnListener | Listener | Acceptance) -> _Part:
+        return parts.setdefault((record.transport, record.port), _Part())
+
     apart = rounds_of((LOSS,), evidence)
     measured = [attempt for attempt in evidence.attempts if attempt.round in apart]
     for attempt in _without_moments(evidence.attempts):
         if attempt.round not in apart:
-            parts.setdefault(attempt.port, _Part()).attempts.append(attempt)
+            part(attempt).attempts.append(attempt)
     for mine in evidence.own_listeners:
-        parts.setdefault(mine.port, _Part()).own_listeners.append(mine)
+        part(mine).own_listeners.append(mine)
     for row in evidence.listeners:
-        parts.setdefault(row.port, _Part()).listeners.append(row)
+        part(row).listeners.append(row)
     for taken in evidence.acceptances:
-        parts.setdefault(taken.port, _Part()).acceptances.append(taken)
-    for part in parts.values():
-        part.attempts += measured  # what is lost on the way is lost for all
+        part(taken).acceptances.append(taken)
+    for each in parts.values():
+        each.attempts += measured  # what is lost on the way is lost for all
     _share_sightings(evidence, parts)
     _share_connections(evidence, parts)
-    return {port: replace(evidence, **part.fields()) for port, part in parts.items()}
+    return {place: replace(evidence, **mine.fields()) for place, mine in parts.items()}
 
 
-def _share_sightings(evidence: Evidence, parts: dict[int, _Part]) -> None:
+def _share_sightings(evidence: Evidence, parts: dict[tuple[str, int], _Part]) -> None:
     requests = {
         s.seq: s.destination_port
         for s in evidence.sightings
-        if s.flags == "S" and s.destination_port in parts
+        if s.flags == "S" and (s.transport, s.destination_port) in parts
     }
     strays = []
     for seen in evidence.sightings:
         # A request that is passed on to another port is known by its number.
-        places = {seen.source_port, seen.destination_port, requests.get(seen.seq, 0)}
-        for port in places & parts.keys():
-            parts[port].sightings.append(seen)
-        if not places & parts.keys() and is_tag(seen.mss):
+        ports = {seen.source_port, seen.destination_port, requests.get(seen.seq, 0)}
+        places = {(seen.transport, port) for port in ports} & parts.keys()
+        for place in places:
+            parts[place].sightings.append(seen)
+        if not places and is_tag(seen.mss):
             strays.append(seen)  # to a port that nobody asked for: some router's doing
     for part in parts.values():
         part.sightings += strays[:MAX_STRAYS]
 
 
-def _share_connections(evidence: Evidence, parts: dict[int, _Part]) -> None:
+def _share_connections(evidence: Evidence, parts: dict[tuple[str, int], _Part]) -> None:
     strays: list[Connection] = []
     for held in evidence.connections:
-        part = parts.get(held.local_port)
+        part = parts.get((held.transport, held.local_port))
         (part.connections if part else strays).append(held)
     for part in parts.values():
         part.connections += strays[:MAX_STRAYS]
@@ -880,6 +942,8 @@ def _trail(
         if arrived is False and table.facts.xdp:
             arrived = None  # a filter on the card itself acts before the witness sees anything
         reply = here.answers(table.sightings, "out")
+        if attempt.transport == "udp" and arrived is None:
+            reply = None  # whatever a router made of the request, an answer to it is not known
     return Trail(
         attempt=attempt,
         left=left,
@@ -907,10 +971,10 @@ def _delivered(
     here: _Matcher, table: Evidence, *, own: bool, held: bool, absent: bool
 ) -> bool | None:
     """Whether a socket took the request; `absent` is whether it is known not to have arrived."""
-    if here.attempt.spoke == "challenge":
+    if here.attempt.spoke == "challenge" or any(map(here.took, table.acceptances)):
         return True
-    if any(here.took(a) for a in table.acceptances):
-        return True
+    if here.attempt.transport == "udp":
+        return False if own and _would_show(here, table) else None
     rows = [c for c in table.connections if c.round == here.attempt.round]
     if any(here.is_peer(c.remote_address, c.remote_port, c.local_port) for c in rows):
         return True
@@ -924,6 +988,17 @@ def _delivered(
         # Behind a router it may have been another port, or another machine: then no row is there.
         return False if waiting and here.foreign and here.attempt.spoke != "closed" else None
     return False if waiting else None
+
+
+def _would_show(here: _Matcher, table: Evidence) -> bool:
+    """Whether our own listener would know of this datagram had it come through.
+
+    Not where it may be passed on to somebody else, or where it asked nobody; and a router may
+    have made something of it that the listener did take.
+    """
+    if here.foreign or table.facts.forwards is not False:
+        return False
+    return not any(map(here.may_have_taken, table.acceptances))
 
 
 class _Matcher:
@@ -1038,8 +1113,11 @@ class _Matcher:
         a = self.attempt
         if s.transport != a.transport or s.source_port != a.port:
             return None
-        if not self._is_back(s) and (s.ack - 1) % 2**32 not in self._seqs:
+        known = a.transport == "tcp" and (s.ack - 1) % 2**32 in self._seqs
+        if not self._is_back(s) and not known:
             return None
+        if a.transport == "udp":
+            return "answer"
         if "R" in s.flags:
             return "reset"
         return "syn-ack" if s.flags == "SA" else None
@@ -1056,6 +1134,10 @@ class _Matcher:
     def took(self, taken: Acceptance) -> bool:
         """Whether the agent's own listener took this very connection."""
         return self.is_peer(taken.remote_address, taken.remote_port, taken.port)
+
+    def may_have_taken(self, taken: Acceptance) -> bool:
+        """Whether a NAT may have made this of the attempt, with another address and port."""
+        return bare(taken.remote_address) != bare(self.attempt.local_address)
 
     def in_table(self, rows: Iterable[Connection]) -> bool:
         """Whether the host's socket table holds this very connection, at the tested address."""

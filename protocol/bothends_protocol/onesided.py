@@ -197,7 +197,8 @@ def _service(known: ServiceKnown) -> Iterator[str]:
     if known.name is None or (known.ports and len(waits) == len(known.ports)):
         return
     if known.elsewhere:
-        yield f"{known.name} listens on TCP {_ports(known.elsewhere)} instead."
+        kinds = " or ".join(sorted({item.transport.upper() for item in known.ports})) or "TCP"
+        yield f"{known.name} listens on {kinds} {_ports(known.elsewhere)} instead."
     elif known.runs is False:
         yield f"No program called {known.name} runs."
 

@@ -14,7 +14,7 @@ from .addresses import bare
 from .bursts import PER_WINDOW, make_pattern
 from .evidence import Probe, RoundPlan
 from .messages import Offer, SeenPort, Tried
-from .ports import parse_ports
+from .ports import TRANSPORTS, parse_ports
 
 __all__ = [
     "ATTEMPTS",
@@ -221,7 +221,10 @@ def probe_addresses(prober: Offer) -> tuple[str, ...]:
 def first_round(
     number: int, prober: str, addresses: Iterable[str], ports: Sequence[str]
 ) -> list[RoundPlan]:
-    """Return the rounds that try every port at every address once, `number` being the first."""
+    """Return the rounds that try every port at every address once, `number` being the first.
+
+    A round has one transport: what counters show of one must not be taken for the other.
+    """
     probes = [
         Probe(transport=wanted.transport, address=address, port=port)
         for address in addresses
@@ -229,7 +232,12 @@ def first_round(
         for wanted in parse_ports(text)
         for port in wanted
     ]
-    chunks = [probes[at : at + MAX_PROBES] for at in range(0, len(probes), MAX_PROBES)]
+    by_transport = ([p for p in probes if p.transport == name] for name in TRANSPORTS)
+    chunks = [
+        alike[at : at + MAX_PROBES]
+        for alike in by_transport
+        for at in range(0, len(alike), MAX_PROBES)
+    ]
     return [
         RoundPlan(
             number=number + index,
@@ -290,13 +298,18 @@ def _plain(tally: Tally) -> bool:
 
 def burst_probes(tallies: Sequence[tuple[Probe, Tally]]) -> list[Probe]:
     """Return the probes whose fate a coded burst would tell: all, or one of each kind."""
-    wanting = [(probe, tally) for probe, tally in tallies if _unwitnessed(tally)]
+    wanting = [
+        (probe, tally)
+        for probe, tally in tallies
+        if (_untold if probe.transport == "udp" else _unwitnessed)(tally)
+    ]
     if len(wanting) <= MAX_BURSTS:
         return [probe for probe, _ in wanting]
     kinds: dict[object, Probe] = {}
     for probe, tally in wanting:
         silent = tally.silent == tally.attempts
-        kinds.setdefault((probe.address, silent, bool(tally.connected)), probe)
+        kind = (probe.transport, probe.address, silent, bool(tally.connected))
+        kinds.setdefault(kind, probe)
     return list(kinds.values())
 
 
@@ -307,6 +320,20 @@ def _unwitnessed(tally: Tally) -> bool:
     if tally.connected:
         return tally.delivered == 0 and tally.arrived is None
     return tally.left is None or tally.arrived is None
+
+
+def _untold(tally: Tally) -> bool:
+    """Whether no witness has told where datagrams ended, or whether they came through.
+
+    That a program which stays silent got them, no witness of single ones shows.
+    """
+    if not tally.attempts or tally.explained:
+        return False
+    if tally.connected:
+        return not tally.delivered and tally.arrived is None
+    if tally.left is None or tally.arrived is None:
+        return True
+    return tally.arrived > 0 and tally.delivered is None
 
 
 def burst_round(
@@ -339,7 +366,8 @@ def pinhole_rounds(
     silent = [
         probe
         for probe, tally in tallies
-        if bare(probe.address) not in here
+        if probe.transport == "tcp"
+        and bare(probe.address) not in here
         and 0 < tally.silent == tally.attempts
         and not (tally.mapped or tally.arrived or tally.delivered)
     ]
@@ -371,7 +399,10 @@ def mapped_rounds(
     probes = tuple(
         probe
         for probe, tally in tallies
-        if bare(probe.address) not in here and not tally.delivered and not tally.arrived
+        if probe.transport == "tcp"
+        and bare(probe.address) not in here
+        and not tally.delivered
+        and not tally.arrived
     )[:MAX_MAPPED]
     if not probes:
         return []
@@ -446,12 +477,16 @@ def unseen_through_mapping(tried: Sequence[Tried], seen: Sequence[SeenPort]) -> 
 
 def well_formed(plan: RoundPlan) -> bool:
     """Return whether `plan` is of a kind that is known here, and of a bearable size."""
+    transports = {probe.transport for probe in plan.probes}
+    if len(transports) > 1 or not transports <= set(TRANSPORTS):
+        return False
+    if "udp" in transports and plan.kind not in (CONNECT, BURST):
+        return False
     if plan.kind == CONNECT:
         return not plan.pattern and not plan.local_ports
-    if plan.kind == MAPPED:
-        return not plan.pattern and not plan.local_ports and len(plan.probes) <= MAX_MAPPED
-    if plan.kind == LOSS:
-        return not plan.pattern and not plan.local_ports and len(plan.probes) == 1
+    if plan.kind in _MOST_PROBES:
+        few = len(plan.probes) <= _MOST_PROBES[plan.kind]
+        return not plan.pattern and not plan.local_ports and few
     if plan.kind in _FROM_PORTS:
         attempts, count = _FROM_PORTS[plan.kind]
         return (
@@ -468,6 +503,8 @@ def well_formed(plan: RoundPlan) -> bool:
         and set(plan.pattern) <= {"0", "1"}
     )
 
+
+_MOST_PROBES = {MAPPED: MAX_MAPPED, LOSS: 1}
 
 _FROM_PORTS = {PINHOLE: (PINHOLE_ATTEMPTS, PINHOLE_ATTEMPTS), SAMPLE: (MAX_WAVES, TUPLES)}
 """By kind: attempts, and local ports."""
