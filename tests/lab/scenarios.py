@@ -27,6 +27,7 @@ from . import (
     scenarios_pairs,
     scenarios_routed,
     scenarios_routed6,
+    scenarios_udp,
     scenarios_way,
 )
 from .faults import ADMIN, PORT_UNREACHABLE, RESET, rules
@@ -394,6 +395,7 @@ def _table() -> dict[str, Scenario]:
         *scenarios_names.rows(),
         *scenarios_routed6.rows(),
         *scenarios_mtu.rows(),
+        *scenarios_udp.rows(),
     )
     table = {row.name: row for row in rows}
     assert len(table) == len(rows), "two scenarios have one name"

@@ -1,0 +1,436 @@
+"""Rows of UDP ports: the causes of TCP that UDP can have, and what only UDP has.
+
+A service of UDP may stay silent and be well; nobody writes to one that is not
+ours, but for what ``--payload`` says; what the source's own filter drops its own
+system says at once; and ICMP is all that refuses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from . import cards, faults, network, networks, ways
+from .faults import ADMIN, PORT_UNREACHABLE, Fault, Rules, rules
+from .grading import Expected, blocked, open_, undetermined
+from .homes import INSIDE, PUBLIC, Homes
+from .network import DESTINATION, DESTINATION6, DESTINATION_PUBLIC
+from .networks import CONTAINER, SECOND, by_six
+from .rows import (
+    DESTINATION_DROP,
+    DESTINATION_NO_ROUTE,
+    DESTINATION_REJECT,
+    DESTINATION_REPLY,
+    HUNG,
+    LOOPBACK_ONLY,
+    LOSS,
+    NETWORK_DROP,
+    NETWORK_REJECT,
+    NO_FORWARD,
+    NO_HOST,
+    NOT_RUNNING,
+    OTHER_PORT,
+    OTHER_PROGRAM,
+    REPLY_LOST,
+    SOURCE_DROP,
+    SOURCE_REJECT,
+    SOURCE_REPLY,
+    WRONG_FAMILY,
+    WRONG_INTERFACE,
+    with_users,
+)
+from .scenario import Scenario
+from .serve import ASKED
+from .services import Service, background, meeting_point
+
+__all__ = ["rows"]
+
+ISSUE = 6
+"""The issue that asks for UDP."""
+
+UDP = "udp:4242"
+BY_FOUR = ("--target", DESTINATION)
+"""The agents meet by IPv6; this is tested."""
+
+REQUEST, REPLY = "udp dport 4242", "udp sport 4242"
+PROGRAM = "backupd"
+
+AT_MEETING_POINT = functools.partial(meeting_point, on="public", address=PUBLIC)
+MEET = ("--rendezvous", f"ws://{PUBLIC}:4000/v1")
+TARGET = ("--target", DESTINATION_PUBLIC)
+
+Udp = functools.partial(Service, udp=True)
+ECHO, SILENT, STOPPED = Udp(), Udp(mode="silent"), Udp(stopped=True)
+LOOPBACK = Udp(bind=("127.0.0.1",))
+PICKY = Udp(mode="picky")
+
+Part = tuple[str, tuple[Service, ...], tuple[Fault, ...], Expected]
+
+
+def anyone(name: str, expected: Expected, *, ports: str = UDP, **row: Any) -> Iterator[Scenario]:
+    """A row of this table, privileged and for ordinary users."""
+    yield from with_users(
+        Scenario(name=f"udp-{name}", expected=expected, issue=ISSUE, ports=ports, **row)
+    )
+
+
+def rows() -> Iterator[Scenario]:
+    """All of them."""
+    yield from _one_segment()
+    yield from _places()
+    yield from _routers()
+    yield from _ipv6()
+    yield from _bad_networks()
+    yield from _payload()
+    yield from _several_ports()
+    yield from _behind_nat()
+
+
+# -- what the filters are
+
+
+def drop(on: str = "destination", match: str = REQUEST) -> Rules:
+    return rules(on, "output" if on == "source" else "input", f"{match} counter drop")
+
+
+def reject(how: str, on: str = "destination") -> Rules:
+    hook = "output" if on == "source" else "input"
+    return rules(on, hook, f"{REQUEST} counter reject with {how}")
+
+
+def at_card(on: str, hook: str, match: str = REQUEST) -> Rules:
+    return Rules(on, hook, (f"{match} counter drop",), priority="0", family="netdev")
+
+
+def drop_replies(on: str = "destination") -> Rules:
+    return rules(on, "input" if on == "source" else "output", f"{REPLY} counter drop")
+
+
+def on_the_way(what: str, router: int) -> Rules:
+    return rules(f"router{router}", "forward", what)
+
+
+MAIN: tuple[Part, ...] = (
+    ("open", (ECHO,), (), open_()),
+    ("open-silent", (SILENT,), (), open_()),
+    ("not-running", (), (), blocked(NOT_RUNNING)),
+    ("loopback-only", (LOOPBACK,), (), blocked(LOOPBACK_ONLY)),
+    ("hung", (STOPPED,), (), blocked(HUNG)),
+    ("destination-drop", (ECHO,), (drop(),), blocked(DESTINATION_DROP)),
+    ("destination-drop-silent", (SILENT,), (drop(),), blocked(DESTINATION_DROP)),
+    ("destination-reject-admin", (ECHO,), (reject(ADMIN),), blocked(DESTINATION_REJECT)),
+    (
+        "destination-reject-port",
+        (ECHO,),
+        (reject(PORT_UNREACHABLE),),
+        blocked(DESTINATION_REJECT),
+    ),
+    ("source-drop", (ECHO,), (drop("source"),), blocked(SOURCE_DROP)),
+    ("source-reject-admin", (ECHO,), (reject(ADMIN, "source"),), blocked(SOURCE_REJECT)),
+    (
+        "source-reject-port",
+        (ECHO,),
+        (reject(PORT_UNREACHABLE, "source"),),
+        blocked(SOURCE_REJECT),
+    ),
+    ("destination-reply-blocked", (ECHO,), (drop_replies(),), blocked(DESTINATION_REPLY)),
+    ("source-reply-blocked", (ECHO,), (drop_replies("source"),), blocked(SOURCE_REPLY)),
+    ("drop+not-running", (), (drop(),), blocked(DESTINATION_DROP, NOT_RUNNING)),
+    ("drop+loopback-only", (LOOPBACK,), (drop(),), blocked(DESTINATION_DROP, LOOPBACK_ONLY)),
+    (
+        "reject+not-running",
+        (),
+        (reject(ADMIN),),
+        blocked(DESTINATION_REJECT, NOT_RUNNING),
+    ),
+    (
+        "reply-blocked+not-running",
+        (),
+        (drop_replies(),),
+        blocked(DESTINATION_REPLY, NOT_RUNNING),
+    ),
+    (
+        "source-reply+not-running",
+        (),
+        (drop_replies("source"),),
+        blocked(SOURCE_REPLY, NOT_RUNNING),
+    ),
+    ("source-drop+not-running", (), (drop("source"),), blocked(SOURCE_DROP, NOT_RUNNING)),
+)
+
+
+def _one_segment() -> Iterator[Scenario]:
+    for name, services, put, expected in MAIN:
+        yield from anyone(name, expected, services=services, faults=put)
+    control = "meta l4proto {{ tcp, udp }} th dport 24242"
+    for name, services, put, expected in (
+        (
+            "destination-drop-raw",
+            (ECHO,),
+            (Rules("destination", "prerouting", (f"{REQUEST} counter drop",), priority="raw"),),
+            blocked(DESTINATION_DROP),
+        ),
+        (
+            "destination-drop-at-card",
+            (ECHO,),
+            (at_card("destination", "ingress"),),
+            blocked(DESTINATION_DROP),
+        ),
+        ("source-drop-at-card", (ECHO,), (at_card("source", "egress"),), blocked(SOURCE_DROP)),
+        (
+            "source-drop-tc",
+            (ECHO,),
+            (cards.tc_drop("source", "egress", protocol=cards.UDP),),
+            blocked(SOURCE_DROP),
+        ),
+        (
+            "reply-blocked-at-card",
+            (ECHO,),
+            (at_card("destination", "egress", REPLY),),
+            blocked(DESTINATION_REPLY),
+        ),
+        ("default-deny", (ECHO,), (faults.default_deny(),), blocked(DESTINATION_DROP)),
+        (
+            "default-deny+not-running",
+            (),
+            (faults.default_deny(),),
+            blocked(DESTINATION_DROP, NOT_RUNNING),
+        ),
+        (
+            "default-deny-but-allowed",
+            (SILENT,),
+            (faults.default_deny(REQUEST, control),),
+            open_(),
+        ),
+        ("tcp-only-dropped", (ECHO,), (drop(match="tcp dport 4242"),), open_()),
+        (
+            # It lets what comes from the host itself in.
+            "default-deny+hung",
+            (Udp(stopped=True, as_user=True),),
+            (faults.default_deny(),),
+            blocked(DESTINATION_DROP, HUNG),
+        ),
+    ):
+        yield from anyone(name, expected, services=services, faults=put)
+
+
+def _places() -> Iterator[Scenario]:
+    """Where the program has the port, and which program it is."""
+    six = Udp(bind=("::",))
+    for name, builder, services, code in (
+        ("wrong-interface", networks.second_card, (Udp(bind=(SECOND,)),), WRONG_INTERFACE),
+        ("wrong-family-ipv6", network.dual, (six,), WRONG_FAMILY),
+        ("wrong-family-ipv4", by_six, (ECHO,), WRONG_FAMILY),
+    ):
+        yield from anyone(name, blocked(code), network=builder, services=services)
+    dual = Udp(bind=("::",), dual=True)
+    yield from anyone("open-dual", open_(), network=network.dual, services=(dual,))
+    silent = Udp(bind=("::",), dual=True, mode="silent")
+    yield from anyone("open-silent-dual", open_(), network=network.dual, services=(silent,))
+    yield from anyone("not-running-below-1024", blocked(NOT_RUNNING), ports="udp:443")
+    named = ("--service", PROGRAM)
+    for name, titled, port, code in (
+        ("other-port", PROGRAM, 4250, OTHER_PORT),
+        ("other-program", "intruder", 4242, OTHER_PROGRAM),
+    ):
+        mine = Udp(title=titled, port=port, as_user=True)
+        yield from anyone(name, blocked(code), services=(mine,), destination_args=named)
+    published = Rules(
+        "destination",
+        "prerouting",
+        (f"{REQUEST} dnat ip to {CONTAINER}:80",),
+        priority="dstnat",
+    )
+    for name, mode, expected in (
+        ("container", "echo", open_()),
+        # It is open, but nobody sees what becomes of datagrams in there.
+        ("container-silent", "silent", undetermined()),
+    ):
+        inside = Udp(port=80, on="container", bind=("::",), dual=True, mode=mode)
+        yield from anyone(
+            name,
+            expected,
+            network=networks.container,
+            services=(inside,),
+            faults=(_natted(published),),
+        )
+    for name, service in (("", ECHO), ("-silent", SILENT)):
+        for how in ("unreachable", "blackhole"):
+            yield from anyone(
+                f"no-way-back-{how}{name}",
+                blocked(DESTINATION_NO_ROUTE),
+                network=by_six,
+                services=(service,),
+                faults=(ways.no_way_back(how),),
+                source_args=BY_FOUR,
+            )
+    yield from anyone(
+        "no-neighbour",
+        blocked(NO_HOST),
+        network=by_six,
+        services=(ECHO,),
+        faults=(_no_neighbour,),
+        source_args=BY_FOUR,
+    )
+
+
+def _no_neighbour(stage: network.Stage) -> None:
+    """Nobody answers for the address by IPv4."""
+    faults.no_neighbour(dataclasses.replace(stage, destination_address=DESTINATION))
+
+
+def _natted(published: Rules) -> Fault:
+    def put(stage: network.Stage) -> None:
+        text = published.text(stage).replace("type filter hook", "type nat hook")
+        stage.destination.nft(text)
+
+    put.__name__ = "published"
+    return put
+
+
+def _routers() -> Iterator[Scenario]:
+    between: tuple[tuple[str, str, str], ...] = (
+        ("drop", f"{REQUEST} counter drop", NETWORK_DROP),
+        ("reject-admin", f"{REQUEST} counter reject with {ADMIN}", NETWORK_REJECT),
+        ("reject-port", f"{REQUEST} counter reject with {PORT_UNREACHABLE}", NETWORK_REJECT),
+        ("reply-lost", f"{REPLY} counter drop", REPLY_LOST),
+    )
+    for routers in (1, 3):
+        builder = functools.partial(network.routed, routers=routers)
+        for name, services, put, expected in MAIN:
+            yield from anyone(
+                f"routers-{routers}-{name}",
+                expected,
+                network=builder,
+                services=services,
+                faults=put,
+            )
+        for router in sorted({1, routers}):
+            for name, what, cause in between:
+                for kind, services, codes in (
+                    ("", (ECHO,), (cause,)),
+                    ("+not-running", (), (cause, NOT_RUNNING)),
+                ):
+                    yield from anyone(
+                        f"routers-{routers}-{name}-at-{router}{kind}",
+                        blocked(*codes),
+                        network=builder,
+                        services=services,
+                        faults=(on_the_way(what, router),),
+                    )
+
+
+def _ipv6() -> Iterator[Scenario]:
+    six = {ECHO: Udp(bind=("::",)), SILENT: Udp(bind=("::",), mode="silent")}
+    six |= {LOOPBACK: Udp(bind=("::1",)), STOPPED: Udp(bind=("::",), stopped=True)}
+    for name, services, put, expected in MAIN:
+        yield from anyone(
+            f"ipv6-{name}",
+            expected,
+            network=network.lan6,
+            services=tuple(six[service] for service in services),
+            faults=put,
+        )
+    yield from anyone(
+        "ipv6-target",
+        open_(),
+        network=by_six,
+        services=(six[ECHO],),
+        source_args=("--target", DESTINATION6),
+    )
+
+
+def _bad_networks() -> Iterator[Scenario]:
+    for name, services, put, expected in MAIN:
+        if "reject-port" in name or "source-" in name:
+            continue
+        yield from anyone(
+            f"loss-20-{name}",
+            dataclasses.replace(expected, allowed_warnings=frozenset({LOSS})),
+            services=services,
+            faults=(*put, faults.loss(20)),
+        )
+        yield from anyone(
+            f"traffic-{name}",
+            expected,
+            network=network.lan_and_third,
+            services=(*services, background),
+            faults=put,
+        )
+
+
+def _payload() -> Iterator[Scenario]:
+    asks = ("--payload", ASKED.decode())
+    for name, put, expected in (
+        ("payload", (), open_()),
+        ("payload-drop", (drop(),), blocked(DESTINATION_DROP)),
+        ("payload-reply-blocked", (drop_replies(),), blocked(DESTINATION_REPLY)),
+        ("payload-source-reply", (drop_replies("source"),), blocked(SOURCE_REPLY)),
+    ):
+        yield from anyone(name, expected, services=(PICKY,), faults=put, source_args=asks)
+    yield from anyone("payload-missing", open_(), services=(PICKY,))
+    yield from anyone(
+        "payload-hex", open_(), services=(PICKY,), source_args=("--payload", f"hex:{ASKED.hex()}")
+    )
+
+
+def _several_ports() -> Iterator[Scenario]:
+    both = "tcp:4242,udp:4242"
+    services = (dataclasses.replace(ECHO, udp=False), ECHO)
+    tcp = "tcp dport 4242"
+    for name, put, expected in (
+        ("and-tcp", (), open_()),
+        ("and-tcp-udp-dropped", (drop(),), blocked(DESTINATION_DROP)),
+        ("and-tcp-tcp-dropped", (drop(match=tcp),), blocked(DESTINATION_DROP)),
+        ("and-tcp-udp-rejected", (reject(ADMIN),), blocked(DESTINATION_REJECT)),
+        (
+            "and-tcp-one-each",
+            (drop("source"), drop(match=tcp)),
+            blocked(SOURCE_DROP, DESTINATION_DROP),
+        ),
+    ):
+        yield from anyone(name, expected, ports=both, services=services, faults=put)
+    yield from anyone("and-tcp-not-running", blocked(NOT_RUNNING), ports=both)
+    many = "udp:4200-4300"
+    ranged = "udp dport 4200-4300"
+    for name, services_, put, expected in (
+        ("range-not-running", (), (), blocked(NOT_RUNNING)),
+        ("range-one-open", (ECHO,), (), blocked(NOT_RUNNING)),
+        (
+            "range-dropped",
+            (ECHO,),
+            (drop(match=ranged),),
+            blocked(DESTINATION_DROP, NOT_RUNNING),
+        ),
+        (
+            "range-rejected",
+            (ECHO,),
+            (rules("destination", "input", f"{ranged} counter reject with {ADMIN}"),),
+            blocked(DESTINATION_REJECT, NOT_RUNNING),
+        ),
+    ):
+        yield from anyone(name, expected, ports=many, services=services_, faults=put)
+
+
+def _behind_nat() -> Iterator[Scenario]:
+    """Routers are not asked anything by UDP yet: nothing is claimed of them, nor what is untrue."""
+    forward = (f"{REQUEST} counter dnat ip to {INSIDE}",)
+    for name, forwards, put, expected in (
+        ("forwarded", forward, (), open_()),
+        ("not-forwarded", (), (), undetermined(NO_FORWARD)),
+        ("destination-drop", forward, (drop(),), undetermined(DESTINATION_DROP)),
+        ("source-drop", forward, (drop("source"),), blocked(SOURCE_DROP)),
+    ):
+        for kind, service in (("", ECHO), ("-silent", SILENT)):
+            yield from anyone(
+                f"nat-{name}{kind}",
+                expected,
+                network=Homes(forwards=forwards),
+                services=(AT_MEETING_POINT, service),
+                faults=put,
+                peers=frozenset(),
+                source_args=(*MEET, *TARGET),
+                destination_args=MEET,
+            )

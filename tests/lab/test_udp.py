@@ -1,0 +1,95 @@
+"""By UDP: which of two transports is blamed, what reaches a service, and ports in ranges."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from . import agents, faults, serve
+from .hosts import Host, Process
+from .network import Stage
+from .services import Service
+
+pytestmark = pytest.mark.lab
+
+BOTH = "tcp:4242,udp:4242"
+UDP = Service(udp=True)
+TCP = dataclasses.replace(UDP, udp=False)
+PLACE = "/run/received"
+
+RECORD = f"""
+import os, socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("0.0.0.0", 4242))
+os.write({serve.READY_FD}, b"ready\\n")
+with open({PLACE!r}, "w", encoding="ascii", buffering=1) as file:
+    while True:
+        print(sock.recv(65536).hex() or "-", file=file)
+"""
+"""A service that writes down what it is sent, a line for each datagram."""
+
+users = pytest.mark.parametrize("as_user", [False, True], ids=["root", "user"])
+
+
+def agree(stage: Stage, *source_args: str, ports: str, as_user: bool) -> dict[str, Any]:
+    """Run both agents to their end; return the document that both print."""
+    processes = [
+        agents.destination(stage, ports=ports, as_user=as_user),
+        agents.source(stage, *source_args, as_user=as_user),
+    ]
+    documents = [result.document for result in agents.finish(processes)]
+    assert documents[0] is not None
+    assert documents[1] is not None
+    assert documents[0]["verdict_id"] == documents[1]["verdict_id"] is not None
+    return documents[0]
+
+
+def record(host: Host) -> Process:
+    return host.popen_ready([sys.executable, "-IS", "-c", RECORD])
+
+
+@users
+@pytest.mark.parametrize("dropped", ["tcp", "udp"])
+def test_the_transport_that_is_blocked_is_blamed(
+    stage: Stage, dropped: str, *, as_user: bool
+) -> None:
+    for service in (TCP, UDP):
+        service(stage)
+    faults.rules("destination", "input", f"{dropped} dport 4242 counter drop")(stage)
+    document = agree(stage, ports=BOTH, as_user=as_user)
+    found = {check["transport"]: check["status"] for check in document["checks"]}
+    assert found == {"tcp": "open", "udp": "open"} | {dropped: "blocked"}
+    (fix, *_) = next(
+        check["blockers"][0]["fix"] for check in document["checks"] if check["transport"] == dropped
+    )
+    assert dropped in json.dumps(fix)
+
+
+@users
+def test_a_service_gets_empty_datagrams_and_nothing_else(stage: Stage, *, as_user: bool) -> None:
+    record(stage.destination)
+    document = agree(stage, ports="udp:4242", as_user=as_user)
+    assert document["status"] == "open"
+    received = stage.destination.read(PLACE).split()
+    assert received
+    assert set(received) == {"-"}
+
+
+@users
+def test_a_service_gets_what_the_user_gave_and_nothing_else(stage: Stage, *, as_user: bool) -> None:
+    record(stage.destination)
+    document = agree(stage, "--payload", "hex:00ff", ports="udp:4242", as_user=as_user)
+    assert document["status"] == "open"
+    assert set(stage.destination.read(PLACE).split()) - {"-"} == {"00ff"}
+
+
+@users
+def test_a_range_of_ports_is_told_as_ranges(stage: Stage, *, as_user: bool) -> None:
+    UDP(stage)
+    document = agree(stage, ports="udp:4240-4250", as_user=as_user)
+    found = {check["ports"]: check["status"] for check in document["checks"]}
+    assert found == {"4242": "open", "4240-4241,4243-4250": "blocked"}
