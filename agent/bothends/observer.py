@@ -32,10 +32,11 @@ from bothends_protocol.evidence import (
     Witness,
 )
 from bothends_protocol.messages import SeenPort
-from bothends_protocol.plan import BURST, LOSS, MAPPED, PINHOLE, SAMPLE
+from bothends_protocol.plan import BURST, LOSS, MAPPED, PINHOLE, SAMPLE, by_datagrams
 from bothends_protocol.services import is_supervisor
 from bothends_protocol.tags import TRACE_TAG
 
+from .datagrams_seen import DatagramsSeen
 from .listener import OwnListeners
 from .opener import Opener
 from .queues import READ_SECONDS, QueueWatch
@@ -112,6 +113,9 @@ class Observer:
         self._way_back = WayBack(recorder, own, packets)
         self._self_test = SelfTest(recorder.self_connects.append)
         self._queues = QueueWatch(recorder.clock)
+        self._waiting_at: set[Probe] = set()
+        """Where the agent itself listens, wherever that comes in."""
+        self._indexed: tuple[tuple[int, int], DatagramsSeen] | None = None
         self._mark = 0
         self._round = 0
         self._before = {_ends(row) for row in connections(read_table() or (), None, 0)}
@@ -129,7 +133,7 @@ class Observer:
 
     def listen(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
         """Note who listens, listen where nobody does; return where this agent listens."""
-        udp = plan.probes[0].transport == "udp"
+        udp = by_datagrams(plan)
         counters = UDP_COUNTERS if udp else COUNTERS
         if plan.kind == BURST:
             card = self._addresses.get(bare(plan.probes[0].address), "")
@@ -145,11 +149,9 @@ class Observer:
             self._queues.begin(ports, self._own.inodes)
         self._drain()
         self._mark = len(self._recorder.sightings)
-        opened = [
-            (probe.transport, probe.address, probe.port)
-            for probe in plan.probes
-            if self._open_places(probe)
-        ]
+        here = [probe for probe in plan.probes if self._open_places(probe)]
+        self._waiting_at.update(here)
+        opened = [(probe.transport, probe.address, probe.port) for probe in here]
         for address in dict.fromkeys(probe.address for probe in plan.probes):
             self._look_back(address)
         return tuple(opened)
@@ -169,7 +171,7 @@ class Observer:
             await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
             self._drain()
         self._keep(self._sampler.stop(plan.number))
-        if plan.probes[0].transport == "udp":
+        if by_datagrams(plan):
             await self._watch_queues(plan)
         else:
             await self._watch_connections(plan)
@@ -427,21 +429,32 @@ class Observer:
         self._recorder.returns[result] = None
 
     def _requests(self, probe: Probe) -> list[Sighting]:
+        if probe.transport == "udp":
+            origins = self._origins([probe])
+            return [
+                s
+                for s in self._datagrams().to(probe.port)
+                # Anybody's datagrams look alike.
+                if bare(s.source) in origins
+                and self._lands(probe, s.destination, s.destination_port)
+            ]
         return [
             s
             for s in self._recorder.sightings[self._mark :]
             if s.way == "in"
-            and s.transport == probe.transport
+            and s.flags == "S"
             and s.icmp is None
-            and self._begins(s, probe)
+            and s.mss != TRACE_TAG
             and self._lands(probe, s.destination, s.destination_port)
         ]
 
-    def _begins(self, seen: Sighting, probe: Probe) -> bool:
-        """Whether this packet is one of those that a round sends."""
-        if seen.transport == "udp":  # anybody's datagrams look alike
-            return bare(seen.source) in self._origins([probe])
-        return seen.flags == "S" and seen.mss != TRACE_TAG
+    def _datagrams(self) -> DatagramsSeen:
+        """Return those that were seen in this round up to now."""
+        size = len(self._recorder.sightings)
+        if self._indexed is None or self._indexed[0] != (self._mark, size):
+            index = DatagramsSeen(self._recorder.sightings[self._mark :])
+            self._indexed = (self._mark, size), index
+        return self._indexed[1]
 
     def _lands(self, probe: Probe, address: str, port: int) -> bool:
         """Whether what came to this address and port of the host may have been sent to `probe`."""
@@ -461,14 +474,7 @@ class Observer:
 
     def _answered(self, request: Sighting) -> bool:
         if request.transport == "udp":
-            ends = (request.source, request.source_port, request.destination_port)
-            return any(
-                s.way == "out"
-                and s.transport == "udp"
-                and s.icmp is None
-                and (s.destination, s.destination_port, s.source_port) == ends
-                for s in self._recorder.sightings[self._mark :]
-            )
+            return self._datagrams().answered(request)
         return any(
             s.way == "out" and (s.ack - 1) % 2**32 == request.seq
             for s in self._recorder.sightings[self._mark :]
@@ -496,10 +502,7 @@ class Observer:
 
     def _is_own(self, probe: Probe) -> bool:
         """Whether the agent's own socket is where `probe` comes in, and nobody else's may be."""
-        return not self._passes_on and any(
-            o.opened and o.transport == probe.transport and self._lands(probe, o.address, o.port)
-            for o in self._recorder.own_listeners
-        )
+        return not self._passes_on and probe in self._waiting_at
 
     def _holders(self, probe: Probe) -> list[Listener]:
         return [

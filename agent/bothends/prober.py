@@ -35,7 +35,15 @@ from bothends_protocol.evidence import (
     Route,
 )
 from bothends_protocol.messages import SeenPort, Tried
-from bothends_protocol.plan import BURST, CERTAIN, CONNECT, LOSS, PINHOLE, SAMPLE
+from bothends_protocol.plan import (
+    BURST,
+    CERTAIN,
+    CONNECT,
+    LOSS,
+    PINHOLE,
+    SAMPLE,
+    by_datagrams,
+)
 from bothends_protocol.tags import TRACE_TAG, tag_of
 from bothends_protocol.ways import way_of
 
@@ -51,7 +59,7 @@ from .connects import (
 from .datagrams_sent import hear, letter, send, socket_to
 from .hops import SLACK_SECONDS, Tracer, farthest, has_expired
 from .recorder import Recorder
-from .witness.counters import Sampler
+from .witness.counters import COUNTERS, UDP_COUNTERS, Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state
 from .witness.packets import PacketWitness
 
@@ -215,7 +223,7 @@ class Prober:
             await self._sample(plan, rtt)
         elif plan.kind == LOSS:
             await self._measure_loss(plan, rtt)
-        elif plan.probes[0].transport == "udp":
+        elif by_datagrams(plan):
             await self._send_datagrams(plan, own=mine, rtt=rtt)
         else:
             await self._connect(plan, own=mine, rtt=rtt)
@@ -649,7 +657,8 @@ class Prober:
         """Begin to read the counters, ahead of the burst `plan`."""
         address = plan.probes[0].address
         card = next((r.interface for r in self._recorder.routes if r.destination == address), None)
-        self._sampler.start(card=card or "")
+        counters = UDP_COUNTERS if by_datagrams(plan) else COUNTERS
+        self._sampler.start(card=card or "", wanted=counters)
 
     def _connected(self, probe: Probe) -> bool:
         return any(t.probe == probe and t.outcome == "connected" for t in self._tries)

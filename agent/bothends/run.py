@@ -42,6 +42,7 @@ from bothends_protocol.messages import (
 from bothends_protocol.offered import offered
 from bothends_protocol.outside_facts import OutsideFacts, outside_facts, tidy
 from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
+from bothends_protocol.plan import by_datagrams
 from bothends_protocol.ports import PortSet, parse_ports
 from bothends_protocol.session import (
     Arm,
@@ -824,7 +825,7 @@ class Run:
             case Collect(plan):
                 seen_here = await observer.collect(plan, rtt)
                 cards = {item.address: item.interface for item in self._facts.addresses}
-                udp = plan.probes[0].transport == "udp"
+                udp = by_datagrams(plan)
                 missing = {
                     (s.address, s.port)
                     for s in seen_here

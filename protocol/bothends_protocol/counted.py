@@ -52,8 +52,8 @@ class BurstView(msgspec.Struct, frozen=True):
     made: bool | None = None
     """UDP: whether the destination made an answer to each, whatever became of it then."""
     reset_here: bool | None = None
-    """Whether the source's TCP answered as many packets by resets: answers that came from an
-    address which it had not asked."""
+    """Whether the source's TCP or UDP refused as many packets: answers that came from an address
+    which it had not asked."""
 
 
 MAX_JUDGED = 3
@@ -149,7 +149,7 @@ def view_burst(
         near = _Host(sent, here, v6=v6)
         reached[Stage.LEFT] = near.left()
         reached[Stage.RETURNED] = near.returned()
-        reset_here = near.passed("Tcp.OutRsts") if sent.transport == "tcp" else None
+        reset_here = near.refused
         inferred |= near.inferred
     if there is not None:
         far = _Host(sent, there, v6=v6)
@@ -168,6 +168,8 @@ def view_burst(
         delivered = reached[Stage.DELIVERED] = far.delivered(taken=taken, overflowed=overflowed)
         if delivered is not None or not far.passed(far.gate):
             reached[Stage.REPLIED] = far.replied(taken=taken, overflowed=overflowed)
+            if sent.transport == "udp" and made is None and not reached[Stage.REPLIED]:
+                reached[Stage.REPLIED] = None  # what left not may never have been made
         inferred |= far.inferred
     return BurstView(
         sent=len(sent.sends),
@@ -313,7 +315,7 @@ class _Host:
         if not self._udp:
             return None
         sent = self.passed(f"{self._udp}.OutDatagrams")
-        return _any(sent, self.passed(f"{self._ip}.OutDiscards"))
+        return True if self.kept else _any(sent, self.passed(f"{self._ip}.OutDiscards"))
 
     def arrived(self, *, taken: bool | None, forwarded: bool | None) -> bool | None:
         """Whether the burst reached this host's card."""

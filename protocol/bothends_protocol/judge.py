@@ -299,8 +299,33 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
         return _clear(j, services)
     if any(trail.connected for trail in j.trails):
         return _elsewhere(j, services)
-    answers = j.unanswered is False
-    return _stopped(j, services, losing=losing) if answers else _silent(j, services)
+    datagrams = _by_datagrams(j, services) if j.transport == "udp" else None
+    return datagrams or _stopped(j, services, losing=losing)
+
+
+def _by_datagrams(j: Journey, services: tuple[_Named, ...]) -> _Finding | None:
+    """What only UDP has; None where it is as by TCP."""
+    if j.answered_from or (j.burst is not None and j.burst.reset_here):
+        return _answered_elsewhere(j, services)
+    return None if j.unanswered is False else _silent(j, services)
+
+
+def _answered_elsewhere(j: Journey, services: tuple[_Named, ...]) -> _Finding:
+    """The answers come, from an address that was not asked: some programs take them."""
+    where = ", ".join(sorted(j.answered_from)) or "another address"
+    note = (
+        f"The service answers from {where} and not from the address that was asked: many programs, "
+        "and firewalls between, do not take that for the answer."
+    )
+    return _Finding(
+        path_clear=False,
+        reachable="unknown",
+        causes=(),
+        candidates=tuple(code for code, _, _ in services),
+        next_step="Let the application use the address from which the service answers, or have "
+        "the service listen on the tested address alone.",
+        notes=(*narrate(j), note),
+    )
 
 
 def _untried(services: tuple[_Named, ...]) -> _Finding:

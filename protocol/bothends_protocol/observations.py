@@ -245,6 +245,8 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     source_rules: tuple[MatchingRule, ...] = ()
     """Rules of the source's own firewall that match the requests or the answers."""
     destination_rules: tuple[MatchingRule, ...] = ()
+    answered_from: frozenset[str] = frozenset()
+    """UDP: other addresses from which answers to attempts were seen to come."""
     perhaps_limited: bool = False
     """UDP: whether so many attempts at other ports were refused by ICMP that silence at this one
     may be no more than the limit for such errors."""
@@ -549,6 +551,37 @@ def observe(
         source_rules=_rules(source, key),
         destination_rules=_rules(table, (transport, landing or address, port)),
         forwarding=forwarding,
+        answered_from=_answered_from(attempts, source, table, key),
+    )
+
+
+def _answered_from(
+    attempts: Iterable[Attempt],
+    source: Evidence | None,
+    table: Evidence | None,
+    key: tuple[str, str, int],
+) -> frozenset[str]:
+    """The addresses other than the tested one from which answers to the attempts were sent.
+
+    A program of UDP that does not mind at which address it was asked answers from the one that
+    the way back has.
+    """
+    transport, address, port = key
+    if transport != "udp":
+        return frozenset()
+    tried = {(bare(a.local_address), a.local_port) for a in attempts}
+    seen = (
+        *((s, "in") for s in (() if source is None else source.sightings)),
+        *((s, "out") for s in (() if table is None else table.sightings)),
+    )
+    return frozenset(
+        bare(s.source)
+        for s, way in seen
+        if s.way == way
+        and s.icmp is None
+        and s.source_port == port
+        and bare(s.source) != bare(address)
+        and (bare(s.destination), s.destination_port) in tried
     )
 
 

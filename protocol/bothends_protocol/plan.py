@@ -43,6 +43,7 @@ __all__ = [
     "add",
     "burst_probes",
     "burst_round",
+    "by_datagrams",
     "first_round",
     "further_round",
     "loses",
@@ -473,6 +474,11 @@ def unseen_through_mapping(tried: Sequence[Tried], seen: Sequence[SeenPort]) -> 
         for item in tried
         if (bare(item.probe.address), item.probe.port) in dark and item.silent == item.attempts
     ]
+
+
+def by_datagrams(plan: RoundPlan) -> bool:
+    """Return whether the round is one of UDP: all its probes are, or none."""
+    return any(probe.transport == "udp" for probe in plan.probes[:1])
 
 
 def well_formed(plan: RoundPlan) -> bool:

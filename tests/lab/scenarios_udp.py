@@ -39,6 +39,7 @@ from .rows import (
     SOURCE_REPLY,
     WRONG_FAMILY,
     WRONG_INTERFACE,
+    variant,
     with_users,
 )
 from .scenario import Scenario
@@ -86,6 +87,8 @@ def rows() -> Iterator[Scenario]:
     yield from _payload()
     yield from _several_ports()
     yield from _behind_nat()
+    yield from _mixed_privilege()
+    yield from _both_ways()
 
 
 # -- what the filters are
@@ -98,6 +101,11 @@ def drop(on: str = "destination", match: str = REQUEST) -> Rules:
 def reject(how: str, on: str = "destination") -> Rules:
     hook = "output" if on == "source" else "input"
     return rules(on, hook, f"{REQUEST} counter reject with {how}")
+
+
+def refuse_all() -> Rules:
+    allowed = ('iif "lo" accept', "ct state established,related accept")
+    return rules("destination", "input", *allowed, f"counter reject with {ADMIN}")
 
 
 def at_card(on: str, hook: str, match: str = REQUEST) -> Rules:
@@ -205,6 +213,15 @@ def _one_segment() -> Iterator[Scenario]:
             open_(),
         ),
         ("tcp-only-dropped", (ECHO,), (drop(match="tcp dport 4242"),), open_()),
+        ("source-default-deny", (ECHO,), (faults.default_deny(on="source"),), open_()),
+        # It has refused the contact, too, and has said by then what it may say at once.
+        ("default-reject", (ECHO,), (refuse_all(),), blocked(DESTINATION_REJECT)),
+        (
+            "default-reject+not-running",
+            (),
+            (refuse_all(),),
+            blocked(DESTINATION_REJECT, NOT_RUNNING),
+        ),
         (
             # It lets what comes from the host itself in.
             "default-deny+hung",
@@ -230,6 +247,20 @@ def _places() -> Iterator[Scenario]:
     silent = Udp(bind=("::",), dual=True, mode="silent")
     yield from anyone("open-silent-dual", open_(), network=network.dual, services=(silent,))
     yield from anyone("not-running-below-1024", blocked(NOT_RUNNING), ports="udp:443")
+    # It listens everywhere, and answers from the address that the way back has.
+    yield from anyone(
+        "answers-from-elsewhere",
+        undetermined(),
+        network=networks.second_address,
+        services=(ECHO,),
+        source_args=("--target", SECOND),
+    )
+    yield from anyone(
+        "own-answers-from-there",
+        blocked(NOT_RUNNING),
+        network=networks.second_address,
+        source_args=("--target", SECOND),
+    )
     named = ("--service", PROGRAM)
     for name, titled, port, code in (
         ("other-port", PROGRAM, 4250, OTHER_PORT),
@@ -352,6 +383,13 @@ def _bad_networks() -> Iterator[Scenario]:
             services=services,
             faults=(*put, faults.loss(20)),
         )
+        # Answers come late, from another town.
+        yield from anyone(
+            f"far-{name}",
+            expected,
+            services=services,
+            faults=(*put, faults.delay(30)),
+        )
         yield from anyone(
             f"traffic-{name}",
             expected,
@@ -434,3 +472,36 @@ def _behind_nat() -> Iterator[Scenario]:
                 source_args=(*MEET, *TARGET),
                 destination_args=MEET,
             )
+
+
+def _mixed_privilege() -> Iterator[Scenario]:
+    """One end sees packets: it and the other's counters tell as much."""
+    few = {
+        *("open-silent", "hung", "destination-drop", "source-drop", "destination-reject-admin"),
+        *("destination-reply-blocked", "source-reply-blocked", "drop+not-running"),
+    }
+    for name, services, put, expected in MAIN:
+        for end in ("source", "destination") if name in few else ():
+            row = Scenario(
+                name=f"udp-{name}",
+                expected=expected,
+                issue=ISSUE,
+                ports=UDP,
+                services=services,
+                faults=put,
+            )
+            yield variant(row, f"{end}-user", frozenset({end}), expected)
+
+
+def _both_ways() -> Iterator[Scenario]:
+    """The other direction too: whoever is the source there sends empty datagrams."""
+    services = (ECHO, dataclasses.replace(ECHO, on="source"))
+    other_drop = rules("source", "input", f"{REQUEST} counter drop")
+    for name, put, expected in (
+        ("both-ways", (), open_()),
+        ("both-ways-drop", (drop(),), blocked(DESTINATION_DROP)),
+        ("both-ways-drop-back", (other_drop,), blocked(DESTINATION_DROP)),
+    ):
+        yield from anyone(
+            name, expected, services=services, faults=put, source_args=("--both-ways",)
+        )

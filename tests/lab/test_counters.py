@@ -34,6 +34,11 @@ def run(*faults: str) -> subprocess.CompletedProcess[str]:
         ("destination INPUT drop", "dev.tx", "Ip.InReceives, dev.rx"),
         ("destination ingress drop", "dev.tx", "dev.rx"),
         ("router FORWARD drop", "dev.tx", "-"),
+        (
+            "UDP none, program does not read",
+            "dev.tx",
+            "Ip.InReceives, Ip.InDelivers, dev.rx",
+        ),
     ],
 )
 def test_a_fault_shows_where_the_table_says(fault: str, source: str, destination: str) -> None:

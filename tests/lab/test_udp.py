@@ -13,6 +13,7 @@ from . import agents, faults, serve
 from .hosts import Host, Process
 from .network import Stage
 from .services import Service
+from .test_saved import carried, combine, document, evidence
 
 pytestmark = pytest.mark.lab
 
@@ -60,11 +61,11 @@ def test_the_transport_that_is_blocked_is_blamed(
     for service in (TCP, UDP):
         service(stage)
     faults.rules("destination", "input", f"{dropped} dport 4242 counter drop")(stage)
-    document = agree(stage, ports=BOTH, as_user=as_user)
-    found = {check["transport"]: check["status"] for check in document["checks"]}
+    told = agree(stage, ports=BOTH, as_user=as_user)
+    found = {check["transport"]: check["status"] for check in told["checks"]}
     assert found == {"tcp": "open", "udp": "open"} | {dropped: "blocked"}
     (fix, *_) = next(
-        check["blockers"][0]["fix"] for check in document["checks"] if check["transport"] == dropped
+        check["blockers"][0]["fix"] for check in told["checks"] if check["transport"] == dropped
     )
     assert dropped in json.dumps(fix)
 
@@ -72,8 +73,8 @@ def test_the_transport_that_is_blocked_is_blamed(
 @users
 def test_a_service_gets_empty_datagrams_and_nothing_else(stage: Stage, *, as_user: bool) -> None:
     record(stage.destination)
-    document = agree(stage, ports="udp:4242", as_user=as_user)
-    assert document["status"] == "open"
+    told = agree(stage, ports="udp:4242", as_user=as_user)
+    assert told["status"] == "open"
     received = stage.destination.read(PLACE).split()
     assert received
     assert set(received) == {"-"}
@@ -82,14 +83,50 @@ def test_a_service_gets_empty_datagrams_and_nothing_else(stage: Stage, *, as_use
 @users
 def test_a_service_gets_what_the_user_gave_and_nothing_else(stage: Stage, *, as_user: bool) -> None:
     record(stage.destination)
-    document = agree(stage, "--payload", "hex:00ff", ports="udp:4242", as_user=as_user)
-    assert document["status"] == "open"
+    told = agree(stage, "--payload", "hex:00ff", ports="udp:4242", as_user=as_user)
+    assert told["status"] == "open"
     assert set(stage.destination.read(PLACE).split()) - {"-"} == {"00ff"}
 
 
 @users
 def test_a_range_of_ports_is_told_as_ranges(stage: Stage, *, as_user: bool) -> None:
     UDP(stage)
-    document = agree(stage, ports="udp:4240-4250", as_user=as_user)
-    found = {check["ports"]: check["status"] for check in document["checks"]}
+    told = agree(stage, ports="udp:4240-4250", as_user=as_user)
+    found = {check["ports"]: check["status"] for check in told["checks"]}
     assert found == {"4242": "open", "4240-4241,4243-4250": "blocked"}
+
+
+def kept(stage: Stage, *options: str, ports: str) -> list[agents.Result]:
+    """Run both agents with --save; the destination's result first."""
+    return agents.finish(
+        [
+            agents.destination(stage, "--save", evidence("destination"), *options, ports=ports),
+            agents.source(stage, "--save", evidence("source"), *options),
+        ]
+    )
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["open", "dropped"])
+def test_what_both_kept_of_a_run_gives_the_same_verdict(stage: Stage, *, dropped: bool) -> None:
+    UDP(stage)
+    if dropped:
+        faults.rules("destination", "input", "udp dport 4242 counter drop")(stage)
+    first, _ = kept(stage, ports=BOTH)
+    assert first.document is not None
+    found = document(combine(carried(stage), "/run/A", "/run/B", "--json"))
+    for name in ("verdict_id", "status", "blockers", "checks"):
+        assert found[name] == first.document[name]
+
+
+def test_two_that_never_met_claim_nothing_of_udp(stage: Stage) -> None:
+    """Alone each tries TCP only, and says so."""
+    UDP(stage)
+    control = "meta l4proto {{ tcp, udp }} th dport 24242 counter drop"
+    for end in ("source", "destination"):
+        faults.rules(end, "input", control)(stage)
+    for result in kept(stage, "--wait", "9", ports="udp:4242"):
+        assert not result.flaws
+        assert result.document is not None
+        assert result.document["status"] == "no-contact"
+    found = document(combine(carried(stage), "/run/A", "/run/B", "--json"))
+    assert (found["status"], found["blockers"]) == ("undetermined", [])
