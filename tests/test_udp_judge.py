@@ -324,6 +324,31 @@ def test_where_nobody_saw_whether_it_answers_nothing_is_claimed(
     assert "--payload" in check.next_step
 
 
+def test_a_filter_that_lets_single_datagrams_through_is_not_blamed() -> None:
+    """It limits the rate: programs read what single datagrams brought, and the burst stopped."""
+    source, destination = map(by_udp, fates(UNANSWERED).evidence())
+    sent = _burst()
+    plan = RoundPlan(
+        number=2,
+        kind="burst",
+        prober="source",
+        attempts=PER_WINDOW,
+        probes=(Probe(transport="udp", address=THERE, port=PORT),),
+    )
+    source = msgspec.structs.replace(
+        source, rounds=(*source.rounds, plan), bursts=(sent,), samples=(_samples(sent, SENT),)
+    )
+    for read, expected in ((3, []), (1, ["destination.firewall-drop"])):
+        single = Samples(round=1, times=(0.0, 0.1), values={"Udp.InDatagrams": (70, 70 + read)})
+        there = msgspec.structs.replace(
+            destination,
+            rounds=(*destination.rounds, plan),
+            samples=(single, _samples(sent, CAME)),
+        )
+        (check,) = judge(source, there).checks
+        assert codes(check) == expected
+
+
 def _queue(**more: object) -> Queue:
     fields = {"before": 0, "after": 2304, "read": False, "watched": 1.5, **more}
     return Queue(round=1, transport="udp", address="0.0.0.0", port=PORT, **fields)  # type: ignore[arg-type]

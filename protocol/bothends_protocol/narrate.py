@@ -307,6 +307,8 @@ def _size(j: Journey) -> str:
     sizes = {t.attempt.size for t in j.trails}
     if sizes == {0}:
         return "The datagrams were empty: nothing is written to a service without --payload."
+    if len(sizes) > 1:
+        return ""
     return f"The datagrams held what --payload says ({max(sizes)} bytes)."
 
 

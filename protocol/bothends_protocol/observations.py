@@ -30,6 +30,7 @@ from .evidence import (
     Neighbour,
     OwnListener,
     Queue,
+    Samples,
     SelfConnect,
     Sighting,
 )
@@ -247,6 +248,9 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     destination_rules: tuple[MatchingRule, ...] = ()
     answered_from: frozenset[str] = frozenset()
     """UDP: other addresses from which answers to attempts were seen to come."""
+    read_meanwhile: bool = False
+    """UDP: whether programs of the destination read as many datagrams as single ones were sent,
+    beside those that went to other ports. Then the single ones may be among them."""
     perhaps_limited: bool = False
     """UDP: whether so many attempts at other ports were refused by ICMP that silence at this one
     may be no more than the limit for such errors."""
@@ -402,15 +406,16 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
         if self.transport != "udp" or self.symptoms != {Symptom.SILENT} or self.proven:
             return False
         program = bool(self.holders) or not self.sockets or self.forwards is not False
-        if not program or (self.own and self.forwards is False):
+        # Our own listener answers, and an answer needs a way.
+        own = self.own and self.forwards is False
+        way = self.return_error is not None or self.astray or self.back_unresolved
+        if not program or own or way or self.furthest >= Stage.REPLIED:
             return False
-        if self.stopped <= Stage.DELIVERED or self.furthest >= Stage.REPLIED:
-            return False
-        if self.return_error is not None or self.astray or self.back_unresolved:
-            return False  # an answer would have no way
         made = None if self.burst is None else self.burst.made
-        if made:
-            return False
+        if self.stopped <= Stage.DELIVERED or made:
+            # A filter that lets only so many a second through stops the burst alone.
+            limited = self.read_meanwhile and self.counted.get(Stage.DELIVERED) is False
+            return None if limited else False
         return True if made is False and self.counted.get(Stage.DELIVERED) else None
 
     def count(self, stage: Stage) -> int | None:
@@ -552,7 +557,46 @@ def observe(
         destination_rules=_rules(table, (transport, landing or address, port)),
         forwarding=forwarding,
         answered_from=_answered_from(attempts, source, table, key),
+        read_meanwhile=table is not None and _read_meanwhile(table, attempts, address),
     )
+
+
+def _read_meanwhile(table: Evidence, attempts: Iterable[Attempt], address: str) -> bool:
+    tried = Counter(a.round for a in attempts if a.transport == "udp")
+    name = f"{'Udp6' if family(bare(address)) == 6 else 'Udp'}.InDatagrams"
+    read = [(s, row) for s in table.samples if s.times and (row := s.values.get(name))]
+    single = [part for part in read if part[0].round in tried]
+    bursts = [part for part in read if part[0].round not in tried]
+    count = sum(row[-1] - row[0] for _, row in single)
+    count -= sum(
+        (len(plan.probes) - 1) * plan.attempts for plan in table.rounds if plan.number in tried
+    )
+    if not tried or count < min(tried.total(), ENOUGH):
+        return False
+    spent = sum(samples.times[-1] - samples.times[0] for samples, _ in single)
+    return any(_at_first(*part) or _fewer(*part, count=count, spent=spent) for part in bursts)
+
+
+def _fewer(samples: Samples, row: Sequence[int], *, count: int, spent: float) -> bool:
+    """Whether many fewer were read during a burst than `count` in `spent` seconds."""
+    seconds = samples.times[-1] - samples.times[0]
+    return count * seconds > _MORE * max(row[-1] - row[0], 0.5) * spent
+
+
+_MORE = 2
+"""Times as many as during a burst that are read while single ones are sent, before they are taken
+for these: what a busy host reads it reads during a burst, too."""
+
+_AT_FIRST = 0.06
+"""Seconds at the beginning of a burst's readings in which a filter that limits the rate lets
+through what it has saved up: the quiet before the burst, and its first windows."""
+
+
+def _at_first(samples: Samples, row: Sequence[int]) -> bool:
+    """Whether most of what was read during a burst was read at its beginning."""
+    begin = samples.times[0] + _AT_FIRST
+    early = [value for at, value in zip(samples.times, row, strict=False) if at <= begin]
+    return early[-1] - row[0] >= max(0.75 * (row[-1] - row[0]), 2)
 
 
 def _answered_from(

@@ -213,6 +213,13 @@ def _one_segment() -> Iterator[Scenario]:
             open_(),
         ),
         ("tcp-only-dropped", (ECHO,), (drop(match="tcp dport 4242"),), open_()),
+        # The single datagrams come through, and of a burst hardly any.
+        (
+            "rate-limited-silent",
+            (SILENT,),
+            (drop(match=f"{REQUEST} limit rate over 5/second burst 8 packets"),),
+            undetermined(),
+        ),
         ("source-default-deny", (ECHO,), (faults.default_deny(on="source"),), open_()),
         # It has refused the contact, too, and has said by then what it may say at once.
         ("default-reject", (ECHO,), (refuse_all(),), blocked(DESTINATION_REJECT)),
