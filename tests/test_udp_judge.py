@@ -349,6 +349,14 @@ def test_a_filter_that_lets_single_datagrams_through_is_not_blamed() -> None:
         assert codes(check) == expected
 
 
+@pytest.mark.parametrize("see", [{}, BLIND], ids=["seen", "users"])
+def test_a_port_that_the_host_leads_elsewhere_is_not_blocked(see: dict[str, bool]) -> None:
+    """To another port of it, say: our own listener on this one gets nothing."""
+    check = check_of(fates(DROPPED, **NOBODY, **see), TAKEN)
+    assert (check.status, codes(check)) == ("open", [])
+    assert any("led to another socket" in note for note in check.notes)
+
+
 def _queue(**more: object) -> Queue:
     fields = {"before": 0, "after": 2304, "read": False, "watched": 1.5, **more}
     return Queue(round=1, transport="udp", address="0.0.0.0", port=PORT, **fields)  # type: ignore[arg-type]
@@ -507,7 +515,8 @@ def test_no_router_is_asked_to_open_for_datagrams() -> None:
     ("tally", "wanted"),
     [
         (Tally(attempts=3, silent=3, left=3, arrived=3, answered=0), True),
-        (Tally(attempts=3, silent=3, left=3, arrived=3, answered=0, delivered=0), False),
+        (Tally(attempts=3, silent=3, left=3, arrived=3, answered=0, delivered=0), True),
+        (Tally(attempts=3, silent=3, left=3, arrived=3, answered=3, delivered=3), False),
         (Tally(attempts=15, silent=15, left=15, arrived=0), False),
         (Tally(attempts=15, silent=15), True),
         (Tally(attempts=3, connected=1), True),

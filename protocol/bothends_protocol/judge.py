@@ -287,7 +287,7 @@ def _loses(j: Journey) -> bool:
 
 def _find(j: Journey, *, losing: bool) -> _Finding:
     """Return what is made of one journey; `losing` is whether the way loses packets by chance."""
-    services = _service_causes(j)
+    services = () if j.led_past else _service_causes(j)
     if not j.trails:
         return _untried(services)
     if j.translation is not None and j.translation.other_port is not None:
@@ -347,6 +347,8 @@ def _silent(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     )
     fitting = [] if came else _fitting(j)
     notes = (_SILENT_NOTE,) if came else seen
+    if j.led_past:
+        notes = (*notes, "The datagrams are led to another socket inside the destination.")
     return _Finding(
         path_clear=came,
         reachable="no" if named else "yes" if came else "unknown",

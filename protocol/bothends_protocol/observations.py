@@ -268,7 +268,8 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
         """Whether attempts connected and a burst shows that they reach the destination."""
         if not any(trail.connected for trail in self.trails) or self.burst is None:
             return False
-        if self.burst.forwarded is not True and all(t.delivered is False for t in self.trails):
+        past = self.burst.forwarded is True or self.led_past
+        if not past and all(t.delivered is False for t in self.trails):
             return False  # they come to somebody else on the destination
         return bool(self.burst.forwarded or self.burst.reached.get(Stage.DELIVERED))
 
@@ -397,6 +398,16 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
         return (self.icmp.kind, self.icmp.code) == code
 
     @property
+    def led_past(self) -> bool:
+        """UDP: whether datagrams come to a socket, and none of the single ones to our own there.
+
+        The host leads them to another port, or to a program whose socket it does not show.
+        """
+        if self.transport != "udp" or not self.own or not self.counted.get(Stage.DELIVERED):
+            return False
+        return not any(trail.delivered for trail in self.trails)
+
+    @property
     def unanswered(self) -> bool | None:
         """Whether a program took the datagrams and made no answer, as it may; None: perhaps.
 
@@ -406,8 +417,9 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
         if self.transport != "udp" or self.symptoms != {Symptom.SILENT} or self.proven:
             return False
         program = bool(self.holders) or not self.sockets or self.forwards is not False
+        program = program or self.led_past
         # Our own listener answers, and an answer needs a way.
-        own = self.own and self.forwards is False
+        own = self.own and self.forwards is False and not self.led_past
         way = self.return_error is not None or self.astray or self.back_unresolved
         if not program or own or way or self.furthest >= Stage.REPLIED:
             return False

@@ -326,7 +326,8 @@ def _unwitnessed(tally: Tally) -> bool:
 def _untold(tally: Tally) -> bool:
     """Whether no witness has told where datagrams ended, or whether they came through.
 
-    That a program which stays silent got them, no witness of single ones shows.
+    That a program which stays silent got them, no witness of single ones shows; nor that the host
+    itself led them past our own listener, to another port of it or into a container.
     """
     if not tally.attempts or tally.explained:
         return False
@@ -334,7 +335,7 @@ def _untold(tally: Tally) -> bool:
         return not tally.delivered and tally.arrived is None
     if tally.left is None or tally.arrived is None:
         return True
-    return tally.arrived > 0 and tally.delivered is None
+    return tally.arrived > 0 and not tally.delivered
 
 
 def burst_round(

@@ -281,6 +281,17 @@ def _places() -> Iterator[Scenario]:
         (f"{REQUEST} dnat ip to {CONTAINER}:80",),
         priority="dstnat",
     )
+    # Another port of the host itself, by its own rules.
+    redirect = Rules(
+        "destination", "prerouting", (f"{REQUEST} redirect to :5000",), priority="dstnat"
+    )
+    for mode in ("echo", "silent"):
+        yield from anyone(
+            f"redirected-{mode}",
+            open_(),
+            services=(Udp(port=5000, mode=mode),),
+            faults=(_natted(redirect),),
+        )
     for name, mode, expected in (
         ("container", "echo", open_()),
         # It is open, but nobody sees what becomes of datagrams in there.
