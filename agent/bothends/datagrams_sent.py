@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import secrets
 import socket
-from dataclasses import dataclass
+
+import msgspec
 
 from bothends_protocol.challenge import NONCE_SIZE, REPLY_SIZE, is_reply, request
 from bothends_protocol.evidence import Icmp, Probe
@@ -24,16 +25,14 @@ _BATCH = 16
 """Answers to one datagram that are looked at."""
 
 
-@dataclass(frozen=True)
-class Letter:
+class Letter(msgspec.Struct, frozen=True):
     """What one datagram holds; `nonce` where it asks our own listener."""
 
     data: bytes
     nonce: bytes = b""
 
 
-@dataclass(frozen=True)
-class Heard:
+class Heard(msgspec.Struct, frozen=True):
     """What came back on a socket: an ICMP error, an answer, or neither yet."""
 
     spoke: str = "nothing"

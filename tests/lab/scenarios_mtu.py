@@ -14,7 +14,7 @@ from typing import Any
 
 from . import faults, network
 from .faults import Fault, rules
-from .grading import Expected, blocked, open_
+from .grading import Expected, blocked, both_ways, open_
 from .hosts import Lab
 from .network import DEVICE, Network, Stage
 from .rows import (
@@ -174,7 +174,7 @@ def _beside_others() -> Iterator[Scenario]:
     hole = faults.black_hole(1400)
     yield from _row(
         "1400-both-ways",
-        blocked(MTU),
+        both_ways(blocked(MTU), blocked(MTU)),
         hole,
         services=(ECHO, Service(on="source")),
         source_args=("--both-ways",),
