@@ -333,7 +333,7 @@ async def test_a_retired_code_does_not_serve_on_a_link_begun_before(fresh: Code 
         PREAMBLE + b"\xff\xff\xff\xff",
         PREAMBLE + frame(b"\x91" * 400),
         b"bothends 1",
-        b"bothends 2\n",
+        b"bothends 3\n",
     ],
     ids=lambda noise: repr(noise[:20]),
 )

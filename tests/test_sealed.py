@@ -168,7 +168,7 @@ def test_what_is_something_else_is_named(data: bytes, why: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"protocol": 9}, "version 9 of the protocol, and this program has version 2"),
+        ({"protocol": 9}, "version 9 of the protocol, and this program has version 3"),
         ({"protocol": 9, "new": 1}, "version 9 of the protocol"),
         ({"format": "bothends-evidence/9"}, "'bothends-evidence/9'.*'bothends-evidence/1'"),
         ({"new": 1}, "not a valid Body"),

@@ -374,7 +374,7 @@ async def said(port: int, data: bytes) -> bytes:
     "data",
     [
         b"",
-        b"bothends 2\n",
+        b"bothends 3\n",
         b"GET / HTTP/1.1\r\n\r\n",
         MAGIC,
         MAGIC + bytes(ASK_SIZE - len(MAGIC)),

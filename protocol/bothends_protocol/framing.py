@@ -11,7 +11,7 @@ from .errors import MisuseError, NotBothendsError, OtherVersionError, ProtocolEr
 
 __all__ = ["MAX_FRAME", "MAX_HELLO", "PREAMBLE", "PROTOCOL_VERSION", "FrameReader", "frame"]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """One number for messages, evidence and rules of judgement: both sides must come to the
 same verdict byte for byte, so they must share all three. Raise it when any of them changes."""
 
