@@ -1346,7 +1346,7 @@ def test_who_has_no_service_in_the_direction_back_is_told_what_that_means() -> N
     assert verdict.directions is not None
     assert verdict.directions["destination-to-source"]["blockers"] == ["service.not-running"]
     notes = [note for check in verdict.checks for note in check.notes]
-    assert any("test without --both-ways" in note for note in notes)
+    assert any("again without --both-ways" in note for note in notes)
     alone = judge(*Story(listening=()).evidence())
     assert not any("--both-ways" in note for check in alone.checks for note in check.notes)
 

@@ -24,6 +24,8 @@ from bothends_protocol.evidence import (
     RoundPlan,
     Samples,
     Sighting,
+    Sized,
+    Target,
 )
 from bothends_protocol.judge import judge
 from bothends_protocol.observations import by_port, observe
@@ -36,6 +38,7 @@ from bothends_protocol.plan import (
     pinhole_rounds,
     well_formed,
 )
+from bothends_protocol.sizes import CONTROL, NATURAL, TO
 from bothends_protocol.stages import Stage
 from bothends_protocol.verdict import Check, Verdict
 from evidence_builder import DROPPED, HERE, LOST, OPEN, PORT, ROUTER, THERE, Fate, Story
@@ -527,3 +530,65 @@ def test_no_router_is_asked_to_open_for_datagrams() -> None:
 def test_a_burst_is_for_what_single_datagrams_do_not_show(tally: Tally, *, wanted: bool) -> None:
     probe = Probe(transport="udp", address=THERE, port=PORT)
     assert bool(burst_probes([(probe, tally)])) is wanted
+
+
+def test_large_segments_of_tcp_say_nothing_of_datagrams() -> None:
+    source, destination = map(by_udp, fates(ANSWERED).evidence())
+
+    def row(packet: int, passed: int) -> Sized:
+        return Sized(
+            address=THERE,
+            local=HERE,
+            way=TO,
+            asked=NATURAL if packet > CONTROL + 40 else CONTROL,
+            packet=packet,
+            begun=12,
+            passed=passed,
+            seconds=0.001 if passed else 0.0,
+            watched=0.0 if passed else 0.6,
+        )
+
+    black_hole = (row(1500, 0), row(CONTROL + 40, 12))
+    verdict = judge(msgspec.structs.replace(source, sized=black_hole), destination)
+    assert (verdict.status, verdict.blockers, verdict.warnings) == ("open", (), ())
+    by_tcp = judge(*fates(OPEN).evidence())
+    assert by_tcp.status == "open"
+    tcp_source, tcp_destination = fates(OPEN).evidence()
+    swallowed = judge(msgspec.structs.replace(tcp_source, sized=black_hole), tcp_destination)
+    assert swallowed.blockers == ("network.mtu",)
+
+
+def test_of_a_name_a_silent_service_is_one_that_counts() -> None:
+    def named(first: str, second: str) -> Check:
+        dead = replace(LOST, outcome="silent")
+        name = Target(text="nas", addresses=(first, second))
+        story = fates(UNANSWERED, targets=(name,), typed=(), **BLIND)
+        away = fates(dead, targets=(name,), typed=(), to=DEAD, first=50, **BLIND)
+        source, destination = map(by_udp, story.evidence())
+        other, _ = map(by_udp, away.evidence())
+        rounds = (*source.rounds, *(msgspec.structs.replace(r, number=9) for r in other.rounds))
+        attempts = tuple(msgspec.structs.replace(a, round=9) for a in other.attempts)
+        sent = _burst()
+        change = msgspec.structs.replace
+        source = change(
+            source,
+            rounds=rounds,
+            attempts=(*source.attempts, *attempts),
+            bursts=(sent,),
+            samples=(_samples(sent, TAKEN.source),),
+        )
+        destination = change(
+            destination, samples=(_samples(sent, TAKEN.destination, lacks=TAKEN.lacks),)
+        )
+        verdict = judge(source, destination)
+        assert (verdict.status, verdict.blockers) == ("open", ())
+        (check,) = [check for check in verdict.checks if check.primary]
+        return check
+
+    for order in ((THERE, DEAD), (DEAD, THERE)):
+        check = named(*order)
+        assert check.address == THERE
+        assert not any("None of them" in note for note in check.notes)
+
+
+DEAD = "192.168.7.99"

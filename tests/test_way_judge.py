@@ -84,11 +84,11 @@ def because(verdict: Verdict) -> str:
 @pytest.mark.parametrize(
     ("last", "named"),
     [
-        (0, ["the first router behind the source (hop 1, 10.0.0.2)"]),
+        (0, ["the source's first router (hop 1, 10.0.0.2)"]),
         (
             1,
             [
-                "the first router behind the source (hop 1, 10.0.0.2)",
+                "the source's first router (hop 1, 10.0.0.2)",
                 "the router (hop 2, 10.0.1.2)",
             ],
         ),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -166,7 +166,7 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
     limited = _limited(journeys, spent=bool(prober.contact.refused))
     journeys = [_perhaps_limited(journey, limited) for journey in journeys]
     findings = [
-        (journey, _with_large(_find(journey, losing=losing), large[journey.address]))
+        (journey, _with_large(_find(journey, losing=losing), _large_of(journey, large)))
         for journey in journeys
     ]
     decides = _decides(prober, findings)
@@ -205,13 +205,13 @@ def _decides(
     """
     tried: dict[tuple[str, int], dict[str, Tried]] = {}
     for j, finding in found:
-        item = Tried(j.address, finding.status, _how(j))
+        item = Tried(j.address, finding.status, _how(j, finding))
         tried.setdefault((j.transport, j.port), {})[bare(j.address)] = item
     decides: dict[_Place, tuple[str, ...]] = {}
     for (transport, port), places in tried.items():
         for target in wanted(prober):
             mine = [places[a] for a in dict.fromkeys(map(bare, target.addresses)) if a in places]
-            notes = order_notes(target.text, mine)
+            notes = order_notes(target.text, mine, transport)
             for address in map(bare, deciding(mine)):
                 place = (transport, address, port)
                 decides[place] = tuple(dict.fromkeys((*decides.get(place, ()), *notes)))
@@ -219,8 +219,13 @@ def _decides(
     return decides
 
 
-def _how(j: Journey) -> str:
-    """What an application meets that tries to connect (`targets`)."""
+def _how(j: Journey, finding: _Finding) -> str:
+    """What an application meets that tries to connect (`targets`).
+
+    By UDP nothing is accepted: what gets to a program counts, whether it answers or not.
+    """
+    if j.transport == "udp" and finding.status == "open":
+        return TAKEN
     taken = [trail for trail in j.trails if trail.connected]
     if taken:
         # Where bothends itself stood in for the service, nobody would have taken it.
@@ -230,6 +235,11 @@ def _how(j: Journey) -> str:
     if j.unresolved:
         return NOBODY if j.on_link else GONE
     return SILENT if Symptom.SILENT in j.symptoms or not j.trails else REFUSED
+
+
+def _large_of(j: Journey, large: Mapping[str, Large]) -> Large:
+    """What is known of large packets at the address; they were segments of TCP."""
+    return large[j.address] if j.transport == "tcp" else Large()
 
 
 def _with_large(found: _Finding, large: Large) -> _Finding:
@@ -795,8 +805,8 @@ def _notes(j: Journey, finding: _Finding, source: Evidence) -> tuple[str, ...]:
 
 
 _BACK_TOO = (
-    "With --both-ways each of the two computers is to accept connections at the port. Where the "
-    "one that has no such program is not meant to, test without --both-ways."
+    "With --both-ways the port must accept connections on both computers. If only one of the two "
+    "is meant to, test again without --both-ways."
 )
 
 

@@ -358,7 +358,8 @@ def _where(j: Journey) -> str:
     first = _hop(stretch.first, stretch.first_name, stretch.end, "source", "destination")
     if not stretch.last:
         before = f" before they reach {first}" if stretch.narrow else " on the way"
-        return f"Requests to this port {ends}{before}; those to another port of it do reach it."
+        goes = "requests to another port of the same address get there"
+        return f"Requests to this port {ends}{before}; {goes}."
     last = _hop(stretch.last, stretch.last_name, stretch.end, "source", "destination")
     return (
         f"Requests to this port get as far as {last}, those to another port go on to {first}: they "
@@ -389,7 +390,7 @@ def _hop(hop: int, name: str, end: int, near: str, far: str) -> str:
     if hop == end:
         return f"the {far} itself"
     if hop == 1:
-        whose = f"the first router behind the {near}"
+        whose = f"the {near}'s first router"
     elif hop == end - 1:
         whose = f"the last router before the {far}"
     else:
@@ -441,13 +442,15 @@ def shares(j: Journey) -> tuple[str, ...]:
         lines.append(
             f"From {p.through} of {p.through + p.failing} ports of the source connections come "
             f"about; from the others none did in {p.tries} tries. So there are parallel paths, of "
-            "which each connection takes one, and on some of them this port is filtered."
+            "which each connection takes one, and on some of them this port is filtered: ask "
+            "whoever runs the network between, or try by another one."
         )
     if j.loss is not None and j.loss.told:
         low, high = j.loss.interval
         lines.append(
             f"Of {j.loss.sent} requests to another port of the address {j.loss.silent} stayed "
-            f"without an answer: between {low:.0%} and {high:.0%} of the round trips are lost."
+            f"without an answer: between {low:.0%} and {high:.0%} of the round trips are lost. "
+            "Most often that is wireless: move closer, or try by cable."
         )
     return tuple(lines)
 

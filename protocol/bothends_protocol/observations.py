@@ -646,7 +646,9 @@ def _of_datagrams(evidence: Evidence | None) -> Evidence | None:
 
     A port of TCP and one of UDP have no more in common than their number.
     """
-    return None if evidence is None else replace(evidence, hop_probes=(), pinholes=())
+    if evidence is None:
+        return None
+    return replace(evidence, hop_probes=(), back_probes=(), pinholes=())
 
 
 def _elsewhere(table: Evidence, transport: str, port: int) -> list[Listener]:

@@ -91,8 +91,11 @@ def _taken(tried: Sequence[Tried]) -> Tried | None:
     return next((item for item in tried if item.how == TAKEN), None)
 
 
-def order_notes(name: str, tried: Sequence[Tried]) -> tuple[str, ...]:
-    """Return what an application makes of the addresses of `name`, in sentences."""
+def order_notes(name: str, tried: Sequence[Tried], transport: str = "tcp") -> tuple[str, ...]:
+    """Return what an application makes of the addresses of `name`, in sentences.
+
+    By UDP the order alone: when a program goes on to the next address is up to it.
+    """
     if len(tried) < 2:
         return ()
     listed = ", ".join(item.address for item in tried)
@@ -100,6 +103,8 @@ def order_notes(name: str, tried: Sequence[Tried]) -> tuple[str, ...]:
         f"{name} stands for {len(tried)} addresses, which the source's system gives to programs "
         f"in this order: {listed} (RFC 6724)."
     )
+    if transport == "udp":
+        return (order,)
     taken = _taken(tried)
     if taken is None:
         return order, "None of them accepts a connection; one that does would be enough."
@@ -142,16 +147,18 @@ def _behind(taken: Tried, later: Sequence[Tried]) -> str:
     """What the one that accepts keeps programs from."""
     if taken.status == "open":
         dead = [item for item in later if item.how != TAKEN]
-        hidden = f"do not notice that {_list(dead)} does not work."
+        do = "does" if len(dead) == 1 else "do"
+        hidden = f"do not notice that {_list(dead)} {do} not work."
         return f"Programs that get as far as {taken.address} {hidden}" if dead else ""
     works = [item for item in later if item.status == "open"]
     if not works:
         return ""
     return (
         f"{taken.address} accepts connections, so programs stay with it and do not come to "
-        f"{_list(works)}, which works."
+        f"{_list(works)}, which {'works' if len(works) == 1 else 'work'}."
     )
 
 
 def _list(items: Sequence[Tried]) -> str:
-    return " and ".join(item.address for item in items)
+    *first, last = (item.address for item in items)
+    return f"{', '.join(first)} and {last}" if first else last
