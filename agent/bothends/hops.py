@@ -177,6 +177,8 @@ class Tracer:
                 done += said
                 here = [p for p, item in zip(said, block, strict=True) if item.lane is lane]
                 mine += here
+                if all(p.outcome == "local-error" for p in here):
+                    break  # the lane's own port cannot be used
                 if any(p.outcome in _END for p in here):
                     done += await self._who_refuses(number, address, lane, here)
                     break
