@@ -379,22 +379,25 @@ def _trace(
         yield from (
             _probe(address, one, hops, end) for (one, hops), end in zip(asked, ends, strict=True)
         )
-        ended = [
-            hops for hops, end in mine if end.outcome in ("connected", "refused", "unreachable")
-        ]
+        ended = [hops for hops, end in mine if end.outcome in _ENDED]
         last = max((hops for hops, end in mine if end.outcome == "expired"), default=last)
-        past |= {
-            hops for (_, hops), end in zip(asked, ends, strict=True) if end.outcome == "expired"
-        }
+        told = [(hops, end.outcome) for (_, hops), end in zip(asked, ends, strict=True)]
+        past |= {hops for hops, outcome in told if outcome in ("expired", *_ENDED)}
         if ended:
             yield from _least(address, port, walk(port, ended[0]), ended[0])
             return
-        if all(end.outcome == "silent" for _, end in mine):
+        over = any(outcome in _ENDED for _, outcome in told)
+        if over or all(end.outcome == "silent" for _, end in mine):
             hop = min((hop for hop in past if hop > last), default=last + 1)
-            for n in range(number, number + _AGAIN):
-                end = walk(port, hop) if n not in homes.probes_lost else _SILENT
-                yield _probe(address, port, hop, end)
+            again = [port] * _AGAIN + ([control] * _AFTER if control else [])
+            for n, one in enumerate(again, number):
+                end = walk(one, hop) if n not in homes.probes_lost else _SILENT
+                yield _probe(address, one, hop, end)
             return
+
+
+_ENDED = ("connected", "refused", "unreachable")
+_AFTER = 2
 
 
 def _ports(port: int, control: int | None) -> list[int]:

@@ -487,7 +487,8 @@ GOLDEN = [
         always(ELSEWHERE, neighbour=neighbour(ROUTER)),
         both="?B---  network.proxy!",
         source="?????  ? network.proxy",
-        destination="?B---  network.proxy!",
+        # It may be something on the source itself.
+        destination="?????  ? network.proxy",
         none="?????  ? network.proxy",
     ),
     Row(

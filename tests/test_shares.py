@@ -18,7 +18,7 @@ from bothends_protocol.evidence import (
     Samples,
     Sighting,
 )
-from bothends_protocol.plan import LOSS, LOSS_ATTEMPTS, SAMPLE, TUPLES
+from bothends_protocol.plan import LOSS, LOSS_ATTEMPTS, MAX_WAVES, SAMPLE, TUPLES
 from bothends_protocol.shares import (
     LEAST_TRIES,
     Loss,
@@ -53,12 +53,14 @@ def told(
     kind: str, attempts: Iterable[Attempt], *, port: int = PORT, overflows: int | None = 0
 ) -> tuple[Evidence, Evidence]:
     source, destination = Story().evidence()
+    attempts = list(attempts)
     plan = RoundPlan(
         number=ROUND,
         kind=kind,
         prober="source",
         attempts=1,
         probes=(Probe(transport="tcp", address=THERE, port=port),),
+        local_ports=tuple(sorted({a.local_port for a in attempts})) if kind == SAMPLE else (),
     )
     values: dict[str, tuple[int, ...]] = {}
     if overflows is not None:
@@ -108,6 +110,29 @@ def test_what_came_through_in_the_end_does_not_fail() -> None:
     found = view_paths(*told(SAMPLE, [*lost, attempt(1, "connected")]), KEY)
     assert found is not None
     assert (found.through, found.failing, found.tries, found.at_first) == (1, 0, 0, 1)
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_where_fresh_connections_fail_too_it_is_no_path(*, came: bool) -> None:
+    source, destination = told(SAMPLE, [attempt(1, "silent")] * LEAST_TRIES)
+    more = (attempt(99, "connected" if came else "silent"), attempt(98, "silent"))
+    found = view_paths(changed(source, attempts=(*source.attempts, *more)), destination, KEY)
+    assert found is not None
+    assert found.later == came
+    assert paths(8, later=came).is_partial(NONE) == came
+
+
+def test_more_than_any_side_tries_is_not_looked_at() -> None:
+    assert view_paths(*told(SAMPLE, [attempt(1, "silent")] * (TUPLES * MAX_WAVES + 1)), KEY) is None
+
+
+def test_a_nat_that_changes_ports_hides_no_request() -> None:
+    tagged = [changed(attempt(1, "silent"), tag=700)] * LEAST_TRIES
+    source, destination = told(SAMPLE, [*tagged, attempt(2, "connected")])
+    came = request_seen("in", ("11.0.0.9", 61_000), (THERE, PORT), 7, mss=700)
+    found = view_paths(source, changed(destination, sightings=(came,)), KEY)
+    assert found is not None
+    assert (found.arrived, found.kept_at_destination) == (True, True)
 
 
 def test_ports_that_could_not_be_used_say_nothing() -> None:

@@ -245,7 +245,7 @@ def _hurried(run: Run) -> Callable[[Any], None]:
 
     def hurry(theirs: Any) -> None:
         agree(theirs)
-        run._allowed = 0.5
+        run._allowed = 2.0
 
     return hurry
 

@@ -248,7 +248,10 @@ def sampled(story: Story, tried: int) -> tuple[Evidence, Evidence]:
     """From eight ports connections come about, from eight others none in so many tries."""
     outcomes = [(20_000 + number, "connected") for number in range(8)]
     outcomes += [(30_000 + number % 8, "silent") for number in range(tried)]
-    return with_round(story.evidence(), round_of(SAMPLE, SAMPLED, PORT), outcomes)
+    plan = changed(
+        round_of(SAMPLE, SAMPLED, PORT), local_ports=tuple(sorted({port for port, _ in outcomes}))
+    )
+    return with_round(story.evidence(), plan, outcomes)
 
 
 def measured(story: Story, silent: int) -> tuple[Evidence, Evidence]:

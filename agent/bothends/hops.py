@@ -66,6 +66,8 @@ _EXPIRED = {4: (11, 0), 6: (3, 0)}
 _IP_MINTTL = 21
 """linux/in.h"""
 
+_UNSENT = ("local-error", "no-route")
+
 _END = ("connected", "refused", "unreachable")
 """Outcomes of a request that got to its end, or was stopped by somebody who says so."""
 
@@ -127,6 +129,17 @@ class _Request(msgspec.Struct):
     """The smallest time to live with which an answer is taken."""
 
 
+def _falls_silent(done: Iterable[HopProbe], mine: Iterable[HopProbe]) -> int:
+    """Return the hop at which requests fall silent, `mine` of all that were `done`.
+
+    That is the first one behind the last that said something which others get to; where they get
+    no further, the one behind it.
+    """
+    last = max((p.hops for p in mine if p.outcome == "expired"), default=0)
+    further = (p.hops for p in done if p.hops > last and p.outcome in ("expired", *_END))
+    return min(further, default=last + 1)
+
+
 class Tracer:
     """Traces ways for one side. `clock` returns the seconds of the run."""
 
@@ -146,14 +159,20 @@ class Tracer:
         control: int | None = None,
         patience: float = PATIENCE_SECONDS,
         most: int = MAX_HOPS,
+        trip: float = 0.0,
     ) -> list[HopProbe]:
         """Return what came of the requests to `port` and to the `control` port of `address`.
 
-        `number` is the round to which they belong, `most` the last hop. Ends where requests to
+        `trip` is a round trip that is known to be as long as this way: routers nearby may answer
+        in no time, and those behind a mobile network later. `number` is the round to which they
+        belong, `most` the last hop. Ends where requests to
         either port get to an end, or where a whole block of hops says nothing to those to `port`.
         """
         other = None if control is None else Lane(control)
-        return await self.follow(number, address, Lane(port), other, patience=patience, most=most)
+        lane = Lane(port)
+        return await self.follow(
+            number, address, lane, other, patience=patience, most=most, trip=trip
+        )
 
     async def follow(
         self,
@@ -164,6 +183,7 @@ class Tracer:
         *,
         patience: float = PATIENCE_SECONDS,
         most: int = MAX_HOPS,
+        trip: float = 0.0,
     ) -> list[HopProbe]:
         """Return what came of requests in `lane`, and in the `other` one; see `trace`."""
         done: list[HopProbe] = []
@@ -172,21 +192,25 @@ class Tracer:
             for first in range(1, most + 1, BLOCK):
                 last = min(first + BLOCK - 1, most)
                 block = self._send(address, lane, other, range(first, last + 1))
-                await self._wait(block, patience if not done else 0.0, farthest(done))
+                known = max(trip, farthest(done))
+                await self._wait(block, patience if not done else 0.0, known)
                 said = [self._record(number, item) for item in block]
                 done += said
                 here = [p for p, item in zip(said, block, strict=True) if item.lane is lane]
                 mine += here
-                if all(p.outcome == "local-error" for p in here):
-                    break  # the lane's own port cannot be used
+                if all(p.outcome in _UNSENT for p in here):
+                    return []  # nothing can be sent in it, so that nothing is asked
                 if any(p.outcome in _END for p in here):
                     done += await self._who_refuses(number, address, lane, here)
                     break
                 # Where another port gets to the end of the way, nothing is beyond it.
                 ended = any(p.outcome in _END for p in said)
                 if ended or all(p.outcome == "silent" for p in here):
-                    last_heard = max((p.hops for p in mine if p.outcome == "expired"), default=0)
-                    done += await self._ask_again(number, address, lane, other, done, last_heard)
+                    hop = _falls_silent(done, mine)
+                    longest = max(known, farthest(done))
+                    done += await self._ask_again(
+                        number, address, lane, other, hop=hop, known=longest
+                    )
                     break
         finally:
             self.close()
@@ -208,22 +232,20 @@ class Tracer:
         address: str,
         lane: Lane,
         other: Lane | None,
-        done: list[HopProbe],
-        last: int,
+        *,
+        hop: int,
+        known: float,
     ) -> list[HopProbe]:
-        """Ask the hop at which the way falls silent once more.
+        """Ask `hop`, at which the way falls silent, once more.
 
-        That is the first one behind `last`, the last that said something, which requests in the
-        other lane get to; where they get no further, the one behind it. In the other lane it is
-        asked after that: a hop that has used up its words says nothing to anybody.
+        In the other lane it is asked after that: a hop that has used up its words says nothing to
+        anybody.
         """
-        further = (p.hops for p in done if p.hops > last and p.outcome in ("expired", *_END))
-        hop = min(further, default=last + 1)
         block = [self._start(address, lane, hop) for _ in range(AGAIN)]
         if other is not None:
             block += [self._start(address, other, hop) for _ in range(AFTER)]
         self._requests += block
-        await self._wait(block, 0.0, farthest(done))
+        await self._wait(block, 0.0, known)
         return [self._record(number, item) for item in block]
 
     async def _who_refuses(

@@ -53,6 +53,7 @@ class OwnListeners:
         self._datagrams = DatagramListeners(key, clock, took)
         self._tasks = Tasks()
         self._talking = 0
+        self._closed = False
 
     def open(self, address: str, port: int, transport: str = "tcp") -> OwnListener:
         """Listen at `address` and `port`, that one address only; say how it went.
@@ -60,6 +61,10 @@ class OwnListeners:
         A listener on one address beside a program on another is possible, so
         that a service on loopback alone does not hide the state of the way.
         """
+        if self._closed:
+            return OwnListener(
+                transport=transport, address=address, port=port, opened=False, error="ESHUTDOWN"
+            )
         try:
             if transport == "udp":
                 self._datagrams.open(address, port)
@@ -149,7 +154,8 @@ class OwnListeners:
             conn.close()
 
     async def close(self) -> None:
-        """Close every listener and connection; safe to call again."""
+        """Close every listener and connection, for good; safe to call again."""
+        self._closed = True
         for sock in self._sockets.values():
             asyncio.get_running_loop().remove_reader(sock.fileno())
             sock.close()

@@ -95,11 +95,14 @@ class Observer:
         control_port: int = 0,
         *,
         passes_on: bool = False,
+        proven: Collection[str] = (),
     ) -> None:
         """`opener` works at this side's router where the tested address is not its own.
 
-        `passes_on` is whether this host may pass packets on to others (containers).
+        `passes_on` is whether this host may pass packets on to others (containers); `proven` are
+        those of `peer_addresses` at which the other side is known to be.
         """
+        self._proven = frozenset(map(bare, proven))
         self._passes_on = passes_on
         self._opener = opener
         self._control_port = control_port
@@ -179,28 +182,29 @@ class Observer:
         if not all(found.established for found in seen):
             self._look_at_neighbours(plan.number)
         if plan.probes[0].transport == "tcp":
-            await self._look_closer(plan, seen)
+            await self._look_closer(plan, seen, rtt)
         return seen
 
-    async def _look_closer(self, plan: RoundPlan, seen: Sequence[SeenPort]) -> None:
+    async def _look_closer(self, plan: RoundPlan, seen: Sequence[SeenPort], rtt: float) -> None:
         """Find out more where requests did not come through, or answers do not."""
         for probe, found in zip(plan.probes, seen, strict=True):
             if not found.established and (found.delivered or self._accepts(probe)):
-                await self._trace_back(plan, probe)
+                await self._trace_back(plan, probe, rtt)
             if not found.delivered and self._held_by_a_program(probe):
                 self._self_test.start(self.inside(probe))
             if self._opener is not None and self._is_foreign(probe) and not found.arrived:
                 self._opener.look(plan.number)
 
-    async def _trace_back(self, plan: RoundPlan, probe: Probe) -> None:
+    async def _trace_back(self, plan: RoundPlan, probe: Probe, rtt: float) -> None:
         """Answers leave and no handshake is complete: ask the hops on their way where they end."""
         routed = {route.destination for route in self._recorder.routes if route.gateway}
         rows = [bare(row.remote_address) for row in self._rows(probe)]
         asked = [bare(seen.source) for seen in self._requests(probe)]
-        peers = [peer for peer in dict.fromkeys((*rows, *asked)) if peer in self._peers]
+        # Nobody's word alone makes anything be sent to a third address.
+        peers = [peer for peer in dict.fromkeys((*rows, *asked)) if peer in self._proven]
         for peer in peers[:1]:
             if peer in routed:
-                await self._way_back.trace(plan.number, self.inside(probe), peer)
+                await self._way_back.trace(plan.number, self.inside(probe), peer, rtt)
 
     def _is_foreign(self, probe: Probe) -> bool:
         """Whether the address is none of this host's, so that a router must translate it."""

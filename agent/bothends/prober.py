@@ -107,6 +107,17 @@ MAX_TRACED = 2
 """Probes whose way is traced: of many ports one or two stand for all, and what routers say of
 expired requests is limited."""
 
+FEW = 8
+"""Connections of a sample after which it ends where none has failed: of two paths of which one
+filters, all of them and the first attempt take the other twice in 1,000 times. Each is one that a
+service may count as a client that came to nothing."""
+
+FRESH = 4
+"""Fresh connections beside the last tries of those that fail."""
+
+MAX_DOUBTED = 3
+"""Probes that are tried more often where they are refused across a router."""
+
 TOGETHER = 4
 """Connections of a sample that are made at once: fewer than the queue of any service holds."""
 
@@ -244,7 +255,7 @@ class Prober:
         await self._doubt(plan, [p for p in pending if self._is_refused_between(p)], own, rtt)
         traced = self._to_trace(plan, (p for p in pending if self._is_traced(p)))
         alone = [p for p in traced if self._insists_on(p)]
-        await asyncio.gather(self._trace(plan, traced), self._insist(plan, alone, own=own))
+        await asyncio.gather(self._trace(plan, traced, rtt), self._insist(plan, alone, own=own))
         self._end_at_first_router(p for p in pending if p not in self._traced)
         if self._afar(plan):
             await self._settle(self._far_seconds(plan))
@@ -266,8 +277,11 @@ class Prober:
     async def _doubt(
         self, plan: RoundPlan, probes: Sequence[Probe], mine: Mapping[Probe, bool], rtt: float
     ) -> None:
-        """Try `probes` more often: of parallel paths one may refuse, and another let through."""
-        for probe in probes:
+        """Try `probes` more often: of parallel paths one may refuse, and another let through.
+
+        Of many ports a few: the others share the way.
+        """
+        for probe in probes[:MAX_DOUBTED]:
             for _ in range(CERTAIN - plan.attempts):
                 self._start(probe, own=mine[probe])
         if probes:
@@ -322,9 +336,12 @@ class Prober:
         """
         probe = plan.probes[0]
         wait = 2 * rtt + SETTLE_SECONDS
+        mixed = self._failed_before(probe)
         for first in range(0, len(plan.local_ports), TOGETHER):
             some = plan.local_ports[first : first + TOGETHER]
             await self._at_once(probe, some, wait)
+            if first + TOGETHER >= FEW and not mixed and not self._failing(plan.local_ports):
+                return  # a service counts connections that come to nothing
         failing = self._failing(plan.local_ports)
         if len(failing) == len(plan.local_ports):
             return
@@ -336,8 +353,17 @@ class Prober:
         for pause in LATER:
             if failing:
                 await asyncio.sleep(pause)
-                await self._at_once(probe, failing, wait)
+                # Fresh ones beside them: a limit for connections lets those in no more either.
+                await self._at_once(probe, [*failing, *[0] * FRESH], wait)
                 failing = self._failing(failing)
+
+    def _failed_before(self, probe: Probe) -> bool:
+        """Whether any earlier attempt at `probe` failed."""
+        place = (probe.transport, probe.address, probe.port)
+        return any(
+            (a.transport, a.address, a.port) == place and a.outcome != "connected"
+            for a in self._recorder.attempts
+        )
 
     async def _at_once(self, probe: Probe, ports: Sequence[int], wait: float) -> None:
         """Connect from each of `ports`, and close again: a service is to get its queue back."""
@@ -401,23 +427,17 @@ class Prober:
     def _is_silent(self, probe: Probe) -> bool:
         return all(t.outcome == "silent" for t in self._tries if t.probe == probe)
 
-    async def _trace(self, plan: RoundPlan, probes: Iterable[Probe]) -> None:
-        """Ask the hops on the way to each of `probes`, all ways at once."""
-        controlled: set[str] = set()
-        ways = []
+    async def _trace(self, plan: RoundPlan, probes: Iterable[Probe], rtt: float) -> None:
+        """Ask the hops on the way to each of `probes`, one after the other."""
         for probe in probes:
-            known = probe.address in controlled or probe.port == self.control_port
-            controlled.add(probe.address)
-            ways.append(self._trace_one(plan, probe, None if known else self.control_port))
-        await asyncio.gather(*ways)
-
-    async def _trace_one(self, plan: RoundPlan, probe: Probe, control: int | None) -> None:
-        tracer = Tracer(self._recorder.clock)
-        found = await tracer.trace(plan.number, probe.address, probe.port, control=control)
-        self._recorder.hop_probes.extend(found)
-        trip = max(self._trips.get(probe.address, 0.0), farthest(found))
-        if trip:
-            self._trips[probe.address] = trip
+            control = self.control_port if self.control_port != probe.port else None
+            found = await self._tracer.trace(
+                plan.number, probe.address, probe.port, control=control, trip=rtt
+            )
+            self._recorder.hop_probes.extend(found)
+            trip = max(self._trips.get(probe.address, 0.0), farthest(found))
+            if trip:
+                self._trips[probe.address] = trip
 
     def _is_foreign(self, probe: Probe) -> bool:
         """Whether the address is none of the other side's own, so that a router must translate."""
@@ -510,7 +530,7 @@ class Prober:
             and (bare(p.address), p.port) in unseen
             and not self._answered_by_peer(p)
         )
-        await self._trace(plan, self._to_trace(plan, late))
+        await self._trace(plan, self._to_trace(plan, late), rtt)
         for address in dict.fromkeys(probe.address for probe in plan.probes):
             await self._look_at_neighbour(plan.number, address)
         self._write_down(plan)

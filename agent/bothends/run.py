@@ -714,6 +714,7 @@ class Run:
             self._make_opener(theirs),
             self.options.control_port,
             passes_on=self._facts.forwards is not False,
+            proven=self._proven(),
         )
         self._test_sizes(link)
 
@@ -724,11 +725,19 @@ class Run:
         may just have been faster, where it may.
         """
         dials = link.way == PUNCHED or (link.way == DIRECT and link.dialled)
-        if not dials or self._keys is None:
+        if not dials or self._keys is None or self._contact is None:
+            return
+        if bare(link.remote) in map(bare, self._contact.filtered(link.way)):
+            # Who refuses by ICMP says one word a second: that is for the tested port.
             return
         key = self._keys.derive("sizes")
         self._sizes = SizeTest(key, link.remote, link.remote_port, self._allowed)
         self._sizes.start()
+
+    def _proven(self) -> tuple[str, ...]:
+        """Addresses at which the other side is known to be, and not by its word alone."""
+        met = self._contact.proven if self._contact else ()
+        return tuple(a for a in (self._remote(), *met, *self._confirmed) if a)
 
     def _make_opener(self, theirs: Offer) -> Opener:
         own = frozenset(bare(item.address) for item in self._facts.addresses)

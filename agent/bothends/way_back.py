@@ -37,8 +37,11 @@ class WayBack:
         self._packets = packets
         self._traced: set[tuple[str, int, str]] = set()
 
-    async def trace(self, number: int, place: Probe, peer: str) -> None:
-        """Trace the way from `place`, where requests come in, to `peer`; in round `number`."""
+    async def trace(self, number: int, place: Probe, peer: str, trip: float = 0.0) -> None:
+        """Trace the way from `place`, where requests come in, to `peer`; in round `number`.
+
+        `trip` is the round trip of the contact.
+        """
         key = (place.address, place.port, peer)
         if key in self._traced or len(self._traced) >= MAX_TRACED:
             return
@@ -46,9 +49,10 @@ class WayBack:
         by_hand = _ByHand(self._recorder, self._packets) if self._packets is not None else None
         tracer = Tracer(self._recorder.clock, by_hand)
         lane = Lane(0, local_port=place.port, local=place.address)
-        held = self._own.release(place.port)
+        # What can be written by hand needs no room.
+        held = () if by_hand is not None else self._own.release(place.port)
         try:
-            found = await tracer.follow(number, peer, lane, Lane(0))
+            found = await tracer.follow(number, peer, lane, Lane(0), trip=trip)
         finally:
             for address in held:
                 self._own.open(address, place.port)

@@ -202,6 +202,17 @@ def _from_public_router(j: Journey) -> bool:
     return _from_between(j) and j.icmp is not None and is_public(j.icmp.sender)
 
 
+def _taken_at_home(j: Journey) -> bool:
+    """Whether it may be the source's own system that takes the connections.
+
+    What it takes never leaves; it comes about with the smallest time to live.
+    """
+    left = any(trail.left for trail in j.trails) or j.counted.get(Stage.LEFT) is True
+    end = j.way.end
+    beyond = end is not None and end[0] > 1
+    return not (left or beyond)
+
+
 def _proxy(j: Journey) -> bool | None:
     """Something between takes the connections in the destination's place.
 
@@ -213,6 +224,8 @@ def _proxy(j: Journey) -> bool | None:
         return False  # a router that passes them on, and is not where they end
     if j.on_link and j.stranger:
         return None  # it may pass for the destination there
+    if _taken_at_home(j):
+        return None
     if j.answered_early:
         return True
     # On one network it may be another machine, unless its hardware address is known.
@@ -697,14 +710,20 @@ def _hung(j: Journey) -> bool:
     if j.own or any(is_supervisor(row.names) for row in j.holders):
         return False  # a service that is started by the connection takes its time
     if j.transport == "udp":
-        return _unread(j)
+        # Several programs may have one port: one that answers serves it.
+        return not any(trail.connected for trail in j.trails) and _unread(j)
     if not j.proven:
         # Connections that come about without being seen end elsewhere: in a container, say.
         mine = None if any(trail.connected for trail in j.trails) else j.self_connect
         return mine is not None and mine.accepted is False and mine.watched >= HUNG_SECONDS
     if any(t.attempt.spoke != "nothing" for t in j.proven):
         return False
-    rows = [row for trail in j.proven for row in j.rows(trail) if row.accepted is not None]
+    held = [row for trail in j.proven for row in j.rows(trail)]
+    if not held:
+        # Nobody knows how the source looks from here: of all that came meanwhile it is one.
+        rounds = {trail.attempt.round for trail in j.proven}
+        held = [row for row in j.connections if row.round in rounds]
+    rows = [row for row in held if row.accepted is not None]
     longest = max((row.watched for row in rows), default=0.0)
     return longest >= HUNG_SECONDS and not any(row.accepted for row in rows)
 

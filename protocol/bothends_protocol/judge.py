@@ -30,6 +30,7 @@ from .mtu import CODE as LARGE
 from .mtu import Large, large_packets
 from .narrate import (
     asked_for,
+    filters_some,
     left_behind,
     narrate,
     quote,
@@ -238,8 +239,13 @@ def _how(j: Journey, finding: _Finding) -> str:
 
 
 def _large_of(j: Journey, large: Mapping[str, Large]) -> Large:
-    """What is known of large packets at the address; they were segments of TCP."""
-    return large[j.address] if j.transport == "tcp" else Large()
+    """What is known of large packets at the address.
+
+    They were segments of TCP between the two themselves: what something between takes and passes
+    on goes by ways of its own.
+    """
+    told = j.transport == "tcp" and not j.relayed and not j.answered_early
+    return large[j.address] if told else Large()
 
 
 def _with_large(found: _Finding, large: Large) -> _Finding:
@@ -355,7 +361,10 @@ def _silent(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     named = tuple(
         (code, "proven" if came else how, (*seen, *because)) for code, how, because in services
     )
+    if came and not named and j.wanted and any(not row.names for row in j.holders):
+        return _unseen_program(j)
     fitting = [] if came else _fitting(j)
+    limited = _REFUSING if j.perhaps_limited and not came else []
     notes = (_SILENT_NOTE,) if came else seen
     if j.led_past:
         notes = (*notes, "The datagrams are led to another socket inside the destination.")
@@ -363,8 +372,11 @@ def _silent(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         path_clear=came,
         reachable="no" if named else "yes" if came else "unknown",
         causes=named,
-        candidates=_union((code for code, _, _ in named), (cause.code for cause in fitting)),
-        next_step="" if came else _SEND_MORE,
+        candidates=_union(
+            (code for code, _, _ in named), (cause.code for cause in fitting), limited
+        ),
+        # Only the source's user can say what is sent.
+        next_step="" if came else _NOTHING_MORE if j.direction == BACK else _SEND_MORE,
         notes=() if named else notes,
     )
 
@@ -417,8 +429,10 @@ def _clear(j: Journey, services: tuple[_Named, ...]) -> _Finding:
 def _warnings(j: Journey) -> tuple[str, ...]:
     """What hurts and does not block."""
     measured = j.loss is not None and j.loss.told
-    partial = j.paths is not None and j.paths.is_partial(j.loss)
-    lossy = measured or (_lossy(j) and not partial)
+    partial = filters_some(j)
+    # A service of UDP may take its time, or not answer each datagram.
+    shows = j.transport == "tcp" or (j.source_packets and j.destination_packets)
+    lossy = measured or (shows and _lossy(j) and not partial)
     return (*(("network.partial",) if partial else ()), *(("network.loss",) if lossy else ()))
 
 
@@ -510,7 +524,8 @@ def _elsewhere(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     kinds = ("address.", "nat.", "network.proxy")
     fitting = [c for c in PATH_CAUSES if c.code.startswith(kinds) and c.fits(j) is not False]
     confirmed = [c for c in fitting if c.fits(j) is True]
-    elsewhere = missed(j) or j.answered_early or (j.apart and j.stranger)
+    early = j.answered_early and any(c.code == "network.proxy" for c in confirmed)
+    elsewhere = missed(j) or early or (j.apart and j.stranger)
     if len(confirmed) == 1 and (elsewhere or confirmed[0].code == "nat.wrong-port"):
         cause = confirmed[0]
         because = narrate(j)

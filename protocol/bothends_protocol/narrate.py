@@ -15,6 +15,7 @@ from .verdict import Check
 
 __all__ = [
     "asked_for",
+    "filters_some",
     "left_behind",
     "narrate",
     "quote",
@@ -361,9 +362,11 @@ def _where(j: Journey) -> str:
         goes = "requests to another port of the same address get there"
         return f"Requests to this port {ends}{before}; {goes}."
     last = _hop(stretch.last, stretch.last_name, stretch.end, "source", "destination")
+    known = stretch.first == stretch.end and j.stopped is Stage.ARRIVED
+    place = "in that router, or behind it" if known else "in one of the two, or between them"
     return (
         f"Requests to this port get as far as {last}, those to another port go on to {first}: they "
-        f"{ends} in one of the two, or between them."
+        f"{ends} {place}."
     )
 
 
@@ -434,16 +437,26 @@ def _of(count: int, j: Journey) -> str:
     return f"{count} of {len(j.trails)} {what}"
 
 
+def filters_some(j: Journey) -> bool:
+    """Return whether parallel paths are why some connections never come about.
+
+    Behind a router that translates, and on a host that passes packets on, it may be one of several
+    machines that they are spread over.
+    """
+    sure = j.local and (j.forwards is False or (j.paths is not None and j.paths.arrived is False))
+    return sure and j.paths is not None and j.paths.is_partial(j.loss)
+
+
 def shares(j: Journey) -> tuple[str, ...]:
     """Return what share of connections fails, where some do and some do not."""
     lines = []
-    if j.paths is not None and j.paths.is_partial(j.loss):
+    if j.paths is not None and filters_some(j):
         p = j.paths
         lines.append(
-            f"From {p.through} of {p.through + p.failing} ports of the source connections come "
-            f"about; from the others none did in {p.tries} tries. So there are parallel paths, of "
-            "which each connection takes one, and on some of them this port is filtered: ask "
-            "whoever runs the network between, or try by another one."
+            f"Of {p.through + p.failing} connections, each from a port of its own, {p.through} "
+            f"come about; the others never do, in {p.tries} tries from the same ports. So it is "
+            "where there are parallel paths, of which each connection takes one, and some of them "
+            "filter this port: ask whoever runs the network between, or try by another one."
         )
     if j.loss is not None and j.loss.told:
         low, high = j.loss.interval

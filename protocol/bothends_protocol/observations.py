@@ -17,7 +17,7 @@ from functools import cached_property
 import msgspec
 from msgspec.structs import replace
 
-from .addresses import bare, family, is_loopback, is_wildcard
+from .addresses import bare, family, is_loopback, is_private, is_public, is_wildcard
 from .counted import BurstView, view_bursts
 from .evidence import (
     Acceptance,
@@ -280,28 +280,34 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def answered_early(self) -> bool:
-        """Whether connections come about at a hop that requests to another port go beyond."""
+        """Whether connections come about at a hop that requests to another port go beyond.
+
+        Not where a router that has the address passes the other port on and takes this one itself;
+        nor where ways differ in length, so that some requests to this port go beyond, too.
+        """
         end = self.way.end
-        if end is None or end[1] != "connected":
+        if end is None or end[1] != "connected" or self.way.last >= end[0]:
             return False
-        beyond = self.control.end
-        return end[0] in self.control.expired or (beyond is not None and beyond[0] > end[0])
+        beyond = self.control.expired.get(end[0])
+        return beyond is not None and bare(beyond) != bare(self.address)
 
     @property
     def relayed(self) -> bool:
         """Whether somebody between passes the connections on in its own name.
 
-        In each round as many came to the destination from one other address as were made.
+        In each round as many came to the destination from one other address as were made. What
+        was there in an earlier round is somebody else's.
         """
         made = Counter(trail.attempt.round for trail in self.trails if trail.connected)
-        if self.local is False or made.total() < HALF_OPEN:
+        if not self.local or self.stranger or made.total() < HALF_OPEN:
             return False
         known = {row for trail in self.trails for row in trail.rows}
         came: dict[str, Counter[int]] = {}
-        for row in self.connections:
-            who = bare(row.remote_address)
-            if (row.transport, row.remote_port, who) not in known and row.state != "SYN_RECV":
-                came.setdefault(who, Counter())[row.round] += 1
+        for row in sorted(self.connections, key=lambda row: row.round):
+            place = (row.transport, row.remote_port, bare(row.remote_address))
+            if place not in known and row.state != "SYN_RECV":
+                known.add(place)
+                came.setdefault(place[2], Counter())[row.round] += 1
         return any(all(seen[number] >= made[number] for number in made) for seen in came.values())
 
     @property
@@ -405,6 +411,8 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
         """
         if self.transport != "udp" or not self.own or not self.counted.get(Stage.DELIVERED):
             return False
+        if not self.local:
+            return False  # what goes through a router is not what our own listener knows
         return not any(trail.delivered for trail in self.trails)
 
     @property
@@ -458,7 +466,8 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     @property
     def not_by_hops(self) -> frozenset[Stage]:
         """Stages that the hops show not to be reached: requests, or answers, end before."""
-        there = self.stretch if self.local else None
+        # Of a refusal two packets would decide, and on ways of unequal length wrongly.
+        there = self.stretch if self.local and not self.way.ends else None
         ends = ((there, Stage.ARRIVED), (self.back, Stage.RETURNED))
         return frozenset(stage for stretch, stage in ends if stretch and stretch.before_end)
 
@@ -562,7 +571,8 @@ def observe(
         paths=None if source is None else view_paths(source, table, key),
         loss=None if source is None else view_loss(source, table, address),
         met_there=source is not None and _met_there(source, address),
-        strays=_strays(attempts, source, table, around),
+        # By UDP there are no rows of those who ask.
+        strays=None if transport == "udp" else _strays(attempts, source, table, around),
         landing=landing,
         public=tuple(sorted(around.destination_public)),
         source_rules=_rules(source, key),
@@ -626,9 +636,11 @@ def _answered_from(
     if transport != "udp":
         return frozenset()
     tried = {(bare(a.local_address), a.local_port) for a in attempts}
+    # Behind a router answers leave the destination from its inside address, rightly.
+    own = table is not None and bare(address) in _addresses(table)
     seen = (
         *((s, "in") for s in (() if source is None else source.sightings)),
-        *((s, "out") for s in (() if table is None else table.sightings)),
+        *((s, "out") for s in (table.sightings if table is not None and own else ())),
     )
     return frozenset(
         bare(s.source)
@@ -1171,8 +1183,14 @@ class _Matcher:
         """Whether a NAT may have made this of the request, with a port and number of its own."""
         if is_tag(s.mss) and self.attempt.tag:
             return False  # it is another one
-        if self._outside:
-            return bare(s.source) in self._outside
+        same = {a for a in self._outside if family(a) == family(bare(s.source))}
+        if same:
+            return bare(s.source) in same
+        local = bare(self.attempt.local_address)
+        if self.attempt.transport == "udp" and is_private(local) and is_public(bare(s.source)):
+            # How the source looks from outside in this IP version nobody said, and a datagram has
+            # no tag.
+            return s.destination_port == self.attempt.port
         # Met at a meeting point, the two do not know how each looks to the other.
         return self._unmet and s.destination_port == self.attempt.port
 

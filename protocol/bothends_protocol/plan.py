@@ -449,7 +449,9 @@ def loss_rounds(
     number: int, prober: str, tallies: Sequence[tuple[Probe, Tally]], control_port: int
 ) -> list[RoundPlan]:
     """Return the rounds that measure loss, at the port where the other agent itself listens."""
-    addresses = dict.fromkeys(probe.address for probe, _ in tallies)
+    # First where something came back: an address may be dead.
+    ordered = sorted(tallies, key=lambda item: not item[1].connected)
+    addresses = dict.fromkeys(probe.address for probe, _ in ordered)
     return [
         RoundPlan(
             number=number + index,

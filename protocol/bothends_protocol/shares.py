@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from .addresses import bare
 from .evidence import Attempt, Evidence
-from .plan import LOSS, SAMPLE
+from .plan import LOSS, MAX_WAVES, SAMPLE, TUPLES
 
 __all__ = ["LEAST_TRIES", "Loss", "Paths", "rounds_of", "view_loss", "view_paths"]
 
@@ -46,6 +46,9 @@ class Paths(msgspec.Struct, frozen=True):
     none; None where its packets were not seen."""
     arrived: bool | None = None
     """Whether any of them reached it."""
+    later: bool | None = None
+    """Whether fresh connections came about while these were tried for the last time; None where
+    none was made."""
 
     @property
     def pure(self) -> bool:
@@ -60,7 +63,7 @@ class Paths(msgspec.Struct, frozen=True):
         where much is lost some ports seem to fail for ever, and no more must fail at first than
         loss lets fail.
         """
-        if not self.pure or self.kept_at_destination:
+        if not self.pure or self.kept_at_destination or self.later is False:
             return False
         if loss is None:
             return self.arrived is False
@@ -111,15 +114,18 @@ def view_paths(source: Evidence, table: Evidence | None, key: tuple[str, str, in
 
     Neither where a queue of the destination may have been what let some of them fail.
     """
-    mine = _of_kind(source, table, SAMPLE, key)
-    if not mine or _overflowed(table, {a.round for a in mine}):
+    sample = _of_kind(source, table, SAMPLE, key)
+    if not sample or len(sample) > _MOST or _overflowed(table, {a.round for a in sample}):
         return None
+    planned = _ports(source, table)
+    mine = [a for a in sample if a.local_port in planned]
+    fresh = [a.outcome == "connected" for a in sample if a.local_port not in planned]
     through = {a.local_port for a in mine if a.outcome == "connected"}
     failed = Counter(
         a.local_port for a in mine if a.outcome in _FAILED and a.local_port not in through
     )
     first = {a.local_port: a.outcome for a in reversed(mine)}
-    came, answered = _seen(table, key[2], failed)
+    came, answered = _seen(table, key[2], [a for a in mine if a.local_port in failed])
     return Paths(
         through=len(through),
         failing=len(failed),
@@ -127,27 +133,47 @@ def view_paths(source: Evidence, table: Evidence | None, key: tuple[str, str, in
         at_first=sum(outcome in _FAILED for outcome in first.values()),
         kept_at_destination=None if came is None else came and not answered,
         arrived=came,
+        later=any(fresh) if fresh else None,
+    )
+
+
+_MOST = TUPLES * MAX_WAVES
+"""Attempts of a sample that any honest side makes at most."""
+
+
+def _ports(source: Evidence, table: Evidence | None) -> frozenset[int]:
+    plans = (*source.rounds, *(() if table is None else table.rounds))
+    return frozenset(
+        port for plan in plans if plan.kind == SAMPLE for port in plan.local_ports[:TUPLES]
     )
 
 
 def _seen(
-    table: Evidence | None, port: int, failing: Collection[int]
+    table: Evidence | None, port: int, failing: Sequence[Attempt]
 ) -> tuple[bool | None, bool | None]:
-    """Whether requests from these ports came to the destination's card, and answers left it."""
+    """Whether these requests came to the destination's card, and answers left it.
+
+    A NAT may have given them other ports: they are known by their tags.
+    """
     if table is None or not any(
         w.name == "packets" and w.available and not w.lost for w in table.witnesses
     ):
         return None, None
-    came = any(
-        s.way == "in" and s.flags == "S" and s.destination_port == port and s.source_port in failing
+    tags, ports = {a.tag for a in failing if a.tag}, {a.local_port for a in failing}
+    came = {
+        s.source_port
         for s in table.sightings
-    )
+        if s.way == "in"
+        and s.flags == "S"
+        and s.destination_port == port
+        and (s.mss in tags if tags else s.source_port in ports)
+    }
     answered = any(
-        s.way == "out" and s.source_port == port and s.destination_port in failing
+        s.way == "out" and s.source_port == port and s.destination_port in came
         for s in table.sightings
         if s.icmp is None
     )
-    return came, answered
+    return bool(came), answered
 
 
 def view_loss(source: Evidence, table: Evidence | None, address: str) -> Loss | None:

@@ -103,15 +103,22 @@ def order_notes(name: str, tried: Sequence[Tried], transport: str = "tcp") -> tu
         f"{name} stands for {len(tried)} addresses, which the source's system gives to programs "
         f"in this order: {listed} (RFC 6724)."
     )
-    if transport == "udp":
-        return (order,)
     taken = _taken(tried)
+    if transport == "udp":
+        return order, *_alone(tried, taken)
     if taken is None:
         return order, "None of them accepts a connection; one that does would be enough."
     at = list(tried).index(taken)
     return tuple(
         filter(None, (order, *_before(tried[:at], taken), _behind(taken, tried[at + 1 :])))
     )
+
+
+def _alone(tried: Sequence[Tried], taken: Tried | None) -> tuple[str, ...]:
+    """What becomes of a program that sends datagrams to the first address and to no other."""
+    if taken is None or taken is tried[0]:
+        return ()
+    return (f"A program that sends to {tried[0].address} alone gets no answer.",)
 
 
 def _before(passed: Sequence[Tried], taken: Tried) -> tuple[str, ...]:
@@ -147,9 +154,11 @@ def _behind(taken: Tried, later: Sequence[Tried]) -> str:
     """What the one that accepts keeps programs from."""
     if taken.status == "open":
         dead = [item for item in later if item.how != TAKEN]
+        if not dead:
+            return ""
         do = "does" if len(dead) == 1 else "do"
         hidden = f"do not notice that {_list(dead)} {do} not work."
-        return f"Programs that get as far as {taken.address} {hidden}" if dead else ""
+        return f"Programs that get as far as {taken.address} {hidden}"
     works = [item for item in later if item.status == "open"]
     if not works:
         return ""

@@ -24,7 +24,7 @@ from .addresses import (
 from .evidence import Attempt, Evidence, Mapping, OpenedMapping, Probe, RouterWord
 from .plan import BURST, ENOUGH, MAPPED, PINHOLE
 from .tags import is_tag
-from .ways import SILENCE, Way, farthest_other, way_of
+from .ways import SILENCE, Way, farthest_other, still_speaks, way_of
 
 __all__ = [
     "Neighbourhood",
@@ -355,8 +355,7 @@ def _stops_after(way: Way, control: Way, address: str) -> int | None:
     # says nothing to anybody: it must have answered the other port after that.
     if sum(way.tries[hop] for hop in further) < SILENCE:
         return None
-    heard = any(control.said_at[hop] > way.asked_at[hop] for hop in further)
-    return way.last if heard else None
+    return way.last if still_speaks(way, control, min(further)) else None
 
 
 def _cut_in(way: Way, control: Way, address: str) -> bool:

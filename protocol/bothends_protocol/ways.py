@@ -21,6 +21,7 @@ __all__ = [
     "Way",
     "asked_least",
     "farthest_other",
+    "still_speaks",
     "stretch_of",
     "way_back_of",
     "way_of",
@@ -49,8 +50,8 @@ class Way(msgspec.Struct, frozen=True):
     """Hops that the refusal itself has travelled, its sender's own included; None: unknown."""
     asked_at: dict[int, int] = msgspec.field(default_factory=dict)
     """By hop: the place of the last request to it in the order of all."""
-    said_at: dict[int, int] = msgspec.field(default_factory=dict)
-    """The same of the last one that was answered."""
+    said_at: dict[int, tuple[int, ...]] = msgspec.field(default_factory=dict)
+    """The places of those that were answered."""
 
     @property
     def end(self) -> tuple[int, str, str] | None:
@@ -106,11 +107,17 @@ def farthest_other(probes: Sequence[HopProbe], address: str, port: int) -> Way:
     return max(ways, key=lambda way: max((*way.expired, *way.ends), default=0), default=Way())
 
 
+_UNSENT = ("local-error", "no-route")
+"""Outcomes of requests that never were: their silence is none."""
+
+
 def _way(asked: Iterable[tuple[int, HopProbe]]) -> Way:
     """The way that requests show, each with its place in the order of all."""
     least: dict[int, bool] = {}
     mine: list[tuple[int, HopProbe]] = []
     for at, p in asked:
+        if p.outcome in _UNSENT:
+            continue
         if p.least:
             least[p.least] = p.outcome == "refused"
         else:
@@ -125,6 +132,10 @@ def _way(asked: Iterable[tuple[int, HopProbe]]) -> Way:
         for _, p in mine
         if p.outcome in ("connected", "refused", "unreachable")
     }
+    said_at: dict[int, tuple[int, ...]] = {}
+    for at, p in mine:
+        if p.outcome != "silent":
+            said_at[p.hops] = (*said_at.get(p.hops, ()), at)
     return Way(
         expired=expired,
         ends=ends,
@@ -133,7 +144,7 @@ def _way(asked: Iterable[tuple[int, HopProbe]]) -> Way:
         tries=Counter(p.hops for _, p in mine),
         refused_after=_travelled(least),
         asked_at={p.hops: at for at, p in mine},
-        said_at={p.hops: at for at, p in mine if p.outcome != "silent"},
+        said_at=said_at,
     )
 
 
@@ -188,9 +199,21 @@ def stretch_of(way: Way, control: Way, address: str = "") -> Stretch | None:
     if sum(way.tries[hop] for hop in further) < SILENCE:
         return None
     first = further[0]
-    if control.said_at.get(first, -1) < way.asked_at[first]:
+    if not still_speaks(way, control, first):
         return None
     return Stretch(way.last, first, way.expired.get(way.last, ""), said[first], there)
+
+
+_SOON = 8
+"""Places behind the last request to a hop within which it must have answered the other port: in
+one trace they follow each other, and a later one says nothing of an earlier one."""
+
+
+def still_speaks(way: Way, control: Way, hop: int) -> bool:
+    """Return whether `hop` answered a request of `control` right after the last of `way`."""
+    last = way.asked_at.get(hop)
+    said = control.said_at.get(hop, ())
+    return last is not None and any(last < at <= last + _SOON for at in said)
 
 
 def _travelled(taken: dict[int, bool]) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import cards, faults, network, networks, ways
 from .faults import ADMIN, PORT_UNREACHABLE, Fault, Rules, rules
-from .grading import Expected, blocked, open_, undetermined
+from .grading import Expected, blocked, both_ways, open_, undetermined
 from .homes import INSIDE, PUBLIC, Homes
 from .network import DESTINATION, DESTINATION6, DESTINATION_PUBLIC
 from .networks import CONTAINER, SECOND, by_six
@@ -516,9 +516,9 @@ def _both_ways() -> Iterator[Scenario]:
     services = (ECHO, dataclasses.replace(ECHO, on="source"))
     other_drop = rules("source", "input", f"{REQUEST} counter drop")
     for name, put, expected in (
-        ("both-ways", (), open_()),
-        ("both-ways-drop", (drop(),), blocked(DESTINATION_DROP)),
-        ("both-ways-drop-back", (other_drop,), blocked(DESTINATION_DROP)),
+        ("both-ways", (), both_ways(open_(), open_())),
+        ("both-ways-drop", (drop(),), both_ways(blocked(DESTINATION_DROP), open_())),
+        ("both-ways-drop-back", (other_drop,), both_ways(open_(), blocked(DESTINATION_DROP))),
     ):
         yield from anyone(
             name, expected, services=services, faults=put, source_args=("--both-ways",)
