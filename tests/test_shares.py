@@ -112,6 +112,15 @@ def test_what_came_through_in_the_end_does_not_fail() -> None:
     assert (found.through, found.failing, found.tries, found.at_first) == (1, 0, 0, 1)
 
 
+def test_what_is_refused_is_not_lost() -> None:
+    refused = [attempt(1, "refused")] * LEAST_TRIES
+    for tries, partial in ((refused, True), ([*refused[1:], attempt(1, "silent")], False)):
+        pair = told(SAMPLE, [*tries, attempt(2, "connected")])
+        found = view_paths(pair[0], changed(pair[1], witnesses=()), KEY)
+        assert found is not None
+        assert found.is_partial(None) == partial
+
+
 @pytest.mark.parametrize("came", [True, False])
 def test_where_fresh_connections_fail_too_it_is_no_path(*, came: bool) -> None:
     source, destination = told(SAMPLE, [attempt(1, "silent")] * LEAST_TRIES)
@@ -149,13 +158,13 @@ def test_a_full_queue_of_the_service_is_no_path() -> None:
 
 
 def paths(failing: int, **more: bool | None) -> Paths:
-    return Paths(
+    plain = Paths(
         through=TUPLES - failing,
         failing=failing,
         tries=failing * LEAST_TRIES,
         at_first=failing,
-        **more,
     )
+    return changed(plain, **more)
 
 
 NONE, SOME, MUCH = (Loss(sent=LOSS_ATTEMPTS, silent=silent) for silent in (0, 10, 64))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import secrets
 import socket
 from collections.abc import Callable, Iterable
@@ -98,6 +99,8 @@ class Lane(msgspec.Struct, frozen=True):
         return self.port or first + secrets.randbelow(last - first + 1)
 
 
+_TRACES = itertools.count(1)
+
 _PASSING_PORTS = (32_768, 60_999)
 """Those that Linux gives its own connections (net.ipv4.ip_local_port_range)."""
 
@@ -148,6 +151,7 @@ class Tracer:
         self._clock = clock
         self._by_hand = by_hand
         self._requests: list[_Request] = []
+        self._trace = 0
         self._changed = asyncio.Event()
 
     async def trace(
@@ -186,6 +190,7 @@ class Tracer:
         trip: float = 0.0,
     ) -> list[HopProbe]:
         """Return what came of requests in `lane`, and in the `other` one; see `trace`."""
+        self._trace = next(_TRACES)
         done: list[HopProbe] = []
         mine: list[HopProbe] = []
         try:
@@ -380,4 +385,5 @@ class Tracer:
             seconds=0.0 if item.ended is None else round(item.ended - item.started, 6),
             least=item.least,
             local_port=item.lane.local_port,
+            trace=self._trace,
         )

@@ -236,6 +236,8 @@ class HopProbe(_Record, frozen=True):
     that was the question: then `hops` is 0, the system's own."""
     local_port: Port = 0
     """Where it came from, if that was of our choice: the tested port, on the way back."""
+    trace: Word32 = 0
+    """Those of one trace have one number."""
 
 
 class Sighting(_Record, frozen=True):

@@ -46,6 +46,8 @@ class Paths(msgspec.Struct, frozen=True):
     none; None where its packets were not seen."""
     arrived: bool | None = None
     """Whether any of them reached it."""
+    refused: bool = False
+    """Whether each of their tries was refused, which no loss does."""
     later: bool | None = None
     """Whether fresh connections came about while these were tried for the last time; None where
     none was made."""
@@ -65,6 +67,8 @@ class Paths(msgspec.Struct, frozen=True):
         """
         if not self.pure or self.kept_at_destination or self.later is False:
             return False
+        if self.refused:
+            return True
         if loss is None:
             return self.arrived is False
         ports = self.through + self.failing
@@ -133,6 +137,7 @@ def view_paths(source: Evidence, table: Evidence | None, key: tuple[str, str, in
         at_first=sum(outcome in _FAILED for outcome in first.values()),
         kept_at_destination=None if came is None else came and not answered,
         arrived=came,
+        refused=bool(failed) and all(a.outcome != "silent" for a in mine if a.local_port in failed),
         later=any(fresh) if fresh else None,
     )
 

@@ -48,10 +48,10 @@ class Way(msgspec.Struct, frozen=True):
     """How many of them were to end at each hop."""
     refused_after: int | None = None
     """Hops that the refusal itself has travelled, its sender's own included; None: unknown."""
-    asked_at: dict[int, int] = msgspec.field(default_factory=dict)
-    """By hop: the place of the last request to it in the order of all."""
-    said_at: dict[int, tuple[int, ...]] = msgspec.field(default_factory=dict)
-    """The places of those that were answered."""
+    asked_at: dict[int, tuple[int, int]] = msgspec.field(default_factory=dict)
+    """By hop: the last request to it, by its trace and its place in the order of all."""
+    said_at: dict[int, tuple[tuple[int, int], ...]] = msgspec.field(default_factory=dict)
+    """Those that were answered."""
 
     @property
     def end(self) -> tuple[int, str, str] | None:
@@ -132,10 +132,10 @@ def _way(asked: Iterable[tuple[int, HopProbe]]) -> Way:
         for _, p in mine
         if p.outcome in ("connected", "refused", "unreachable")
     }
-    said_at: dict[int, tuple[int, ...]] = {}
+    said_at: dict[int, tuple[tuple[int, int], ...]] = {}
     for at, p in mine:
         if p.outcome != "silent":
-            said_at[p.hops] = (*said_at.get(p.hops, ()), at)
+            said_at[p.hops] = (*said_at.get(p.hops, ()), (p.trace, at))
     return Way(
         expired=expired,
         ends=ends,
@@ -143,7 +143,7 @@ def _way(asked: Iterable[tuple[int, HopProbe]]) -> Way:
         asked=len(mine),
         tries=Counter(p.hops for _, p in mine),
         refused_after=_travelled(least),
-        asked_at={p.hops: at for at, p in mine},
+        asked_at={p.hops: (p.trace, at) for at, p in mine},
         said_at=said_at,
     )
 
@@ -204,16 +204,14 @@ def stretch_of(way: Way, control: Way, address: str = "") -> Stretch | None:
     return Stretch(way.last, first, way.expired.get(way.last, ""), said[first], there)
 
 
-_SOON = 8
-"""Places behind the last request to a hop within which it must have answered the other port: in
-one trace they follow each other, and a later one says nothing of an earlier one."""
-
-
 def still_speaks(way: Way, control: Way, hop: int) -> bool:
-    """Return whether `hop` answered a request of `control` right after the last of `way`."""
-    last = way.asked_at.get(hop)
+    """Return whether `hop` answered a request of `control` after the last of `way`.
+
+    In the same trace: what it says later is of words that it got anew.
+    """
+    trace, last = way.asked_at.get(hop, (0, -1))
     said = control.said_at.get(hop, ())
-    return last is not None and any(last < at <= last + _SOON for at in said)
+    return last >= 0 and any(one == trace and at > last for one, at in said)
 
 
 def _travelled(taken: dict[int, bool]) -> int | None:
