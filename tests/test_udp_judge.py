@@ -341,8 +341,18 @@ def test_a_filter_that_lets_single_datagrams_through_is_not_blamed() -> None:
     source = msgspec.structs.replace(
         source, rounds=(*source.rounds, plan), bursts=(sent,), samples=(_samples(sent, SENT),)
     )
-    for read, expected in ((3, []), (1, ["destination.firewall-drop"])):
-        single = Samples(round=1, times=(0.0, 0.1), values={"Udp.InDatagrams": (70, 70 + read)})
+    # What bothends itself read, of its contact, says nothing of programs.
+    for read, own, expected in (
+        (3, 0, []),
+        (1, 0, ["destination.firewall-drop"]),
+        (5, 5, ["destination.firewall-drop"]),
+        (8, 5, []),
+    ):
+        counted: dict[str, tuple[int, ...]] = {
+            "Udp.InDatagrams": (70, 70 + read),
+            "own.Udp.InDatagrams": (2, 2 + own),
+        }
+        single = Samples(round=1, times=(0.0, 0.1), values=counted)
         there = msgspec.structs.replace(
             destination,
             rounds=(*destination.rounds, plan),

@@ -15,12 +15,13 @@ import ipaddress
 import socket
 import struct
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from bothends_protocol.addresses import normal
 
-__all__ = ["Datagrams"]
+__all__ = ["Datagrams", "datagrams_read"]
 
 _IP_PKTINFO = getattr(socket, "IP_PKTINFO", {"linux": 8, "darwin": 26}.get(sys.platform, 0))
 """Newer versions of Python have the name (linux/in.h; netinet/in.h of macOS)."""
@@ -37,6 +38,23 @@ _BATCH = 64
 Received = Callable[[bytes, "tuple[Any, ...]", str], None]
 """Takes a datagram, the socket address it is from, and the own address that it came to (the zone
 of a link-local one kept; empty where the system does not tell)."""
+
+
+_READ: Counter[str] = Counter()
+"""What all sockets of this program have read, by the kernel's counters for it."""
+
+
+def datagrams_read() -> dict[str, int]:
+    """Return how many datagrams of the contact this program has read, by IP version.
+
+    As `own.Udp.InDatagrams` and `own.Udp6.InDatagrams`, like the kernel's counters.
+    """
+    return {f"own.{name}.InDatagrams": _READ[name] for name in ("Udp", "Udp6")}
+
+
+def _count(name: tuple[Any, ...]) -> None:
+    """Count a datagram from the socket address `name`; one of IPv6 has four parts."""
+    _READ["Udp6" if len(name) > 2 and "." not in str(name[0]) else "Udp"] += 1
 
 
 class Datagrams:
@@ -93,6 +111,7 @@ class Datagrams:
                 return
             except OSError:
                 continue  # an error that an earlier datagram met
+            _count(name)
             self._received(data, name, _own(ancillary))
 
 
@@ -101,6 +120,7 @@ class _Receiver(asyncio.DatagramProtocol):
         self._received = received
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        _count(addr)
         self._received(data, addr, "")
 
 

@@ -36,6 +36,7 @@ from bothends_protocol.plan import BURST, LOSS, MAPPED, PINHOLE, SAMPLE, by_data
 from bothends_protocol.services import is_supervisor
 from bothends_protocol.tags import TRACE_TAG
 
+from .datagrams import datagrams_read
 from .datagrams_seen import DatagramsSeen
 from .listener import OwnListeners
 from .opener import Opener
@@ -112,7 +113,7 @@ class Observer:
         self._peers = [bare(a) for a in peer_addresses if a][:MAX_PEER_ADDRESSES]
         self._packets = packets
         self._service = service
-        self._sampler = Sampler(recorder.clock)
+        self._sampler = Sampler(recorder.clock, own=datagrams_read)
         self._way_back = WayBack(recorder, own, packets)
         self._self_test = SelfTest(recorder.self_connects.append)
         self._queues = QueueWatch(recorder.clock)

@@ -590,6 +590,9 @@ def _read_meanwhile(table: Evidence, attempts: Iterable[Attempt], address: str) 
     single = [part for part in read if part[0].round in tried]
     bursts = [part for part in read if part[0].round not in tried]
     count = sum(row[-1] - row[0] for _, row in single)
+    # What bothends itself read there is of its contact.
+    ours = (part[0].values.get(f"own.{name}", (0,)) for part in single)
+    count -= sum(row[-1] - row[0] for row in ours)
     count -= sum(
         (len(plan.probes) - 1) * plan.attempts for plan in table.rounds if plan.number in tried
     )

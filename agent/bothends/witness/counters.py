@@ -92,12 +92,21 @@ _READ = 1 << 16
 class Sampler:
     """Reads the counters again and again from `start` to `stop`."""
 
-    def __init__(self, clock: Callable[[], float], every: float = SAMPLE_SECONDS) -> None:
-        """`every` is how many seconds lie between two readings."""
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        every: float = SAMPLE_SECONDS,
+        own: Callable[[], dict[str, int]] | None = None,
+    ) -> None:
+        """`every` is how many seconds lie between two readings.
+
+        `own` counts what this program itself has done, which the kernel counts too.
+        """
+        self._own = own
         self._clock = clock
         self._every = every
         self._files: list[int] = []
-        self._readings: list[tuple[float, list[bytes]]] = []
+        self._readings: list[tuple[float, list[bytes], dict[str, int]]] = []
         self._mark: float | None = None
         self._stacked: frozenset[str] = frozenset()
         self._card = ""
@@ -133,7 +142,8 @@ class Sampler:
         self._mark = self._clock()
 
     def _read(self, *, again: bool = True) -> None:
-        self._readings.append((self._clock(), read_tables(self._files)))
+        own = {} if self._own is None else self._own()
+        self._readings.append((self._clock(), read_tables(self._files), own))
         if again and len(self._readings) < MAX_READINGS:
             self._timer = asyncio.get_running_loop().call_later(self._every, self._read)
 
@@ -145,14 +155,15 @@ class Sampler:
         self._read(again=False)
         self.close()
         parsed = [
-            parse_counters(b"".join(texts), self._stacked, self._card, self._wanted)
-            for _, texts in self._readings
+            parse_counters(b"".join(texts), self._stacked, self._card, self._wanted) | own
+            for _, texts, own in self._readings
         ]
         names = sorted(set.intersection(*(set(reading) for reading in parsed)))
+        values = {name: tuple(reading[name] for reading in parsed) for name in names}
         return Samples(
             round=number,
-            times=tuple(round(at - self._mark, 6) for at, _ in self._readings),
-            values={name: tuple(reading[name] for reading in parsed) for name in names},
+            times=tuple(round(at - self._mark, 6) for at, _, _ in self._readings),
+            values=values,
         )
 
     def close(self) -> None:
