@@ -25,7 +25,7 @@ import msgspec
 from bothends_protocol.addresses import bare, family
 from bothends_protocol.evidence import HopProbe, Icmp
 from bothends_protocol.tags import TRACE_TAG
-from bothends_protocol.ways import asked_least
+from bothends_protocol.ways import ENDED, UNSENT, asked_least
 
 from .connects import (
     ask_for_errors,
@@ -66,11 +66,6 @@ _EXPIRED = {4: (11, 0), 6: (3, 0)}
 
 _IP_MINTTL = 21
 """linux/in.h"""
-
-_UNSENT = ("local-error", "no-route")
-
-_END = ("connected", "refused", "unreachable")
-"""Outcomes of a request that got to its end, or was stopped by somebody who says so."""
 
 
 def has_expired(icmp: Icmp | None, address: str) -> bool:
@@ -139,7 +134,7 @@ def _falls_silent(done: Iterable[HopProbe], mine: Iterable[HopProbe]) -> int:
     no further, the one behind it.
     """
     last = max((p.hops for p in mine if p.outcome == "expired"), default=0)
-    further = (p.hops for p in done if p.hops > last and p.outcome in ("expired", *_END))
+    further = (p.hops for p in done if p.hops > last and p.outcome in ("expired", *ENDED))
     return min(further, default=last + 1)
 
 
@@ -203,13 +198,13 @@ class Tracer:
                 done += said
                 here = [p for p, item in zip(said, block, strict=True) if item.lane is lane]
                 mine += here
-                if all(p.outcome in _UNSENT for p in here):
+                if all(p.outcome in UNSENT for p in here):
                     return []  # nothing can be sent in it, so that nothing is asked
-                if any(p.outcome in _END for p in here):
+                if any(p.outcome in ENDED for p in here):
                     done += await self._who_refuses(number, address, lane, here)
                     break
                 # Where another port gets to the end of the way, nothing is beyond it.
-                ended = any(p.outcome in _END for p in said)
+                ended = any(p.outcome in ENDED for p in said)
                 if ended or all(p.outcome == "silent" for p in here):
                     hop = _falls_silent(done, mine)
                     longest = max(known, farthest(done))
@@ -261,7 +256,7 @@ class Tracer:
         By the smallest time to live with which the kernel is to take an answer (IP_MINTTL, ip(7)):
         no privilege shows an ordinary user the time to live of a reset.
         """
-        end = min((p.hops for p in asked if p.outcome in _END), default=0)
+        end = min((p.hops for p in asked if p.outcome in ENDED), default=0)
         ends = {p.outcome for p in asked if p.hops == end}
         by_icmp = any(p.icmp is not None for p in asked if p.hops == end)
         if ends != {"refused"} or by_icmp or family(bare(address)) != 4 or lane.local_port:

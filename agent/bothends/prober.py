@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -44,8 +44,9 @@ from bothends_protocol.plan import (
     SAMPLE,
     by_datagrams,
 )
+from bothends_protocol.shares import LEAST_TRIES
 from bothends_protocol.tags import TRACE_TAG, tag_of
-from bothends_protocol.ways import way_of
+from bothends_protocol.ways import UNSENT, way_of
 
 from .connects import (
     ask_for_errors,
@@ -121,10 +122,6 @@ MAX_DOUBTED = 3
 TOGETHER = 4
 """Connections of a sample that are made at once: fewer than the queue of any service holds."""
 
-CERTAIN_WAVES = 24
-"""Further tries of connections that fail, all of them together, before it is no chance: at a loss
-of 40 % each way that many fail twice in 100,000."""
-
 LATER = (0.55, 0.0, 0.0)
 """Pauses before the last tries of connections that fail. A destination that still waits for the
 end of an earlier handshake answers a further request from the same port once in half a second
@@ -142,7 +139,6 @@ LOST_WORDS_SECONDS = 1.5
 and nothing was heard: lost, it is sent again after 0.2, 0.6 and 1.4 s (RFC 6298, and the least
 time-out of Linux)."""
 
-_LOCAL = ("no-route", "local-error")
 _ANY: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104  bound to connect from
 _READ = 256
 
@@ -346,7 +342,7 @@ class Prober:
         if len(failing) == len(plan.local_ports):
             return
         for _ in range(plan.attempts - 1 - len(LATER)):
-            if not failing or self._tries_from(failing) >= CERTAIN_WAVES + len(failing):
+            if not failing or self._tries_from(failing) >= LEAST_TRIES + len(failing):
                 break
             await self._at_once(probe, failing, wait)
             failing = self._failing(failing)
@@ -375,18 +371,10 @@ class Prober:
         for item in fresh:
             self._close(item)
 
-    async def _until_told(self, tries: Sequence[_Try], seconds: float) -> None:
-        """Wait until something came of each of `tries`, `seconds` at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while any(t.outcome == "silent" for t in tries):
-                    self._changed.clear()
-                    await self._changed.wait()
-
     def _failing(self, ports: Sequence[int]) -> list[int]:
         """Those of `ports` from which something was sent and nothing connected."""
         there = {t.local[1] for t in self._tries if t.outcome == "connected"}
-        sent = {t.local[1] for t in self._tries if t.outcome not in _LOCAL}
+        sent = {t.local[1] for t in self._tries if t.outcome not in UNSENT}
         return [port for port in ports if port in sent - there]
 
     def _tries_from(self, ports: Sequence[int]) -> int:
@@ -559,7 +547,7 @@ class Prober:
         tries: dict[Probe, list[_Try]] = {probe: [] for probe in probes}
         for item in self._tries:
             tries[item.probe].append(item)
-        there = {a.address for a in self._recorder.attempts if a.outcome not in _LOCAL}
+        there = {a.address for a in self._recorder.attempts if a.outcome not in UNSENT}
         gone = self._gone(probes[0].transport) if probes else None
         return tuple(
             self._outcome(probe, mine, routed=probe.address in there, gone=gone)
@@ -594,7 +582,7 @@ class Prober:
         if item.icmp is not None and item.icmp.sender == bare(item.probe.address):
             # A router that translates says so in the name of whoever is behind it, too.
             return not self._is_foreign(item.probe)
-        return item.icmp is not None or item.outcome in _LOCAL or item.spoke == "challenge"
+        return item.icmp is not None or item.outcome in UNSENT or item.spoke == "challenge"
 
     def _gone(self, transport: str) -> set[int] | None:
         if self.packets is None:
@@ -685,17 +673,22 @@ class Prober:
 
     async def _settle(self, seconds: float) -> None:
         """Wait until every attempt has settled, `seconds` at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while not all(t.settled for t in self._tries):
-                    self._changed.clear()
-                    await self._changed.wait()
+        await self._until(lambda: all(t.settled for t in self._tries), seconds)
 
     async def _hear(self, seconds: float) -> None:
         """Wait until every connection has said something, `seconds` at most."""
+        await self._until(
+            lambda: all(t.settled for t in self._tries if t.outcome == "connected"), seconds
+        )
+
+    async def _until_told(self, tries: Sequence[_Try], seconds: float) -> None:
+        """Wait until something came of each of `tries`, `seconds` at most."""
+        await self._until(lambda: all(t.outcome != "silent" for t in tries), seconds)
+
+    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while any(t.outcome == "connected" and not t.settled for t in self._tries):
+                while not done():
                     self._changed.clear()
                     await self._changed.wait()
 
@@ -905,7 +898,7 @@ class Prober:
         hop = route.gateway or address
         clock = self._recorder.clock
         begun = (
-            t.started for t in self._tries if t.probe.address == address and t.outcome not in _LOCAL
+            t.started for t in self._tries if t.probe.address == address and t.outcome not in UNSENT
         )
         until = min(begun, default=clock()) + NEIGHBOUR_SECONDS
         with contextlib.suppress(NetlinkError):

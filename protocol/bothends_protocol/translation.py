@@ -23,6 +23,7 @@ from .addresses import (
 )
 from .evidence import Attempt, Evidence, Mapping, OpenedMapping, Probe, RouterWord
 from .plan import BURST, ENOUGH, MAPPED, PINHOLE
+from .shares import rounds_of
 from .tags import is_tag
 from .ways import SILENCE, Way, farthest_other, still_speaks, way_of
 
@@ -548,7 +549,7 @@ def as_forwarded(
     )
     if began is None:
         return None
-    pinholes = _rounds(source, table, PINHOLE)
+    pinholes = rounds_of((PINHOLE,), source, table)
     then = {n for n in helped_rounds(source, table) - pinholes if n >= began}
     attempts = tuple(a for a in _attempts(source, key) if a.round in then)
     if not attempts:
@@ -565,14 +566,10 @@ def as_forwarded(
     )
 
 
-def _rounds(source: Evidence, table: Evidence, kind: str) -> frozenset[int]:
-    return frozenset(r.number for r in (*source.rounds, *table.rounds) if r.kind == kind)
-
-
 def _through_pinhole(source: Evidence, table: Evidence, key: tuple[str, str, int]) -> bool | None:
     """Whether requests came in where the router was opened from inside; None: none, or unseen."""
     opened = {p.round for p in table.pinholes if p.sent and p.local_port == key[2]}
-    rounds = _rounds(source, table, PINHOLE) & opened
+    rounds = rounds_of((PINHOLE,), source, table) & opened
     tried = [a for a in _attempts(source, key) if a.round in rounds]
     if not tried:
         return None

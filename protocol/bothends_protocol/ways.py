@@ -15,8 +15,10 @@ from .addresses import bare
 from .evidence import HopProbe
 
 __all__ = [
+    "ENDED",
     "INITIAL",
     "SILENCE",
+    "UNSENT",
     "Stretch",
     "Way",
     "asked_least",
@@ -26,6 +28,12 @@ __all__ = [
     "way_back_of",
     "way_of",
 ]
+
+ENDED = ("connected", "refused", "unreachable")
+"""Outcomes of a request that got to its end, or was stopped by somebody who says so."""
+
+UNSENT = ("no-route", "local-error")
+"""Outcomes of requests that never were: their silence is none."""
 
 SILENCE = 5
 """Requests that must all stay unanswered before it is said that a hop does not answer them: at a
@@ -107,16 +115,12 @@ def farthest_other(probes: Sequence[HopProbe], address: str, port: int) -> Way:
     return max(ways, key=lambda way: max((*way.expired, *way.ends), default=0), default=Way())
 
 
-_UNSENT = ("local-error", "no-route")
-"""Outcomes of requests that never were: their silence is none."""
-
-
 def _way(asked: Iterable[tuple[int, HopProbe]]) -> Way:
     """The way that requests show, each with its place in the order of all."""
     least: dict[int, bool] = {}
     mine: list[tuple[int, HopProbe]] = []
     for at, p in asked:
-        if p.outcome in _UNSENT:
+        if p.outcome in UNSENT:
             continue
         if p.least:
             least[p.least] = p.outcome == "refused"
@@ -130,7 +134,7 @@ def _way(asked: Iterable[tuple[int, HopProbe]]) -> Way:
     ends = {
         p.hops: (p.outcome, "" if p.icmp is None else bare(p.icmp.sender))
         for _, p in mine
-        if p.outcome in ("connected", "refused", "unreachable")
+        if p.outcome in ENDED
     }
     said_at: dict[int, tuple[tuple[int, int], ...]] = {}
     for at, p in mine:
