@@ -12,11 +12,15 @@ from bothends import channel as channel_module
 from bothends.channel import (
     BROKEN_SECONDS,
     LONGEST_TRIP,
+    LOSSY,
+    LOST_SECONDS,
     STALLED_SECONDS,
     Channel,
     PeerLostError,
+    nominated,
 )
-from bothends.streams import DIRECT
+from bothends.link import LinkClosedError
+from bothends.streams import DIRECT, PUNCHED
 from bothends_protocol.conversation import Conversation
 from bothends_protocol.errors import ProtocolError, TamperedError
 from bothends_protocol.messages import Barrier, Message
@@ -30,6 +34,7 @@ class StubLink:
 
     def __init__(self, trip: float | None) -> None:
         self.trip = trip
+        self.resent = 0
         self.heard = 0.0
         self.aborted = False
         self.said: asyncio.Queue[bytes | Exception] = asyncio.Queue()
@@ -127,3 +132,44 @@ async def test_a_record_that_does_not_open_ends_the_link_and_not_the_session(
     await turns()
     assert delivered == [message]
     await channel.close()
+
+
+@pytest.mark.parametrize(("resent", "seconds"), [(0, LOST_SECONDS), (3, LOSSY * LOST_SECONDS)])
+async def test_where_packets_were_lost_the_other_side_has_longer_to_come_again(
+    monkeypatch: pytest.MonkeyPatch, resent: int, seconds: float
+) -> None:
+    contact: Any = SimpleNamespace(redial=lambda: None, drop=lambda _: None)
+    channel = Channel(contact, SOURCE, lambda _: None)
+    link: Any = StubLink(None)
+    link.resent = resent
+    link.peer.ping(0.0)
+    monkeypatch.setattr(channel, "_now", lambda: 0.0)
+    for said in (link.peer.outgoing()[0], LinkClosedError("cut")):
+        link.said.put_nowait(said)
+    await channel._use(link, None)
+    waited: list[float | None] = []
+
+    async def wait(_: object, *, timeout: float | None) -> None:  # noqa: ASYNC109  as asyncio.wait
+        waited.append(timeout)
+
+    monkeypatch.setattr("bothends.channel.asyncio.wait", wait)
+    with pytest.raises(PeerLostError, match=f"for {seconds:.0f} seconds"):
+        await channel._await_next(asyncio.get_running_loop().create_future())
+    assert waited == [seconds]
+
+
+@pytest.mark.parametrize(("resent", "way"), [(0, DIRECT), (1, PUNCHED)])
+async def test_the_source_waits_for_udp_where_tcp_had_to_send_something_again(
+    monkeypatch: pytest.MonkeyPatch, resent: int, way: str
+) -> None:
+    monkeypatch.setitem(channel_module._AGAIN, DIRECT, 30.0)
+    contact: Any = SimpleNamespace(links=asyncio.Queue())
+    tcp, udp = StubLink(None), StubLink(None)
+    tcp.resent, udp.way = resent, PUNCHED
+    contact.links.put_nowait(tcp)
+    choosing = asyncio.ensure_future(nominated(contact, SOURCE))
+    await turns()
+    contact.links.put_nowait(udp)
+    async with asyncio.timeout(20.0):
+        link, first = await choosing
+    assert (link.way, first) == (way, None)

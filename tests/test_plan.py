@@ -175,6 +175,7 @@ def tally(  # noqa: PLR0913  as many as a tally has
     answered: int | None = None,
     delivered: int | None = None,
     established: int | None = None,
+    beside: int = 0,
 ) -> Tally:
     return Tally(
         attempts=attempts,
@@ -185,6 +186,7 @@ def tally(  # noqa: PLR0913  as many as a tally has
         answered=answered,
         delivered=delivered,
         established=established,
+        beside=beside,
     )
 
 
@@ -209,6 +211,7 @@ def repeats(known: Tally, number: int = 2) -> RoundPlan | None:
         tally(CERTAIN, arrived=CERTAIN, delivered=CERTAIN),
         tally(CERTAIN, arrived=CERTAIN, answered=CERTAIN),
         tally(1, connected=1, delivered=1, established=1),
+        tally(1, connected=1, delivered=3, established=3, beside=2),
         tally(HALF_OPEN, connected=HALF_OPEN, delivered=HALF_OPEN, established=0),
         tally(MAX_ATTEMPTS, connected=1),
         tally(MAX_ATTEMPTS, arrived=1),
@@ -230,6 +233,7 @@ def test_what_is_plain_is_not_tried_again(known: Tally) -> None:
         tally(3, arrived=3, answered=3),
         tally(6, connected=1),
         tally(1, connected=1, delivered=1, established=0),
+        tally(1, connected=1, delivered=3, established=2, beside=2),
     ],
 )
 def test_what_loss_could_have_done_is_tried_again(known: Tally) -> None:

@@ -7,10 +7,11 @@ import pytest
 
 from bothends.prober import Prober, _Try
 from bothends.recorder import Recorder
-from bothends_protocol.evidence import Probe
+from bothends_protocol.evidence import HopProbe, Probe, RoundPlan
 
 AT = "192.0.2.7"
 PROBE = Probe(transport="tcp", address=AT, port=4242)
+ROUND = RoundPlan(number=2, kind="connect", prober="source", attempts=3, probes=(PROBE,))
 NOWHERE = _Try(probe=PROBE, own=False, outcome="no-route", error="ENETUNREACH")
 
 
@@ -32,5 +33,30 @@ def test_no_route_is_tried_again_where_another_port_had_one(
     for item in (NOWHERE, _Try(probe=other, own=False, outcome=outcome)):
         prober._recorder.attempts.append(prober._record(1, item))
     prober._tries = [msgspec.structs.replace(NOWHERE)]
-    (tried,) = prober._outcomes([PROBE])
+    (tried,) = prober._outcomes(ROUND)
     assert (tried.attempts, tried.explained, tried.void) == ((0, 0, 1) if again else (1, 1, 0))
+
+
+def test_what_a_trace_connected_in_the_round_is_told_beside_the_attempts() -> None:
+    prober = Prober(Recorder("source"), b"")
+    prober._recorder.hop_probes += [
+        HopProbe(
+            round=number,
+            transport="tcp",
+            address=AT,
+            port=port,
+            hops=3,
+            outcome=outcome,
+            seconds=0.1,
+        )
+        for number, port, outcome in (
+            (2, 4242, "connected"),
+            (2, 4242, "connected"),
+            (2, 4242, "expired"),
+            (2, 24242, "connected"),
+            (1, 4242, "connected"),
+        )
+    ]
+    prober._tries = [_Try(probe=PROBE, own=False, outcome="connected")]
+    (tried,) = prober._outcomes(ROUND)
+    assert (tried.attempts, tried.connected, tried.beside) == (1, 1, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 import sys
 
@@ -22,12 +24,24 @@ HERE = "127.0.0.1"
 
 
 @pytest.fixture
-def port() -> int:
-    """One that is free."""
-    with socket.socket() as held:
-        held.bind((HERE, 0))
-        number: int = held.getsockname()[1]
-    return number
+def ports() -> list[int]:
+    """Some in a row that are free, below those that the system gives to others meanwhile."""
+    count = MAX_TRACED + 2
+    while True:
+        first = random.randrange(10_000, 32_000 - count)
+        found = range(first, first + count)
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in found:
+                    stack.enter_context(socket.create_server((HERE, port)))
+            except OSError:
+                continue
+        return list(found)
+
+
+@pytest.fixture
+def port(ports: list[int]) -> int:
+    return ports[0]
 
 
 def place(port: int) -> Probe:
@@ -75,16 +89,16 @@ async def test_a_port_that_a_service_holds_is_left_alone_without_the_right_to() 
     await own.close()
 
 
-async def test_each_way_is_traced_once_and_not_all(port: int) -> None:
+async def test_each_way_is_traced_once_and_not_all(ports: list[int]) -> None:
     recorder = Recorder("destination")
     own = listeners(recorder)
     back = WayBack(recorder, own, None)
-    await back.trace(1, place(port), HERE)
+    await back.trace(1, place(ports[0]), HERE)
     count = len(recorder.back_probes)
-    await back.trace(2, place(port), HERE)
+    await back.trace(2, place(ports[0]), HERE)
     assert len(recorder.back_probes) == count
-    for more in range(1, MAX_TRACED + 2):
-        await back.trace(3, place(port + more), HERE)
+    for more in ports[1:]:
+        await back.trace(3, place(more), HERE)
     assert len({p.local_port for p in recorder.back_probes} - {0}) == MAX_TRACED
     await own.close()
 

@@ -61,6 +61,11 @@ PATIENCE_SECONDS = 0.6
 SLACK_SECONDS = 0.06
 """Beside three times the longest round trip seen: the scheduling of a busy host."""
 
+SENT_AGAIN_SECONDS = 0.95
+"""From here on a wait is no round trip: the system has sent the request again, and nobody knows
+which of the two was answered (RFC 6298, 2.1 and 3). A way that is as long is known by the
+contact."""
+
 _EXPIRED = {4: (11, 0), 6: (3, 0)}
 """Time exceeded on the way, by IP version: ICMP (RFC 792) and ICMPv6 (RFC 4443, 3.3)."""
 
@@ -75,7 +80,11 @@ def has_expired(icmp: Icmp | None, address: str) -> bool:
 
 def farthest(probes: Iterable[HopProbe]) -> float:
     """Return the longest round trip to any hop, in seconds; 0 where none answered."""
-    return max((p.seconds for p in probes if p.outcome == "expired"), default=0.0)
+    return _longest(p.seconds for p in probes if p.outcome == "expired")
+
+
+def _longest(trips: Iterable[float]) -> float:
+    return max((trip for trip in trips if trip < SENT_AGAIN_SECONDS), default=0.0)
 
 
 class Lane(msgspec.Struct, frozen=True):
@@ -263,7 +272,7 @@ class Tracer:
             return []
         block = [self._start(address, lane, 0, least=least) for least in asked_least(end)]
         self._requests += block
-        await self._wait(block, 0.0, max((p.seconds for p in asked), default=0.0))
+        await self._wait(block, 0.0, _longest(p.seconds for p in asked))
         return [self._record(number, item) for item in block]
 
     def close(self) -> None:
@@ -344,8 +353,8 @@ class Tracer:
         """
         began = self._clock()
         while any(item.ended is None for item in block):
-            trips = [item.ended - item.started for item in block if item.ended is not None]
-            longest = max((known, *trips))
+            ended = (item.ended - item.started for item in block if item.ended is not None)
+            longest = max(known, _longest(ended))
             allowed = 3 * longest + SLACK_SECONDS if longest else max(patience, SLACK_SECONDS)
             left = began + allowed - self._clock()
             if left <= 0:

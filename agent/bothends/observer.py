@@ -554,9 +554,12 @@ class Observer:
         if not own and not self._holders(probe):
             return None
         taken = [i for i in self._recorder.acceptances if self._lands(probe, i.address, i.port)]
-        # What became of those of earlier rounds came after the source had ended them.
-        rows = (row for row in self._rows(probe) if row.round == self._round)
-        return len(taken) + sum(row.state != "SYN_RECV" for row in rows)
+        # What became of those of earlier rounds came after the source had ended them: the packet
+        # that says so completes a handshake whose last one was lost.
+        rows = self._rows(probe)
+        before = {_ends(row) for row in rows if row.round < self._round}
+        fresh = (row for row in rows if row.round == self._round and _ends(row) not in before)
+        return len(taken) + sum(row.state != "SYN_RECV" for row in fresh)
 
     def _seen_datagrams(self, probe: Probe) -> SeenPort:
         taken = self._delivered(probe)

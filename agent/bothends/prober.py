@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -503,7 +504,7 @@ class Prober:
             return self._end_burst(plan)
         if plan.kind in (SAMPLE, LOSS):
             self._write_down(plan)
-            return self._outcomes(plan.probes)
+            return self._outcomes(plan)
         answered = sum(item.answered or 0 for item in seen)
         if answered > sum(t.outcome != "silent" for t in self._tries):
             await self._settle(SETTLE_SECONDS + 2 * rtt)
@@ -522,7 +523,7 @@ class Prober:
         for address in dict.fromkeys(probe.address for probe in plan.probes):
             await self._look_at_neighbour(plan.number, address)
         self._write_down(plan)
-        return self._outcomes(plan.probes)
+        return self._outcomes(plan)
 
     def _write_down(self, plan: RoundPlan) -> None:
         for item in self._tries:
@@ -543,19 +544,33 @@ class Prober:
     def _answered_by_peer(self, probe: Probe) -> bool:
         return any(t.probe == probe and t.spoke == "challenge" for t in self._tries)
 
-    def _outcomes(self, probes: Sequence[Probe]) -> tuple[Tried, ...]:
+    def _outcomes(self, plan: RoundPlan) -> tuple[Tried, ...]:
+        probes = plan.probes
         tries: dict[Probe, list[_Try]] = {probe: [] for probe in probes}
         for item in self._tries:
             tries[item.probe].append(item)
         there = {a.address for a in self._recorder.attempts if a.outcome not in UNSENT}
         gone = self._gone(probes[0].transport) if probes else None
+        beside = Counter(
+            Probe(transport=p.transport, address=p.address, port=p.port)
+            for p in self._recorder.hop_probes
+            if p.round == plan.number and p.outcome == "connected"
+        )
         return tuple(
-            self._outcome(probe, mine, routed=probe.address in there, gone=gone)
+            self._outcome(
+                probe, mine, routed=probe.address in there, gone=gone, beside=beside[probe]
+            )
             for probe, mine in tries.items()
         )
 
     def _outcome(
-        self, probe: Probe, mine: list[_Try], *, routed: bool, gone: set[int] | None
+        self,
+        probe: Probe,
+        mine: list[_Try],
+        *,
+        routed: bool,
+        gone: set[int] | None,
+        beside: int,
     ) -> Tried:
         """Sum up what became of `mine`, all tries of the round at `probe`.
 
@@ -575,6 +590,7 @@ class Prober:
             mapped=self._is_mapped(probe),
             routed=self._gateway(probe.address) is not None,
             void=len(mine) - len(made),
+            beside=beside,
         )
 
     def _explained(self, item: _Try) -> bool:

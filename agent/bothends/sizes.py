@@ -77,6 +77,9 @@ HASTE_SECONDS = 0.15
 """Beside a few round trips, how long the first wave has before there is another. All is well on
 nearly every way, and then there is none."""
 
+LOOK_SECONDS = 0.15
+"""Beside the time in which silence tells, how long a later wave has: a busy computer looks late."""
+
 UNKNOWN_SECONDS = 1.0
 """The same, where the other agent answers and nothing has come through yet: by then what was lost
 has been sent again."""
@@ -332,7 +335,7 @@ class SizeTest:
         usual = max((self._usual(way) for way in WAYS if self._usual(way) < math.inf), default=None)
         if usual is None:
             return UNKNOWN_SECONDS
-        return HASTE_SECONDS + 4 * usual if hasty else patience(usual) + 4 * usual + HASTE_SECONDS
+        return HASTE_SECONDS + 4 * usual if hasty else patience(usual) + 4 * usual + LOOK_SECONDS
 
     def _next_silent(self, now: float) -> float:
         """When the next segment has been silent for long enough to count."""

@@ -200,6 +200,8 @@ class Tried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Whether a router is crossed on the way."""
     void: int = 0
     """Further attempts that met a moment without a route: they say nothing and are made again."""
+    beside: int = 0
+    """Connections of a trace, which are closed at once: the other side sees them among the rest."""
 
 
 class Done(_Message, frozen=True):

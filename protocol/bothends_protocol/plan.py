@@ -151,6 +151,8 @@ class Tally(msgspec.Struct, frozen=True):
     """Whether a router is crossed on the way."""
     void: int = 0
     """Attempts that are none: there was no route just then, though there is one."""
+    beside: int = 0
+    """Connections of traces among those that are established."""
 
 
 def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
@@ -169,6 +171,7 @@ def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
         mapped=old.mapped or tried.mapped,
         routed=old.routed or tried.routed,
         void=old.void + tried.void,
+        beside=old.beside + tried.beside,
     )
 
 
@@ -277,7 +280,7 @@ def _conclusive(tally: Tally) -> bool:
         return True
     if tally.void and not tally.attempts:
         return tally.void >= MAX_ATTEMPTS  # it is no moment, but a rule for just this port
-    if tally.connected and tally.established == 0:
+    if tally.connected and tally.established is not None and tally.established <= tally.beside:
         return tally.connected >= HALF_OPEN
     if not tally.silent:
         return True
