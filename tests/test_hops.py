@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,6 +172,58 @@ async def test_closing_ends_what_is_under_way(tracer: Tracer, silent: int) -> No
     assert descriptors() == before
     assert outcomes(await task, silent) == {"silent"}
     assert descriptors() == before
+
+
+# -- datagrams
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """A port of UDP at which all is answered, of a thread of its own."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((HERE, 0))
+        sock.settimeout(0.02)
+        over = threading.Event()
+
+        def answer() -> None:
+            while not over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    data, place = sock.recvfrom(100)
+                    sock.sendto(data, place)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield sock.getsockname()[1]
+        over.set()
+        thread.join()
+
+
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """A port of UDP of which nobody answers anything."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((HERE, 0))
+        yield sock.getsockname()[1]
+
+
+async def test_datagrams_are_traced_as_connection_requests_are(
+    tracer: Tracer, echo: int, unread: int
+) -> None:
+    before = descriptors()
+    lane, other = Lane(unread, letter=b""), Lane(echo, letter=b"hear")
+    probes = await tracer.follow(2, HERE, lane, other)
+    assert outcomes(probes, unread) == {"silent"}
+    assert outcomes(probes, echo) == {"connected"}
+    assert {probe.transport for probe in probes} == {"udp"}
+    assert way_of(probes, HERE, unread).tries[1] == TRIES + AGAIN
+    assert descriptors() == before
+
+
+async def test_a_closed_port_of_udp_refuses_by_icmp(tracer: Tracer) -> None:
+    port = 1  # no program gets it by chance
+    probes = await tracer.follow(2, HERE, Lane(port, letter=b""), None)
+    assert outcomes(probes, port) == {"refused"}
+    assert {probe.icmp for probe in probes} == {Icmp(kind=3, code=3, sender=HERE)}
 
 
 # -- single requests

@@ -18,6 +18,7 @@ from bothends_protocol.counted import view_burst
 from bothends_protocol.evidence import (
     Burst,
     Evidence,
+    HopProbe,
     Icmp,
     Probe,
     Queue,
@@ -433,6 +434,54 @@ def test_what_no_socket_took_was_not_delivered(counter: str) -> None:
     view = view_burst(sent, None, _samples(sent, (*IN, counter)), taken=None)
     assert Stage.DELIVERED not in view.reached
     assert view.refused is (counter == "Udp.NoPorts")
+
+
+# -- where on the way
+
+
+def _asked(hop: int, outcome: str, port: int, transport: str = "udp") -> HopProbe:
+    return HopProbe(
+        round=1,
+        transport=transport,
+        address=THERE,
+        port=port,
+        hops=hop,
+        outcome=outcome,
+        icmp=Icmp(kind=11, code=0, sender=f"10.0.{hop}.2") if outcome == "expired" else None,
+    )
+
+
+def _traced(last: int, transport: str = "udp") -> tuple[HopProbe, ...]:
+    """Across three routers, of which datagrams to the tested port get past so many."""
+    mine = [_asked(hop, "expired", PORT, transport) for hop in range(1, last + 1)]
+    mine += [_asked(last + 1, "silent", PORT, transport)] * 5
+    others = [_asked(hop, "expired", 24242, transport) for hop in range(1, 4)]
+    return (*mine, *others, _asked(4, "connected", 24242, transport))
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_datagrams_that_end_at_a_hop_do_not_arrive(last: int) -> None:
+    """Ordinary users know it by the hops alone."""
+    story = Story(fates=(LOST,) * FIFTEEN, hop_probes=_traced(last), **BLIND)  # type: ignore[arg-type]
+    check = check_of(story)
+    assert codes(check) == ["network.drop"]
+    assert "A datagram that was to end at the first router did" in check.blockers[0].because[0]
+    assert f"hop {last}, 10.0.{last}.2" in " ".join(check.blockers[0].because)
+
+
+def test_that_nothing_answers_at_the_end_of_the_way_says_nothing() -> None:
+    story = Story(fates=(UNANSWERED,) * FIFTEEN, hop_probes=_traced(3), **BLIND)  # type: ignore[arg-type]
+    plain = replace(story, hop_probes=())
+    assert codes(check_of(story, UNTOLD)) == []
+    assert check_of(story, UNTOLD).candidates == check_of(plain, UNTOLD).candidates
+    assert check_of(story, TAKEN).status == "open"
+
+
+def test_hops_of_the_other_transport_say_nothing() -> None:
+    story = Story(fates=(UNANSWERED,) * FIFTEEN, hop_probes=_traced(1, "tcp"), **BLIND)  # type: ignore[arg-type]
+    assert check_of(story, UNTOLD) == check_of(replace(story, hop_probes=()), UNTOLD)
+    tcp = Story(fates=(LOST,) * FIFTEEN, hop_probes=_traced(1), **BLIND)  # type: ignore[arg-type]
+    assert judge(*tcp.evidence()).checks == judge(*replace(tcp, hop_probes=()).evidence()).checks
 
 
 # -- through a router that translates

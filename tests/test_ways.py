@@ -212,6 +212,22 @@ def test_behind_the_last_router_it_is_that_or_the_other_side() -> None:
     assert (found.narrow, found.before_end) == (True, False)
 
 
+def test_silence_of_who_need_not_answer_is_no_filter() -> None:
+    others = [*routers(2, CONTROL), *[probe(3, "connected", port=CONTROL)] * 3]
+    probes = [*routers(2, PORT), *[probe(3)] * SILENCE, *others]
+    way, control = way_of(probes, ADDRESS, PORT), way_of(probes, ADDRESS, CONTROL)
+    assert stretch_of(way, control, ADDRESS) is not None
+    assert stretch_of(way, control, ADDRESS, answers=False) is None
+    # What a router on the way does not get is another thing.
+    fewer = [p for p in probes if p.port == CONTROL or p.hops != 2 or p.outcome == "silent"]
+    again = asked_again(2, *[probe(2)] * 2, probe(2, "expired", FAR, port=CONTROL))
+    way = way_of([*fewer, *again], ADDRESS, PORT)
+    control = way_of([*fewer, *again], ADDRESS, CONTROL)
+    found = stretch_of(way, control, ADDRESS, answers=False)
+    assert found is not None
+    assert (found.last, found.first, found.end) == (1, 2, 3)
+
+
 def test_hops_that_say_nothing_to_anybody_are_left_out() -> None:
     others = [probe(hop, port=CONTROL) for hop in (1, 2)]
     others += [probe(3, "expired", FAR, port=CONTROL), probe(4, "connected", port=CONTROL)]

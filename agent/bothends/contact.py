@@ -656,6 +656,10 @@ class Contact(msgspec.Struct, dict=True):
         for address in addresses:
             self._puncher.knock(address, port, times=MAX_KNOCKS)
 
+    def letter(self, address: str, port: int) -> bytes:
+        """Return a knock at this place, to which the other agent answers whoever sends it."""
+        return self._puncher.letter(address, port)
+
     def _stop_listening(self) -> None:
         for server in self._servers:
             server.close()

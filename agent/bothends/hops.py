@@ -1,4 +1,4 @@
-"""Which hops a connection request passes: requests whose time to live runs out on the way.
+"""Which hops a request passes: connection requests, or datagrams, whose time to live runs out.
 
 Each router at which it does says so by ICMP (RFC 792; RFC 4443, 3.3), if it says anything. The
 requests go to the very port that is tested, since filters and NATs decide by port, and beside them
@@ -23,7 +23,7 @@ from typing import Protocol
 import msgspec
 
 from bothends_protocol.addresses import bare, family
-from bothends_protocol.evidence import HopProbe, Icmp
+from bothends_protocol.evidence import HopProbe, Icmp, Probe
 from bothends_protocol.tags import TRACE_TAG
 from bothends_protocol.ways import ENDED, UNSENT, asked_least
 
@@ -35,6 +35,7 @@ from .connects import (
     offer_segment_size,
     outcome_of,
 )
+from .datagrams_sent import hear, send, socket_to
 
 __all__ = ["MAX_HOPS", "SLACK_SECONDS", "ByHand", "Lane", "Tracer", "farthest", "has_expired"]
 
@@ -96,6 +97,13 @@ class Lane(msgspec.Struct, frozen=True):
     """0: as the system gives it."""
     local: str = ""
     """The own address that has this port."""
+    letter: bytes | None = None
+    """What a datagram holds; None: connection requests."""
+
+    @property
+    def transport(self) -> str:
+        """`tcp` or `udp`."""
+        return "tcp" if self.letter is None else "udp"
 
     def to(self) -> int:
         """The port that the next request goes to."""
@@ -292,6 +300,9 @@ class Tracer:
     def _start(self, address: str, lane: Lane, hops: int, *, least: int = 0) -> _Request:
         item = _Request(address, lane.to(), hops, self._clock(), lane, least=least)
         try:
+            if lane.letter is not None:
+                self._send_datagram(item, lane.letter)
+                return item
             kind, name = name_of(address, item.port)
             item.sock = socket.socket(kind, socket.SOCK_STREAM)
             item.sock.setblocking(False)
@@ -312,6 +323,28 @@ class Tracer:
         else:
             self._end(item, result, at_once=True)
         return item
+
+    def _send_datagram(self, item: _Request, data: bytes) -> None:
+        """Raises OSError where it could not be sent."""
+        place = Probe(transport="udp", address=item.address, port=item.port)
+        item.sock = socket_to(place)
+        if item.hops:
+            limit_hops(item.sock, item.hops)
+        number = send(item.sock, data)
+        if number:
+            raise OSError(number, "not sent")
+        asyncio.get_running_loop().add_reader(item.sock.fileno(), self._on_readable, item)
+
+    def _on_readable(self, item: _Request) -> None:
+        if item.sock is None:
+            return
+        heard = hear(item.sock, b"", b"")
+        if heard.spoke == "nothing" and not heard.error and heard.icmp is None:
+            return
+        item.icmp = heard.icmp
+        self._end(item, 0 if heard.spoke != "nothing" else heard.error, at_once=False)
+        if heard.spoke == "nothing" and has_expired(item.icmp, item.address):
+            item.outcome = "expired"
 
     def _bind(self, item: _Request) -> bool:
         """Bind the socket to the lane's own port; where somebody has it, send by hand instead."""
@@ -366,6 +399,7 @@ class Tracer:
 
     def _close(self, item: _Request) -> None:
         if item.sock is not None:
+            asyncio.get_running_loop().remove_reader(item.sock.fileno())
             asyncio.get_running_loop().remove_writer(item.sock.fileno())
             item.sock.close()
             item.sock = None
@@ -380,7 +414,7 @@ class Tracer:
                     item.outcome = "expired"
         return HopProbe(
             round=number,
-            transport="tcp",
+            transport=item.lane.transport,
             address=item.address,
             port=item.port,
             hops=item.hops,

@@ -59,7 +59,7 @@ from .connects import (
     outcome_of,
 )
 from .datagrams_sent import hear, letter, send, socket_to
-from .hops import SLACK_SECONDS, Tracer, farthest, has_expired
+from .hops import SLACK_SECONDS, Lane, Tracer, farthest, has_expired
 from .recorder import Recorder
 from .witness.counters import COUNTERS, UDP_COUNTERS, Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state
@@ -199,6 +199,8 @@ class Prober:
         """The other side's own addresses, once it has said them."""
         self.control_port: int | None = None
         """The port beside the tested one by which hops are asked, too."""
+        self.knock: Callable[[str, int], bytes] = lambda _address, _port: b""
+        """Returns the datagram to which the other agent answers at that port."""
         self._tries: list[_Try] = []
         self._short: list[_Try] = []
         """Those with a small time to live."""
@@ -299,6 +301,9 @@ class Prober:
         for _ in range(plan.attempts - 1):
             for probe in pending:
                 self._start(probe, own=self._own[probe])
+        # What a router makes of a datagram that it translates, no rule here reads from its hops.
+        routed = (p for p in pending if self._gateway(p.address) and not self._is_foreign(p))
+        await self._trace(plan, self._to_trace(plan, filter(self._is_silent, routed)), rtt)
         if self._afar(plan):
             await self._settle(self._far_seconds(plan))
         # What an own listener answers comes behind the last of them.
@@ -420,9 +425,12 @@ class Prober:
         """Ask the hops on the way to each of `probes`, one after the other."""
         for probe in probes:
             control = self.control_port if self.control_port != probe.port else None
-            found = await self._tracer.trace(
-                plan.number, probe.address, probe.port, control=control, trip=rtt
-            )
+            lane, other = Lane(probe.port), None if control is None else Lane(control)
+            if probe.transport == "udp":
+                lane = Lane(probe.port, letter=self._payload)
+                knock = b"" if control is None else self.knock(probe.address, control)
+                other = None if control is None else Lane(control, letter=knock)
+            found = await self._tracer.follow(plan.number, probe.address, lane, other, trip=rtt)
             self._recorder.hop_probes.extend(found)
             trip = max(self._trips.get(probe.address, 0.0), farthest(found))
             if trip:

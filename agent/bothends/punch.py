@@ -217,6 +217,10 @@ class Puncher:
         self._knocked[place] = None
         self._tasks.start(self._keep_knocking(place, delay, times))
 
+    def letter(self, address: str, port: int) -> bytes:
+        """Return a knock at this place, to be sent from anywhere: it is answered there."""
+        return self.knocker.knock(Place(normal(address), port))
+
     def again(self) -> None:
         """Let each place show itself anew, so that new streams are begun."""
         for place in self.knocker.open:

@@ -703,6 +703,8 @@ class Run:
             self._prober.packets = self._packets
             self._prober.theirs = frozenset(map(bare, theirs.addresses))
             self._prober.control_port = self.options.control_port
+            if self._contact is not None:
+                self._prober.knock = self._contact.letter
         cards = {item.address: item.interface for item in self._facts.addresses}
         self._observer = Observer(
             self._recorder,

@@ -133,7 +133,9 @@ def _leads_elsewhere(j: Journey) -> bool | None:
 
 def _nothing_comes_of(j: Journey) -> bool:
     """Whether neither the tested port nor the one at which the other side waits is ever reached."""
-    return j.control.asked > 0 and not j.control.ends and not j.way.ends and missed(j)
+    # A knock may meet nobody where another program has that port of UDP.
+    asked = j.transport == "tcp" and j.control.asked > 0
+    return asked and not j.control.ends and not j.way.ends and missed(j)
 
 
 def _internet_answers(j: Journey) -> bool:

@@ -243,8 +243,9 @@ def _left(j: Journey) -> str:
 def _to_router(j: Journey) -> str:
     if j.first_router is None or j.source_packets:
         return ""
+    what = "datagram" if j.transport == "udp" else "connection request"
     return (
-        "A connection request that was to end at the first router did: "
+        f"A {what} that was to end at the first router did: "
         f"{j.first_router} said so, so requests leave the source."
     )
 

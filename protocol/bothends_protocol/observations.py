@@ -276,7 +276,9 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def stretch(self) -> Stretch | None:
         """Where requests to the port end, and others to the same address go on."""
-        return stretch_of(self.way, self.control, bare(self.address))
+        # Who gets a datagram need not answer it.
+        answers = self.transport == "tcp"
+        return stretch_of(self.way, self.control, bare(self.address), answers=answers)
 
     @property
     def answered_early(self) -> bool:
@@ -504,8 +506,7 @@ def observe(
     """
     transport, address, port = key
     table = destination
-    if transport == "udp":
-        source, table = _of_datagrams(source), _of_datagrams(table)
+    source, table = _of_transport(source, transport), _of_transport(table, transport)
     forwarding = _while_forwarded(source, table, key)
     if source is not None and (helped := helped_rounds(source, table)):
         source = replace(source, bursts=tuple(b for b in source.bursts if b.round not in helped))
@@ -656,14 +657,19 @@ def _answered_from(
     )
 
 
-def _of_datagrams(evidence: Evidence | None) -> Evidence | None:
-    """Return `evidence` without what was asked of routers: that was all by TCP.
+def _of_transport(evidence: Evidence | None, transport: str) -> Evidence | None:
+    """Return `evidence` without what was asked of routers by another transport.
 
     A port of TCP and one of UDP have no more in common than their number.
     """
     if evidence is None:
         return None
-    return replace(evidence, hop_probes=(), back_probes=(), pinholes=())
+    return replace(
+        evidence,
+        hop_probes=tuple(p for p in evidence.hop_probes if p.transport == transport),
+        back_probes=tuple(p for p in evidence.back_probes if p.transport == transport),
+        pinholes=tuple(p for p in evidence.pinholes if p.transport == transport),
+    )
 
 
 def _elsewhere(table: Evidence, transport: str, port: int) -> list[Listener]:

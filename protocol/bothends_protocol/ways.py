@@ -176,13 +176,16 @@ class Stretch(msgspec.Struct, frozen=True):
         return self.first < self.end
 
 
-def stretch_of(way: Way, control: Way, address: str = "") -> Stretch | None:
+def stretch_of(
+    way: Way, control: Way, address: str = "", *, answers: bool = True
+) -> Stretch | None:
     """Return where requests of `way` end and those of `control` go on; None where nothing shows it.
 
     A router takes one from the time to live before it filters what it forwards (Linux: net/ipv4/
     ip_forward.c), so the filter is in the router at `last` behind that, in the one at `first`
     before that, or between. Hops that say nothing to either port are left out. `address` is what
-    a hop is called that is the other side itself.
+    a hop is called that is the other side itself. Its silence says nothing where it need not
+    answer (not `answers`).
     """
     end = control.end
     there = end[0] if end is not None and end[1] != "unreachable" else 0
@@ -195,7 +198,7 @@ def stretch_of(way: Way, control: Way, address: str = "") -> Stretch | None:
         if outcome == "connected" and hop == there:
             return None
         return Stretch(way.last, hop, way.expired.get(way.last, ""), said.get(hop, address), there)
-    if there > way.last:
+    if there > way.last and answers:
         said[there] = address
     further = [hop for hop in sorted(said) if hop in way.silent]
     # One lost request and its repetition are no filter, and a router that has used up its words

@@ -54,15 +54,22 @@ def hops_named(sentences: Iterator[str], beginning: str) -> list[int]:
     return [*found, HOPS] if "itself" in sentence else found
 
 
-def blocked_by(fault: Fault, cause: str, *, users: bool, service: Service = ECHO) -> Scenario:
+def blocked_by(
+    fault: Fault, cause: str, *, users: bool, service: Service = ECHO, ports: str = "4242"
+) -> Scenario:
     return Scenario(
         name="where",
+        ports=ports,
         network=routers(3),
         services=(service,),
         faults=(fault,),
         expected=blocked(cause),
         users=BOTH if users else frozenset(),
     )
+
+
+def on_the_way(what: str, router: int) -> Rules:
+    return Rules(f"router{router}", "forward", (what,))
 
 
 who = pytest.mark.parametrize("users", [False, True], ids=["privileged", "users"])
@@ -87,6 +94,22 @@ def test_a_filter_that_acts_before_the_hop_is_counted(router: int, *, users: boo
     row = blocked_by(at_once, NETWORK_DROP, users=users)
     named = hops_named(because(row), "Requests to this port")
     assert named == ([router - 1, router] if router > 1 else [1])
+
+
+@who
+@pytest.mark.parametrize("router", [1, 2])
+@pytest.mark.parametrize("service", [Service(udp=True), Service(udp=True, mode="silent")], ids=str)
+def test_a_filter_for_datagrams(router: int, service: Service, *, users: bool) -> None:
+    row = blocked_by(
+        on_the_way("udp dport 4242 counter drop", router),
+        NETWORK_DROP,
+        users=users,
+        service=service,
+        ports="udp:4242",
+    )
+    sentences = list(because(row))
+    assert hops_named(iter(sentences), "Requests to this port") == [router, router + 1]
+    assert near(router) in " ".join(sentences)
 
 
 @who
