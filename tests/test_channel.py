@@ -12,6 +12,7 @@ from bothends import channel as channel_module
 from bothends.channel import (
     BROKEN_SECONDS,
     LONGEST_TRIP,
+    LOSSES,
     LOSSY,
     LOST_SECONDS,
     STALLED_SECONDS,
@@ -134,19 +135,35 @@ async def test_a_record_that_does_not_open_ends_the_link_and_not_the_session(
     await channel.close()
 
 
-@pytest.mark.parametrize(("resent", "seconds"), [(0, LOST_SECONDS), (3, LOSSY * LOST_SECONDS)])
+@pytest.mark.parametrize(
+    ("heard", "seconds"),
+    [
+        ([(0.0, 0), (0.5, 0)], LOST_SECONDS),
+        # A computer that was busy for a moment, and one that was so long ago.
+        ([(0.0, 0), (0.5, LOSSES - 1)], LOST_SECONDS),
+        ([(0.0, 0), (0.1, 9), (9.0, 9), (9.5, 9)], LOST_SECONDS),
+        # A few of many.
+        ([(at / 10, LOSSES if at > 3 else 0) for at in range(10)], LOST_SECONDS),
+        ([(0.0, 0), (0.5, LOSSES)], LOSSY * LOST_SECONDS),
+        # Another link took over, and counts from its own beginning.
+        ([(0.0, 7), (0.5, 1), (1.0, LOSSES)], LOSSY * LOST_SECONDS),
+    ],
+)
 async def test_where_packets_were_lost_the_other_side_has_longer_to_come_again(
-    monkeypatch: pytest.MonkeyPatch, resent: int, seconds: float
+    monkeypatch: pytest.MonkeyPatch, heard: list[tuple[float, int]], seconds: float
 ) -> None:
     contact: Any = SimpleNamespace(redial=lambda: None, drop=lambda _: None)
     channel = Channel(contact, SOURCE, lambda _: None)
     link: Any = StubLink(None)
-    link.resent = resent
-    link.peer.ping(0.0)
-    monkeypatch.setattr(channel, "_now", lambda: 0.0)
-    for said in (link.peer.outgoing()[0], LinkClosedError("cut")):
-        link.said.put_nowait(said)
-    await channel._use(link, None)
+    clock = [0.0]
+    monkeypatch.setattr(channel, "_now", lambda: clock[0])
+    using = asyncio.ensure_future(channel._use(link, None))
+    for clock[0], link.resent in heard:
+        link.peer.ping(0.0)
+        link.said.put_nowait(link.peer.outgoing()[0])
+        await turns()
+    link.said.put_nowait(LinkClosedError("cut"))
+    await using
     waited: list[float | None] = []
 
     async def wait(_: object, *, timeout: float | None) -> None:  # noqa: ASYNC109  as asyncio.wait

@@ -97,16 +97,23 @@ def agreed(
     """Both ended with the expected verdict, the same to the byte, having met by one of `paths`.
 
     Where the contact is `cut` all the time, the last link may have broken just when the two
-    concluded, and then only one of them came to take up the next.
+    concluded, and then only one of them came to take up the next. As in the rows of the lab,
+    ordinary users may be told a cause as a candidate: they see less.
     """
     results = agents.finish(processes)
-    graded = grade(expected, results)
+    users = any(
+        end is not None and not end["privileged"]
+        for result in results
+        for end in (document_of(result)["source"], document_of(result)["destination"])
+    )
+    graded = grade(expected.relaxed() if users else expected, results)
+    enough = {Grade.RIGHT, Grade.UNKNOWN} if users else {Grade.RIGHT}
     told = "\n".join(
         f"--- {result.side} ({result.code}, {result.seconds:.1f} s)\n{result.stdout[:4000]}"
         f"\n{result.stderr}"
         for result in results
     )
-    assert graded.grade is Grade.RIGHT, f"{graded.named} {graded.notes}\n{told}"
+    assert graded.grade in enough, f"{graded.named} {graded.notes}\n{told}"
     taken = {document_of(result)["contact"]["path"] for result in results}
     assert len(taken) == 1 or cut, f"{taken}\n{told}"
     assert taken <= set(paths), f"{taken}\n{told}"
