@@ -47,6 +47,8 @@ from evidence_builder import DROPPED, HERE, LOST, OPEN, PORT, ROUTER, THERE, Fat
 UNANSWERED = replace(OPEN, answer="", returned="", outcome="silent")
 """It came to a socket, and nothing came of it."""
 ANSWERED = replace(OPEN, spoke="other")
+PUBLIC = "11.0.0.1"
+"""Of the router before the destination."""
 KEPT = replace(LOST, left=False)
 TOLD_BY_ITSELF = replace(KEPT, outcome="local-error", error="EPERM")
 """What its own system says of a datagram that its filter drops."""
@@ -169,13 +171,14 @@ OLD_KEPT = Counts(SENT, (*READ, "Ip.OutDiscards"), ("Ip.OutTransmits",))
 def told(story: Story, counts: Counts | None = None, *more: Queue) -> Verdict:
     source, destination = map(by_udp, story.evidence())
     if counts is not None:
-        sent = _burst()
+        there = story.to or THERE
+        sent = msgspec.structs.replace(_burst(), address=there)
         plan = RoundPlan(
             number=2,
             kind="burst",
             prober="source",
             attempts=PER_WINDOW,
-            probes=(Probe(transport="udp", address=THERE, port=PORT),),
+            probes=(Probe(transport="udp", address=there, port=PORT),),
         )
         change = msgspec.structs.replace
         source = change(
@@ -488,8 +491,8 @@ def test_hops_of_the_other_transport_say_nothing() -> None:
 
 
 def test_behind_a_router_that_translates_nothing_of_it_is_claimed() -> None:
-    """Nobody asked it anything by UDP."""
-    public = "11.0.0.1"
+    """Nothing shows where the datagrams end."""
+    public = PUBLIC
     for fate in (UNANSWERED, LOST, refused(public), refused(ROUTER, 13)):
         story = replace(fates(fate, source_sees=True), to=public, typed=(public,))
         check = check_of(story)
@@ -497,6 +500,34 @@ def test_behind_a_router_that_translates_nothing_of_it_is_claimed() -> None:
         assert codes(check) == []
     dropped = replace(fates(TOLD_BY_ITSELF), to=public, typed=(public,))
     assert codes(check_of(dropped)) == ["source.firewall-drop"]
+
+
+@pytest.mark.parametrize(
+    ("fate", "counts", "named"),
+    [
+        (LOST, DROPPED_THERE, ["destination.firewall-drop"]),
+        (UNANSWERED, ANSWER_KEPT, ["destination.reply-blocked"]),
+    ],
+)
+def test_what_counters_show_to_come_in_is_the_destinations_own(
+    fate: Fate, counts: Counts, named: list[str]
+) -> None:
+    story = Story(fates=(fate,) * FIFTEEN, to=PUBLIC, typed=(PUBLIC,), **BLIND)  # type: ignore[arg-type]
+    assert codes(check_of(story, counts)) == named
+
+
+def test_an_own_listener_behind_a_router_was_asked_nothing_and_answers_nothing() -> None:
+    story = Story(fates=(UNANSWERED,) * 3, to=PUBLIC, typed=(PUBLIC,), **NOBODY, **BLIND)  # type: ignore[arg-type]
+    assert codes(check_of(story, TAKEN)) == ["service.not-running"]
+
+
+def test_a_port_that_the_destination_refuses_while_somebody_waits_is_another_one() -> None:
+    story = Story(fates=(refused(PUBLIC),) * 3, to=PUBLIC, typed=(PUBLIC,), **BLIND)  # type: ignore[arg-type]
+    closed = Counts(SENT, (*IN, "Udp.NoPorts", "Icmp.OutDestUnreachs"))
+    assert codes(check_of(story, closed)) == ["nat.wrong-port"]
+    # The same word of a filter: no socket was missing.
+    kept = Counts(SENT, CAME, ("Udp.NoPorts",))
+    assert "nat.wrong-port" not in codes(check_of(story, kept))
 
 
 def test_a_source_behind_a_router_is_not_taken_for_lost() -> None:

@@ -233,10 +233,12 @@ class Tracer:
             self.close()
         return done
 
-    async def ask(self, number: int, address: str, port: int, hop: int, seconds: float) -> HopProbe:
+    async def ask(
+        self, number: int, address: str, lane: Lane, hop: int, seconds: float
+    ) -> HopProbe:
         """Return what came within `seconds` of one more request that is to end at `hop`."""
         try:
-            item = self._start(address, Lane(port), hop)
+            item = self._start(address, lane, hop)
             self._requests.append(item)
             await self._wait([item], seconds, 0.0)
             return self._record(number, item)

@@ -184,6 +184,7 @@ class Observer:
             self._look_at_neighbours(plan.number)
         if plan.probes[0].transport == "tcp":
             await self._look_closer(plan, seen, rtt)
+        self._look_outside(plan, seen)
         return seen
 
     async def _look_closer(self, plan: RoundPlan, seen: Sequence[SeenPort], rtt: float) -> None:
@@ -193,7 +194,13 @@ class Observer:
                 await self._trace_back(plan, probe, rtt)
             if not found.delivered and self._held_by_a_program(probe):
                 self._self_test.start(self.inside(probe))
-            if self._opener is not None and self._is_foreign(probe) and not found.arrived:
+
+    def _look_outside(self, plan: RoundPlan, seen: Sequence[SeenPort]) -> None:
+        """Ask the own router where nothing shows that requests come in through it."""
+        if self._opener is None:
+            return
+        for probe, found in zip(plan.probes, seen, strict=True):
+            if self._is_foreign(probe) and not found.arrived:
                 self._opener.look(plan.number)
 
     async def _trace_back(self, plan: RoundPlan, probe: Probe, rtt: float) -> None:

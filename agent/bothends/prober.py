@@ -301,15 +301,16 @@ class Prober:
         for _ in range(plan.attempts - 1):
             for probe in pending:
                 self._start(probe, own=self._own[probe])
-        # What a router makes of a datagram that it translates, no rule here reads from its hops.
-        routed = (p for p in pending if self._gateway(p.address) and not self._is_foreign(p))
-        await self._trace(plan, self._to_trace(plan, filter(self._is_silent, routed)), rtt)
+        await self._trace(plan, self._to_trace(plan, filter(self._is_traced, pending)), rtt)
         if self._afar(plan):
             await self._settle(self._far_seconds(plan))
         # What an own listener answers comes behind the last of them.
         await self._settle(SETTLE_SECONDS + 2 * rtt)
         waiting = [p for p in pending if p.address in self.filtered]
         if not waiting or not all(map(self._is_silent, waiting)):
+            return
+        if any(map(self._is_foreign, waiting)):
+            await self._await_refusal(plan.number)
             return
         until = self._recorder.clock() + REFUSAL_SECONDS
         while self._is_silent(waiting[0]) and self._recorder.clock() < until:
@@ -425,16 +426,19 @@ class Prober:
         """Ask the hops on the way to each of `probes`, one after the other."""
         for probe in probes:
             control = self.control_port if self.control_port != probe.port else None
-            lane, other = Lane(probe.port), None if control is None else Lane(control)
-            if probe.transport == "udp":
-                lane = Lane(probe.port, letter=self._payload)
-                knock = b"" if control is None else self.knock(probe.address, control)
-                other = None if control is None else Lane(control, letter=knock)
-            found = await self._tracer.follow(plan.number, probe.address, lane, other, trip=rtt)
+            other = None if control is None else Lane(control)
+            if control is not None and probe.transport == "udp":
+                other = Lane(control, letter=self.knock(probe.address, control))
+            found = await self._tracer.follow(
+                plan.number, probe.address, self._lane(probe), other, trip=rtt
+            )
             self._recorder.hop_probes.extend(found)
             trip = max(self._trips.get(probe.address, 0.0), farthest(found))
             if trip:
                 self._trips[probe.address] = trip
+
+    def _lane(self, probe: Probe) -> Lane:
+        return Lane(probe.port, letter=self._payload if probe.transport == "udp" else None)
 
     def _is_foreign(self, probe: Probe) -> bool:
         """Whether the address is none of the other side's own, so that a router must translate."""
@@ -493,12 +497,13 @@ class Prober:
 
     async def _ask_holder(self, number: int, probe: Probe) -> None:
         """Ask the hop behind the last one that spoke, again and again until it says something."""
-        way = way_of(self._recorder.hop_probes, probe.address, probe.port)
+        asked = [p for p in self._recorder.hop_probes if p.transport == probe.transport]
+        way = way_of(asked, probe.address, probe.port)
         if probe not in self._traced or (way.end and way.end[0] <= way.last + 1):
             await asyncio.Event().wait()  # there is nothing to ask; others are waited for
         while True:
             found = await self._tracer.ask(
-                number, probe.address, probe.port, way.last + 1, ASK_AGAIN_SECONDS
+                number, probe.address, self._lane(probe), way.last + 1, ASK_AGAIN_SECONDS
             )
             if found.outcome != "silent":
                 self._recorder.hop_probes.append(found)

@@ -321,7 +321,9 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
 
 def _by_datagrams(j: Journey, services: tuple[_Named, ...]) -> _Finding | None:
     """What only UDP has; None where it is as by TCP."""
-    if j.answered_from or (j.burst is not None and j.burst.reset_here):
+    elsewhere = j.answered_from or (j.burst is not None and j.burst.reset_here)
+    # Where a router translates, that is what it does not translate back.
+    if elsewhere and j.translation is None:
         return _answered_elsewhere(j, services)
     return None if j.unanswered is False else _silent(j, services)
 
@@ -577,7 +579,8 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     confirmed = [cause for cause in fitting if cause.fits(j) is True]
     left = confirmed or fitting
     path: tuple[_Named, ...] = ()
-    told = not _translated(j) or all(cause.code.startswith("source.") for cause in left)
+    told = not _translated(j) or bool(confirmed) or j.furthest >= Stage.ARRIVED
+    told = told or all(cause.code.startswith("source.") for cause in left)
     limited = j.perhaps_limited and j.symptoms == {Symptom.SILENT}
     told = told and not limited
     if told and len(left) == 1 and len(j.failed) >= _least(j, left[0], losing=losing):
@@ -606,7 +609,10 @@ _REFUSING = ["destination.firewall-reject", "network.reject"]
 
 
 def _translated(j: Journey) -> bool:
-    """Whether datagrams go through a router that translates, of which nothing was asked by UDP."""
+    """Whether datagrams go through a router that translates.
+
+    Of those nobody knows where they end: neither a tag of theirs nor a row of a table shows it.
+    """
     return j.transport == "udp" and not j.local
 
 

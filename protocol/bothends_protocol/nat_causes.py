@@ -142,21 +142,39 @@ def to_another_port(j: Journey, n: Translation) -> bool | None:
         return True
     if _same_machine(n) and n.to_destination is False and _is_passed_on(j, n):
         return True
-    # The destination's TCP refuses them, as it does where nobody listens, while somebody waits on
-    # the port: so they come in at another one.
-    waits = j.own or bool(j.holders)
-    nobody = bool(j.trails) and all(trail.delivered is False for trail in j.trails)
-    refused = None if j.burst is None else j.burst.refused
-    if refused and waits and nobody and j.symptoms == {Symptom.RESET}:
-        return True
     told = j.symptoms - _SILENT
-    if j.symptoms == _SILENT or told - {Symptom.RESET} or n.answered_by_holder:
+    # A host refuses by ICMP now and then only.
+    if _closed_there(j, told if j.transport == "udp" else j.symptoms):
+        return True
+    if j.symptoms == _SILENT or told - _closed(j) or n.answered_by_holder:
         return False
     if n.refused_behind is False:
         return False
     # Where nobody sees packets nobody sees at which port they come in.
     seen = any(trail.arrived for trail in j.trails) or missed(j) or bool(j.proven)
+    # A service on that other port answers datagrams, and no table shows it.
+    asked = j.transport == "tcp" or bool(told)
+    refused = None if j.burst is None or not asked else j.burst.refused
     return False if seen or refused is False else None
+
+
+def _closed(j: Journey) -> frozenset[Symptom]:
+    """What a host's kernel says of a port on which nobody listens."""
+    if j.transport == "tcp":
+        return frozenset({Symptom.RESET})
+    return frozenset({Symptom.ICMP}) if j.port_unreachable else frozenset()
+
+
+def _closed_there(j: Journey, symptoms: frozenset[Symptom]) -> bool:
+    """Whether the destination refuses them, as it does where nobody listens, while somebody does.
+
+    So they come in at another port.
+    """
+    waits = j.own or bool(j.holders)
+    # A socket of UDP does not show what it took.
+    shown = j.transport == "udp" or all(trail.delivered is False for trail in j.trails)
+    refused = j.burst is not None and j.burst.refused is True
+    return bool(refused and waits and shown and j.trails and symptoms and symptoms == _closed(j))
 
 
 def second_router(j: Journey, n: Translation) -> bool | None:

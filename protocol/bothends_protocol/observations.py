@@ -269,7 +269,7 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
         if not any(trail.connected for trail in self.trails) or self.burst is None:
             return False
         past = self.burst.forwarded is True or self.led_past
-        if not past and all(t.delivered is False for t in self.trails):
+        if not past and all(t.delivered is False or t.arrived is False for t in self.trails):
             return False  # they come to somebody else on the destination
         return bool(self.burst.forwarded or self.burst.reached.get(Stage.DELIVERED))
 
@@ -427,9 +427,10 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
         if self.transport != "udp" or self.symptoms != {Symptom.SILENT} or self.proven:
             return False
         program = bool(self.holders) or not self.sockets or self.forwards is not False
-        program = program or self.led_past
-        # Our own listener answers, and an answer needs a way.
-        own = self.own and self.forwards is False and not self.led_past
+        # Our own listener answers only who asks it, and is asked where it is known to be.
+        program = program or self.led_past or (self.own and not self.local)
+        own = self.own and self.local and self.forwards is False and not self.led_past
+        # An answer needs a way.
         way = self.return_error is not None or self.astray or self.back_unresolved
         if not program or own or way or self.furthest >= Stage.REPLIED:
             return False
@@ -506,7 +507,7 @@ def observe(
     """
     transport, address, port = key
     table = destination
-    source, table = _of_transport(source, transport), _of_transport(table, transport)
+    source = _of_transport(source, transport)
     forwarding = _while_forwarded(source, table, key)
     if source is not None and (helped := helped_rounds(source, table)):
         source = replace(source, bursts=tuple(b for b in source.bursts if b.round not in helped))
@@ -568,7 +569,7 @@ def observe(
         ),
         way=Way() if source is None else way_of(source.hop_probes, address, port),
         control=Way() if source is None else farthest_other(source.hop_probes, address, port),
-        back=None if table is None else _back(table, peers, port),
+        back=None if table is None or transport == "udp" else _back(table, peers, port),
         paths=None if source is None else view_paths(source, table, key),
         loss=None if source is None else view_loss(source, table, address),
         met_there=source is not None and _met_there(source, address),
@@ -657,19 +658,16 @@ def _answered_from(
     )
 
 
-def _of_transport(evidence: Evidence | None, transport: str) -> Evidence | None:
-    """Return `evidence` without what was asked of routers by another transport.
+def _of_transport(source: Evidence | None, transport: str) -> Evidence | None:
+    """Return what the source asked of hops by this transport, without the other.
 
-    A port of TCP and one of UDP have no more in common than their number.
+    A port of TCP and one of UDP have no more in common than their number. What the observer asked
+    of its own router tells of that, whatever it was asked with.
     """
-    if evidence is None:
+    if source is None:
         return None
-    return replace(
-        evidence,
-        hop_probes=tuple(p for p in evidence.hop_probes if p.transport == transport),
-        back_probes=tuple(p for p in evidence.back_probes if p.transport == transport),
-        pinholes=tuple(p for p in evidence.pinholes if p.transport == transport),
-    )
+    mine = tuple(p for p in source.hop_probes if p.transport == transport)
+    return replace(source, hop_probes=mine)
 
 
 def _elsewhere(table: Evidence, transport: str, port: int) -> list[Listener]:

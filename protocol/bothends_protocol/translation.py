@@ -568,7 +568,11 @@ def as_forwarded(
 
 def _through_pinhole(source: Evidence, table: Evidence, key: tuple[str, str, int]) -> bool | None:
     """Whether requests came in where the router was opened from inside; None: none, or unseen."""
-    opened = {p.round for p in table.pinholes if p.sent and p.local_port == key[2]}
+    opened = {
+        p.round
+        for p in table.pinholes
+        if p.sent and (p.transport, p.local_port) == (key[0], key[2])
+    }
     rounds = rounds_of((PINHOLE,), source, table) & opened
     tried = [a for a in _attempts(source, key) if a.round in rounds]
     if not tried:

@@ -15,7 +15,16 @@ from typing import Any
 from . import cards, faults, network, networks, ways
 from .faults import ADMIN, PORT_UNREACHABLE, Fault, Rules, rules
 from .grading import Expected, blocked, both_ways, open_, undetermined
-from .homes import INSIDE, PUBLIC, Homes
+from .homes import (
+    CARRIER_NAT,
+    INSIDE,
+    NOBODY_INSIDE,
+    OTHER_INSIDE,
+    PUBLIC,
+    SECOND_ROUTER,
+    STRANGER,
+    Homes,
+)
 from .network import DESTINATION, DESTINATION6, DESTINATION_PUBLIC
 from .networks import CONTAINER, SECOND, by_six
 from .rows import (
@@ -23,22 +32,28 @@ from .rows import (
     DESTINATION_NO_ROUTE,
     DESTINATION_REJECT,
     DESTINATION_REPLY,
+    DOUBLE,
     HUNG,
     LOOPBACK_ONLY,
     LOSS,
+    NAT_WRONG_HOST,
     NETWORK_DROP,
     NETWORK_REJECT,
     NO_FORWARD,
+    NO_HAIRPIN,
     NO_HOST,
     NOT_RUNNING,
     OTHER_PORT,
     OTHER_PROGRAM,
+    PRIVATE,
     REPLY_LOST,
     SOURCE_DROP,
     SOURCE_REJECT,
     SOURCE_REPLY,
     WRONG_FAMILY,
+    WRONG_HOST,
     WRONG_INTERFACE,
+    WRONG_PORT,
     variant,
     with_users,
 )
@@ -471,25 +486,112 @@ def _several_ports() -> Iterator[Scenario]:
 
 
 def _behind_nat() -> Iterator[Scenario]:
-    """Routers are not asked anything by UDP yet: nothing is claimed of them, nor what is untrue."""
-    forward = (f"{REQUEST} counter dnat ip to {INSIDE}",)
-    for name, forwards, put, expected in (
-        ("forwarded", forward, (), open_()),
-        ("not-forwarded", (), (), undetermined(NO_FORWARD)),
-        ("destination-drop", forward, (drop(),), undetermined(DESTINATION_DROP)),
-        ("source-drop", forward, (drop("source"),), blocked(SOURCE_DROP)),
+    """Routers that translate: what comes in is the destination's to explain, hops tell the rest."""
+    yield from _forwarded_by_nat()
+    yield from _not_forwarded_by_nat()
+    yield from _several_nats()
+
+
+def _at_home(
+    name: str,
+    expected: Expected,
+    *put: Fault,
+    services: tuple[Any, ...] = (ECHO,),
+    target: tuple[str, ...] = TARGET,
+    forwards: tuple[str, ...] = (f"{REQUEST} counter dnat ip to {INSIDE}",),
+    **options: Any,
+) -> Iterator[Scenario]:
+    yield from anyone(
+        f"nat-{name}",
+        expected,
+        network=Homes(forwards=forwards, **options),
+        services=(AT_MEETING_POINT, *services),
+        faults=put,
+        peers=frozenset(),
+        source_args=(*MEET, *target),
+        destination_args=MEET,
+    )
+
+
+def _forwarded_by_nat() -> Iterator[Scenario]:
+    for kind, service in (("", ECHO), ("-silent", SILENT)):
+        for name, expected, *put in (
+            ("forwarded", open_()),
+            ("destination-drop", blocked(DESTINATION_DROP), drop()),
+            ("destination-reject-admin", blocked(DESTINATION_REJECT), reject(ADMIN)),
+            ("destination-reject-port", blocked(DESTINATION_REJECT), reject(PORT_UNREACHABLE)),
+            ("source-drop", blocked(SOURCE_DROP), drop("source")),
+            ("source-reject", blocked(SOURCE_REJECT), reject(ADMIN, "source")),
+        ):
+            yield from _at_home(f"{name}{kind}", expected, *put, services=(service,))
+    yield from _at_home("reply-blocked", blocked(DESTINATION_REPLY), drop_replies())
+    for name, services, cause in (
+        ("not-running", (), NOT_RUNNING),
+        ("loopback-only", (LOOPBACK,), LOOPBACK_ONLY),
+        ("hung", (STOPPED,), HUNG),
     ):
-        for kind, service in (("", ECHO), ("-silent", SILENT)):
-            yield from anyone(
-                f"nat-{name}{kind}",
-                expected,
-                network=Homes(forwards=forwards),
-                services=(AT_MEETING_POINT, service),
-                faults=put,
-                peers=frozenset(),
-                source_args=(*MEET, *TARGET),
-                destination_args=MEET,
-            )
+        yield from _at_home(name, blocked(cause), services=services)
+    yield from _at_home(
+        "destination-drop+loopback-only",
+        blocked(DESTINATION_DROP, LOOPBACK_ONLY),
+        drop(),
+        services=(LOOPBACK,),
+    )
+    out = rules("home1", "forward", f"{REQUEST} counter drop")
+    yield from _at_home("source-router-drop", blocked(NETWORK_DROP), out)
+    refused = rules("home1", "forward", f"{REQUEST} counter reject with {ADMIN}")
+    yield from _at_home("source-router-reject", blocked(NETWORK_REJECT), refused)
+
+
+def _not_forwarded_by_nat() -> Iterator[Scenario]:
+    yield from _at_home("not-forwarded", undetermined(NO_FORWARD), forwards=())
+    yield from _at_home(
+        "not-forwarded+not-running",
+        blocked(NOT_RUNNING, also=[NO_FORWARD]),
+        forwards=(),
+        services=(),
+    )
+    for how in (PORT_UNREACHABLE, ADMIN):
+        yield from _at_home(
+            f"not-forwarded-{how.split()[1].split('-')[0]}",
+            blocked(NO_FORWARD),
+            forwards=(),
+            others=f"reject with {how}",
+        )
+    to_other = (f"{REQUEST} counter dnat ip to {OTHER_INSIDE}",)
+    on_other = dataclasses.replace(ECHO, on="other")
+    for name, services in (("answers", (ECHO, on_other)), ("refuses", (ECHO,))):
+        yield from _at_home(
+            f"wrong-host-{name}",
+            undetermined(NAT_WRONG_HOST),
+            services=services,
+            forwards=to_other,
+            other=True,
+        )
+    yield from _at_home(
+        "wrong-host-off",
+        undetermined(NAT_WRONG_HOST),
+        forwards=(f"{REQUEST} counter dnat ip to {NOBODY_INSIDE}",),
+    )
+    yield from _at_home(
+        "wrong-port-closed",
+        blocked(WRONG_PORT),
+        forwards=(f"{REQUEST} counter dnat ip to {INSIDE}:4243",),
+    )
+
+
+def _several_nats() -> Iterator[Scenario]:
+    for name, upstream in (("carrier", CARRIER_NAT), ("double", SECOND_ROUTER)):
+        yield from _at_home(f"{name}-nat", blocked(DOUBLE), upstream=upstream)
+    yield from _at_home("hairpin-open", open_(), one_home=True, hairpin="full")
+    yield from _at_home("hairpin-half", blocked(NO_HAIRPIN), one_home=True, hairpin="half")
+    yield from _at_home("hairpin-none", undetermined(NO_HAIRPIN), one_home=True)
+    yield from _at_home(
+        "stranger", blocked(WRONG_HOST), target=("--target", STRANGER), stranger=True
+    )
+    yield from _at_home(
+        "private-nobody", blocked(PRIVATE, also=[NO_HOST]), target=("--target", INSIDE)
+    )
 
 
 def _mixed_privilege() -> Iterator[Scenario]:
