@@ -21,6 +21,7 @@ TOOLS = {
     "ip": "iproute2",
     "bridge": "iproute2",
     "ping": "iputils-ping",
+    "tcpdump": "tcpdump",
     "avahi-daemon": "avahi-daemon",
     "avahi-browse": "avahi-utils",
     "dbus-daemon": "dbus",
