@@ -167,7 +167,7 @@ def paths(failing: int, **more: bool | None) -> Paths:
     return changed(plain, **more)
 
 
-NONE, SOME, MUCH = (Loss(sent=LOSS_ATTEMPTS, silent=silent) for silent in (0, 10, 64))
+NONE, SOME, HALF, MUCH = (Loss(sent=LOSS_ATTEMPTS, silent=n) for n in (0, 10, 50, 64))
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,8 @@ NONE, SOME, MUCH = (Loss(sent=LOSS_ATTEMPTS, silent=silent) for silent in (0, 10
         (2, NONE, False),
         (9, SOME, True),
         (8, SOME, False),
+        (TUPLES - 1, Loss(sent=LOSS_ATTEMPTS, silent=40), True),
+        (TUPLES - 1, HALF, False),
         (12, MUCH, False),
         (15, MUCH, False),
         (TUPLES, NONE, False),

@@ -27,6 +27,11 @@ UNLIKELY, MORE_UNLIKELY = 0.05, 0.001
 """How likely it may be that loss alone makes as many fail at first; the latter where loss was
 measured. What fails must fail in all further tries as well, which little loss does not do."""
 
+TOO_MUCH = 0.6
+"""Share of lost round trips from which on nothing is said of parallel paths: beyond it all ports of
+a sample may fail at first by chance (0.6 to the 16th is 3 in 10,000), and the least delay of a busy
+computer on top of that makes more fail than the measure of loss explains."""
+
 _FAILED = ("silent", "refused", "unreachable")
 
 
@@ -71,6 +76,8 @@ class Paths(msgspec.Struct, frozen=True):
             return True
         if loss is None:
             return self.arrived is False
+        if loss.interval[1] > TOO_MUCH:
+            return False
         ports = self.through + self.failing
         limit = MORE_UNLIKELY if loss.told else UNLIKELY
         return _at_least(self.at_first, ports, loss.interval[1]) < limit
