@@ -1004,6 +1004,7 @@ def counted(homes: Homes, *, refused: bool | None = False, **reached: bool) -> t
         kept=False,
         limited=False,
         overflowed=False,
+        received=None,
         misrouted=False,
         refused=refused,
     )

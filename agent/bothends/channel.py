@@ -227,6 +227,8 @@ class Channel:
                 data = await _received(link)
                 self._heard = self._now()
                 self._resent.append((self._heard, link.resent))
+                while self._resent[0][0] < self._heard - LOST_SECONDS:
+                    self._resent.popleft()
                 self._take(data)
         except LinkClosedError:
             pass
@@ -239,8 +241,6 @@ class Channel:
 
     def _loses(self) -> bool:
         """Whether much was lost in the time before the silence."""
-        while self._resent and self._resent[0][0] < self._heard - LOST_SECONDS:
-            self._resent.popleft()
         pairs = itertools.pairwise(count for _, count in self._resent)
         # A link that took over counts from its own beginning.
         again = sum(after - before if after >= before else after for before, after in pairs)

@@ -278,7 +278,8 @@ class Tracer:
         end = min((p.hops for p in asked if p.outcome in ENDED), default=0)
         ends = {p.outcome for p in asked if p.hops == end}
         by_icmp = any(p.icmp is not None for p in asked if p.hops == end)
-        if ends != {"refused"} or by_icmp or family(bare(address)) != 4 or lane.local_port:
+        other = lane.local_port or lane.letter is not None
+        if ends != {"refused"} or by_icmp or family(bare(address)) != 4 or other:
             return []
         block = [self._start(address, lane, 0, least=least) for least in asked_least(end)]
         self._requests += block

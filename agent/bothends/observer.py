@@ -200,7 +200,7 @@ class Observer:
         if self._opener is None:
             return
         for probe, found in zip(plan.probes, seen, strict=True):
-            if self._is_foreign(probe) and not found.arrived:
+            if self._is_foreign(probe) and not (found.arrived or found.delivered):
                 self._opener.look(plan.number)
 
     async def _trace_back(self, plan: RoundPlan, probe: Probe, rtt: float) -> None:

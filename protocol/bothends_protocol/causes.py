@@ -482,6 +482,8 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         _behind_nat(to_another_port),
         "Look at the port forwarding of the router in front of the destination: to which port of "
         "it does it lead?",
+        # By UDP the destination itself may lead them elsewhere, or its program take some only.
+        likely=lambda j: j.transport == "udp",
     ),
     PathCause(
         "destination.firewall-drop",

@@ -44,6 +44,8 @@ class BurstView(msgspec.Struct, frozen=True):
     """Whether the destination would have refused them by ICMP and kept to its limit for that."""
     overflowed: bool | None
     """Whether they overflowed the queue of a listening socket."""
+    received: bool | None
+    """Whether the destination's own IP got them, and not only its card."""
     misrouted: bool | None
     """Whether the destination found them coming from the wrong side, or no way back."""
     refused: bool | None = None
@@ -95,6 +97,7 @@ def view_bursts(
         kept=_agreed(view.kept for view in views),
         limited=_agreed(view.limited for view in views),
         overflowed=_agreed(view.overflowed for view in views),
+        received=_agreed(view.received for view in views),
         misrouted=_agreed(view.misrouted for view in views),
         refused=_agreed(view.refused for view in views),
         made=_agreed(view.made for view in views),
@@ -145,6 +148,7 @@ def view_burst(
     reached: dict[Stage, bool | None] = {}
     inferred: set[Stage] = set()
     forwarded = misrouted = overflowed = kept = limited = refused = reset_here = made = None
+    received = None
     if here is not None:
         near = _Host(sent, here, v6=v6)
         reached[Stage.LEFT] = near.left()
@@ -159,6 +163,7 @@ def view_burst(
         overflowed = far.overflowed
         refused = far.refused
         made = far.made()
+        received = far.passed("Ip6.InReceives" if v6 else "Ip.InReceives")
         misrouted = _any(
             far.passed("TcpExt.IPReversePathFilter"),
             far.passed("Ip.OutNoRoutes"),
@@ -179,6 +184,7 @@ def view_burst(
         kept=kept,
         limited=limited,
         overflowed=overflowed,
+        received=received,
         misrouted=misrouted,
         refused=refused,
         made=made,

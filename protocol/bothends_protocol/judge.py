@@ -40,7 +40,7 @@ from .narrate import (
     untested,
     untested_back,
 )
-from .nat_causes import missed
+from .nat_causes import leads_to_another_port, missed
 from .observations import ANSWERS, Journey, Stage, Symptom, by_port, observe
 from .offered import offered
 from .pairing import DESTINATION, SOURCE, other_role
@@ -322,9 +322,11 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
 def _by_datagrams(j: Journey, services: tuple[_Named, ...]) -> _Finding | None:
     """What only UDP has; None where it is as by TCP."""
     elsewhere = j.answered_from or (j.burst is not None and j.burst.reset_here)
-    # Where a router translates, that is what it does not translate back.
-    if elsewhere and j.translation is None:
+    # Behind one router with the source, that is what the router does not translate back.
+    if elsewhere and not (j.translation is not None and j.translation.together):
         return _answered_elsewhere(j, services)
+    if j.translation is not None and leads_to_another_port(j.translation):
+        return None
     return None if j.unanswered is False else _silent(j, services)
 
 
@@ -579,7 +581,7 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     confirmed = [cause for cause in fitting if cause.fits(j) is True]
     left = confirmed or fitting
     path: tuple[_Named, ...] = ()
-    told = not _translated(j) or bool(confirmed) or j.furthest >= Stage.ARRIVED
+    told = not _translated(j) or bool(confirmed) or _came_to_host(j)
     told = told or all(cause.code.startswith("source.") for cause in left)
     limited = j.perhaps_limited and j.symptoms == {Symptom.SILENT}
     told = told and not limited
@@ -614,6 +616,15 @@ def _translated(j: Journey) -> bool:
     Of those nobody knows where they end: neither a tag of theirs nor a row of a table shows it.
     """
     return j.transport == "udp" and not j.local
+
+
+def _came_to_host(j: Journey) -> bool:
+    """Whether requests are known to have come to the destination itself, not only to its card.
+
+    A card hands on what is for a machine behind a bridge, too.
+    """
+    counted = j.burst is not None and j.burst.received is True
+    return counted or any(trail.arrived for trail in j.trails)
 
 
 def _decide(j: Journey, left: Sequence[PathCause]) -> str:

@@ -14,6 +14,7 @@ from .translation import Translation
 
 __all__ = [
     "kept_on_the_way",
+    "leads_to_another_port",
     "not_forwarded",
     "not_led_back",
     "refused_on_the_way",
@@ -140,7 +141,7 @@ def to_another_port(j: Journey, n: Translation) -> bool | None:
     """The router passes the port on to another port of the destination."""
     if n.other_port is not None:
         return True
-    if _same_machine(n) and n.to_destination is False and _is_passed_on(j, n):
+    if leads_to_another_port(n) and _is_passed_on(j, n):
         return True
     told = j.symptoms - _SILENT
     # A host refuses by ICMP now and then only.
@@ -156,6 +157,11 @@ def to_another_port(j: Journey, n: Translation) -> bool | None:
     asked = j.transport == "tcp" or bool(told)
     refused = None if j.burst is None or not asked else j.burst.refused
     return False if seen or refused is False else None
+
+
+def leads_to_another_port(n: Translation) -> bool:
+    """Return whether the router says that the port leads to another one of the destination."""
+    return _same_machine(n) and n.to_destination is False
 
 
 def _closed(j: Journey) -> frozenset[Symptom]:
@@ -191,18 +197,27 @@ def not_led_back(j: Journey, n: Translation) -> bool | None:
     """Both are behind one router, and it does not lead its own public address back inside."""
     if n.together is False:
         return False
-    if n.unmasked or (n.together and j.burst is not None and j.burst.reset_here):
+    straight = bool(n.together and j.burst is not None and j.burst.reset_here)
+    if n.unmasked or (straight and _from_inside(j, n)):
         return True  # the answer goes straight, from an address that the source did not ask
     elsewhere = n.ours is None and not is_public(j.address)
     if not j.failed or elsewhere:
         return False
-    if j.furthest >= Stage.ARRIVED:
+    if straight or j.furthest >= Stage.ARRIVED:
         # The answer may go straight, and the source does not take it: it asked another address.
-        return None if j.symptoms == _SILENT and j.stopped > Stage.REPLIED else False
+        return None if straight or (j.symptoms == _SILENT and j.stopped > Stage.REPLIED) else False
     if n.mapped_at is not None:
         return None if j.symptoms == _SILENT else False
     nothing = n.answered_by_holder or missed(j)
     return True if n.to_destination and n.together and nothing else None
+
+
+def _from_inside(j: Journey, n: Translation) -> bool:
+    """Whether the answers come from an inside address of the destination.
+
+    A service of UDP may answer from another port, too, and then it is no router's doing.
+    """
+    return j.transport == "tcp" or not j.answered_from.isdisjoint(map(bare, n.inside))
 
 
 def kept_on_the_way(j: Journey, n: Translation) -> bool | None:

@@ -1184,7 +1184,16 @@ class _Matcher:
             return True
         if way == "in" and any(self._may_be_mine(s) for s in requests):
             return None
+        if way == "in" and self._came_from_somewhere(requests):
+            return None
         return False
+
+    def _came_from_somewhere(self, requests: Iterable[Sighting]) -> bool:
+        """Whether it may be the request by UDP, from an address of the source that nobody told."""
+        untold = self.attempt.transport == "udp" and self.foreign
+        return untold and any(
+            s.destination_port == self.attempt.port and is_public(bare(s.source)) for s in requests
+        )
 
     def _may_be_mine(self, s: Sighting) -> bool:
         """Whether a NAT may have made this of the request, with a port and number of its own."""

@@ -301,6 +301,9 @@ def view_translation(
     way = way_of(probes, address, port)
     control = farthest_other(probes, address, port)
     double, sure = _behind_two(table, address)
+    # The contact opens the way of its own port by UDP, through a carrier's router too: that other
+    # datagrams end there says nothing of a filter.
+    plain = transport == "tcp" or (_single(table, address) and not double)
     router, word, mapping = _word(table.router_words, transport, port)
     landing = landing_of(table, address)
     public = sorted(a for a in around.destination_public if family(a) == family(bare(address)))
@@ -318,8 +321,8 @@ def view_translation(
         way=way,
         control=control,
         mapped_at=way.place_of(address),
-        stops_after=_stops_after(way, control, address),
-        cut_in=_cut_in(way, control, address),
+        stops_after=_stops_after(way, control, address) if plain else None,
+        cut_in=plain and _cut_in(way, control, address),
         word=word,
         mapping=mapping,
         to_destination=_to_destination(mapping, table, port),
