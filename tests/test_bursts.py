@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bothends_protocol.bursts import (
     PER_WINDOW,
@@ -146,6 +147,42 @@ def test_one_spurt_in_a_full_window_is_no_burst() -> None:
     counts = tuple(1000 + 60 * (at > start) for at in seen.times)
     spurt = Samples(round=2, times=seen.times, values={"dev.tx": counts})
     assert follows(sent, spurt, ["dev.tx"]) is not True
+
+
+def stalled(sent: Burst, stalls: list[tuple[float, float]], *, strays: int = 0) -> Samples:
+    """What is counted when the program that answers does not run during the `stalls`.
+
+    The `strays` come evenly all the time.
+    """
+
+    def counted(at: float) -> float:
+        return next((end for begin, end in stalls if begin <= at < end), at)
+
+    events = [counted(at) for at in sent.sends]
+    events += [0.35 * stray / max(strays, 1) for stray in range(strays)]
+    times = [-0.01 + 0.008 * step for step in range(45)]
+    counts = tuple(sum(event <= moment for event in events) for moment in times)
+    return Samples(round=2, times=tuple(times), values={"Udp.OutDatagrams": counts})
+
+
+STALLS = [(0.0, 0.05), (0.09, 0.13), (0.19, 0.24)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_answers_of_a_program_that_hardly_gets_to_run_follow_the_burst(seed: int) -> None:
+    sent = burst(random.Random(seed))
+    assert follows(sent, stalled(sent, STALLS), ["Udp.OutDatagrams"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_as_many_others_that_do_not_keep_to_the_burst_do_not_follow_it(seed: int) -> None:
+    sent = burst(random.Random(seed))
+    few = replace(sent, sends=sent.sends[:100])
+    assert not follows(sent, stalled(few, [(0.0, 0.35)]), ["Udp.OutDatagrams"])
+    assert not follows(sent, stalled(sent, [(0.0, 0.25)]), ["Udp.OutDatagrams"])
+    assert not follows(sent, stalled(sent, [(0.0, 0.25)], strays=60), ["Udp.OutDatagrams"])
+    alone = replace(sent, sends=())
+    assert not follows(sent, stalled(alone, [], strays=210), ["Udp.OutDatagrams"])
 
 
 def test_what_is_subtracted_does_not_count() -> None:

@@ -366,6 +366,38 @@ def test_a_filter_that_lets_single_datagrams_through_is_not_blamed() -> None:
         assert codes(check) == expected
 
 
+@pytest.mark.parametrize(("lost", "blamed"), [(0, False), (3, True)])
+def test_single_datagrams_are_lost_where_a_burst_is(lost: int, *, blamed: bool) -> None:
+    """Where IP handed all of the single ones on, it is the number that the filter minds."""
+    source, destination = map(by_udp, fates(UNANSWERED).evidence())
+    sent = _burst()
+    plan = RoundPlan(
+        number=2,
+        kind="burst",
+        prober="source",
+        attempts=PER_WINDOW,
+        probes=(Probe(transport="udp", address=THERE, port=PORT),),
+    )
+    source = msgspec.structs.replace(
+        source, rounds=(*source.rounds, plan), bursts=(sent,), samples=(_samples(sent, SENT),)
+    )
+    # The host is busy with others, whom its IP hands on; no program reads so much at once.
+    counted: dict[str, tuple[int, ...]] = {
+        "Udp.InDatagrams": (70, 72),
+        "Ip.InReceives": (900, 1700),
+        "Ip.InDelivers": (800, 1600 - lost),
+        "Ip.ForwDatagrams": (0, 0),
+    }
+    single = Samples(round=1, times=(0.0, 0.1), values=counted)
+    there = msgspec.structs.replace(
+        destination,
+        rounds=(*destination.rounds, plan),
+        samples=(single, _samples(sent, CAME)),
+    )
+    (check,) = judge(source, there).checks
+    assert codes(check) == (["destination.firewall-drop"] if blamed else [])
+
+
 @pytest.mark.parametrize("see", [{}, BLIND], ids=["seen", "users"])
 def test_a_port_that_the_host_leads_elsewhere_is_not_blocked(see: dict[str, bool]) -> None:
     """To another port of it, say: our own listener on this one gets nothing."""

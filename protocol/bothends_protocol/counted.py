@@ -23,7 +23,7 @@ from .evidence import Burst, Evidence, Samples
 from .messages import Told
 from .stages import Stage
 
-__all__ = ["BurstView", "as_told", "told_enough", "view_burst", "view_bursts"]
+__all__ = ["BurstView", "as_told", "lost_inside", "told_enough", "view_burst", "view_bursts"]
 
 
 class BurstView(msgspec.Struct, frozen=True):
@@ -205,6 +205,29 @@ _ALIVE = 3
 contact before and behind the burst make as many."""
 
 
+def lost_inside(samples: Samples, *, v6: bool) -> int | None:
+    """Return how many packets the host's IP got during `samples` and handed to nobody.
+
+    Of these counters other traffic cancels out, but for what is lost there itself. None where one
+    does not exist.
+    """
+    got, handed_on = _input_gap(samples, v6=v6)
+    rows = [(sign, samples.values.get(n)) for sign, ns in ((1, got), (-1, handed_on)) for n in ns]
+    return (
+        sum(sign * (row[-1] - row[0]) for sign, row in rows if row)
+        if all(row for _, row in rows)
+        else None
+    )
+
+
+def _input_gap(samples: Samples, *, v6: bool) -> tuple[list[str], list[str]]:
+    """The counters before and behind a host's inbound filter."""
+    ip, no_routes = ("Ip6", "Ip6.InNoRoutes") if v6 else ("Ip", "IpExt.InNoRoutes")
+    forwarded = "Ip6.OutForwDatagrams" if v6 else "Ip.ForwDatagrams"
+    others = [name for name in (f"{ip}.InAddrErrors", no_routes) if name in samples.values]
+    return [f"{ip}.InReceives"], [f"{ip}.InDelivers", forwarded, *others]
+
+
 class _Host:
     """The readings of one host during one burst."""
 
@@ -234,12 +257,7 @@ class _Host:
         self._out_gap = behind if v6 and not new else _any(self.kept, behind)
         received = self._there(["Ip.InReceives", "Ip6.InReceives"])
         self._card_in_gap = self._live("rx", told=self._gap(["dev.rx"], received))
-        passed = [f"{self._ip}.InDelivers", self._forwarded]
-        elsewhere = [f"{self._ip}.InAddrErrors", f"{self._ip}.InNoRoutes", "IpExt.InNoRoutes"]
-        self._input_gap = self._gap(
-            [f"{self._ip}.InReceives"],
-            [*passed, *(self._there(elsewhere[:2] if v6 else [elsewhere[0], elsewhere[2]]))],
-        )
+        self._input_gap = self._gap(*_input_gap(samples, v6=v6))
 
     def _there(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if name in self._samples.values]
@@ -378,7 +396,9 @@ class _Host:
         if lost:
             self.inferred.add(Stage.RETURNED)
             return True
-        if by_card is None and lost is False:
+        # UDP refuses answers from an address that was not asked, and no socket sees them.
+        taken_here = bool(self._udp) and self.refused is not False
+        if by_card is None and lost is False and not taken_here:
             self.inferred.add(Stage.RETURNED)
             return False
         return by_card

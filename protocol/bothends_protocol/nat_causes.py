@@ -197,7 +197,9 @@ def not_led_back(j: Journey, n: Translation) -> bool | None:
     """Both are behind one router, and it does not lead its own public address back inside."""
     if n.together is False:
         return False
-    straight = bool(n.together and j.burst is not None and j.burst.reset_here)
+    # By UDP a witness sees it of single answers: nothing of a way between looks at them.
+    refused = bool(j.answered_from) or (j.burst is not None and j.burst.reset_here)
+    straight = bool(n.together and refused)
     if n.unmasked or (straight and _from_inside(j, n)):
         return True  # the answer goes straight, from an address that the source did not ask
     elsewhere = n.ours is None and not is_public(j.address)
