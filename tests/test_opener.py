@@ -15,6 +15,7 @@ from typing import cast
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from bothends import opener as opener_module
 from bothends import pinhole
@@ -141,6 +142,14 @@ def test_a_segment_written_by_hand_is_a_request_with_a_sum_that_is_right() -> No
     assert segment[4:8] != pinhole._segment(HERE, 4242, THERE, 30_000)[4:8]
 
 
+def test_a_datagram_written_by_hand_is_empty_and_has_a_sum_that_is_right() -> None:
+    datagram = pinhole._datagram(HERE, 4242, THERE, 30_000)
+    assert struct.unpack(">HHH", datagram[:6]) == (4242, 30_000, 8)
+    pseudo = socket.inet_aton(HERE) + socket.inet_aton(THERE)
+    pseudo += struct.pack(">BBH", 0, socket.IPPROTO_UDP, len(datagram))
+    assert pinhole._checksum(pseudo + datagram) == 0
+
+
 # -- the own listener makes room
 
 
@@ -210,14 +219,16 @@ class Sent:
     """What was sent from where."""
 
     calls: list[tuple[str, int, str, tuple[int, ...], int]] = field(default_factory=list)
+    by_udp: list[bool] = field(default_factory=list)
     raw: OSError | None = None
     ordinary: OSError | None = None
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def by_hand(*call: object) -> None:
+        def by_hand(*call: object, udp: bool = False) -> None:
             if self.raw:
                 raise self.raw
             self.calls.append(call)  # type: ignore[arg-type]
+            self.by_udp.append(udp)
 
         async def from_free_port(*call: object) -> None:
             await asyncio.sleep(0)
@@ -395,6 +406,19 @@ async def test_where_a_program_has_the_port_nothing_is_sent_and_that_is_said(
     await side.opener().open_pinhole(plan(PINHOLE, free), HERE)
     assert {(p.sent, p.error) for p in side.recorder.pinholes} == {(False, "EADDRINUSE")}
     assert accepts(HERE, free), "on every way out"
+
+
+async def test_by_udp_it_takes_the_right_to(side: Side, free: int) -> None:
+    """Of what comes in then only who sees packets knows whose it is."""
+    probe = Probe(transport="udp", address=PUBLIC, port=free)
+    one = replace(plan(PINHOLE, free), probes=(probe,))
+    await side.opener().open_pinhole(one, HERE)
+    assert side.sent.by_udp == [True]
+    side.sent.raw = PermissionError(errno.EPERM, "no")
+    await side.opener().open_pinhole(one, HERE)
+    assert [p.error for p in side.recorder.pinholes] == [None] * len(PORTS) + ["EPERM"] * len(PORTS)
+    assert {p.transport for p in side.recorder.pinholes} == {"udp"}
+    assert len(side.sent.calls) == 1
 
 
 async def test_a_network_that_does_not_take_it_is_written_down(side: Side) -> None:

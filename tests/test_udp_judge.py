@@ -29,6 +29,7 @@ from bothends_protocol.evidence import (
     Target,
 )
 from bothends_protocol.judge import judge
+from bothends_protocol.messages import SeenPort, Tried
 from bothends_protocol.observations import by_port, observe
 from bothends_protocol.plan import (
     MAX_PROBES,
@@ -37,6 +38,7 @@ from bothends_protocol.plan import (
     first_round,
     mapped_rounds,
     pinhole_rounds,
+    unseen_through_mapping,
     well_formed,
 )
 from bothends_protocol.sizes import CONTROL, NATURAL, TO
@@ -626,14 +628,29 @@ def test_a_round_has_one_transport() -> None:
     assert not well_formed(mixed)
 
 
-def test_no_router_is_asked_to_open_for_datagrams() -> None:
-    away = Probe(transport="udp", address="11.0.0.1", port=PORT)
-    silent = [(away, Tally(attempts=3, silent=3))]
-    assert pinhole_rounds(1, "source", silent, [THERE], random.Random(1).randbytes) == []
-    assert mapped_rounds(1, "source", silent, [THERE]) == []
-    for kind in ("pinhole", "mapped"):
+def test_a_router_is_opened_for_datagrams_that_nobody_answers() -> None:
+    away = Probe(transport="udp", address=PUBLIC, port=PORT)
+    rng = random.Random(1).randbytes
+    for tally, wanted in (
+        (Tally(attempts=3, silent=3), True),
+        (Tally(attempts=3, connected=1, silent=2), False),
+    ):
+        plans = pinhole_rounds(1, "source", [(away, tally)], [THERE], rng)
+        plans += mapped_rounds(2, "source", [(away, tally)], [THERE])
+        assert [plan.kind for plan in plans] == (["pinhole", "mapped"] if wanted else [])
+        assert all(map(well_formed, plans))
+    assert pinhole_rounds(1, "source", [(away, Tally(attempts=3, silent=3))], [PUBLIC], rng) == []
+    for kind in ("sample", "loss"):
         plan = RoundPlan(number=1, kind=kind, prober="source", attempts=3, probes=(away,))
         assert not well_formed(plan)
+
+
+def test_who_answers_through_a_mapping_need_not_be_the_destination() -> None:
+    for transport, wanted in (("udp", True), ("tcp", False)):
+        probe = Probe(transport=transport, address=PUBLIC, port=PORT)
+        tried = Tried(probe=probe, attempts=3, connected=3, silent=0)
+        seen = SeenPort(address=PUBLIC, port=PORT)
+        assert unseen_through_mapping([tried], [seen]) == ([probe] if wanted else [])
 
 
 @pytest.mark.parametrize(

@@ -50,13 +50,18 @@ def letter(key: bytes, payload: bytes, *, own: bool) -> Letter:
     return Letter(request(key, nonce), nonce)
 
 
-def socket_to(probe: Probe) -> socket.socket:
-    """Return a fresh socket that is connected to `probe`. Nothing is sent. Raises OSError."""
+def socket_to(probe: Probe, local_port: int = 0) -> socket.socket:
+    """Return a fresh socket that is connected to `probe`, from `local_port` where one is given.
+
+    Nothing is sent. Raises OSError.
+    """
     kind, name = name_of(probe.address, probe.port)
     sock = socket.socket(kind, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
         ask_for_errors(sock)
+        if local_port:
+            sock.bind(("", local_port))
         sock.connect(name)
     except OSError:
         sock.close()

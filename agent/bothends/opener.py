@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 from bothends_protocol.addresses import bare, family, is_public
-from bothends_protocol.evidence import OpenedMapping, Pinhole, RoundPlan
+from bothends_protocol.evidence import OpenedMapping, Pinhole, Probe, RoundPlan
 from bothends_protocol.ways import way_of
 
 from .hops import Tracer
@@ -88,20 +88,20 @@ class Opener:
         self._recorder.hop_probes.extend(found)
 
     async def open_pinhole(self, plan: RoundPlan, local: str | None) -> None:
-        """Send a SYN from each of the plan's ports to each of the other side's."""
+        """Send a packet from each of the plan's ports to each of the other side's."""
         self.look(plan.number)
         await self.finish()
         remotes = _four(self._others())
         for probe in plan.probes:
             if local is None or not remotes:
-                self._note(plan, probe.port, "", 0, "ENETUNREACH")
+                self._note(plan, probe, "", 0, "ENETUNREACH")
                 continue
             hops = self._beyond(remotes[0])
             if hops is None:
-                self._note(plan, probe.port, remotes[0], 0, "EHOSTUNREACH")
+                self._note(plan, probe, remotes[0], 0, "EHOSTUNREACH")
                 continue
-            error = await self._send(local, probe.port, remotes[0], plan.local_ports, hops)
-            self._note(plan, probe.port, remotes[0], hops, error)
+            error = await self._send(local, probe, remotes[0], plan.local_ports, hops)
+            self._note(plan, probe, remotes[0], hops, error)
 
     async def open_mappings(self, plan: RoundPlan) -> None:
         """Ask the router to forward the ports of the plan; they stay so until `close`."""
@@ -110,14 +110,14 @@ class Opener:
         why = "there is no router to ask"
         loop = asyncio.get_running_loop()
         until = loop.time() + MAP_SECONDS
-        for port in dict.fromkeys(probe.port for probe in plan.probes):
+        for transport, port in dict.fromkeys((p.transport, p.port) for p in plan.probes):
             opened: OpenedMapping | None = None
             if self._mapping is not None:
                 why = "the router took too long"
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(until):
-                        opened = await self._mapping.open("tcp", port, plan.number)
-            self._note_opened(opened or _unopened(plan.number, port, why))
+                        opened = await self._mapping.open(transport, port, plan.number)
+            self._note_opened(opened or _unopened(plan.number, transport, port, why))
 
     def _note_opened(self, opened: OpenedMapping) -> None:
         self._recorder.opened.append(opened)
@@ -125,17 +125,19 @@ class Opener:
             # Said at once: the run may end without a verdict that would tell it.
             until = f"for {opened.lease} seconds" if opened.lease else "for ever"
             self._say(
-                f"The router forwards TCP port {opened.port} to this computer from now on, "
-                f"{until} (--keep-map)."
+                f"The router forwards {opened.transport.upper()} port {opened.port} to this "
+                f"computer from now on, {until} (--keep-map)."
             )
 
     async def _send(
-        self, local: str, port: int, remote: str, ports: tuple[int, ...], hops: int
+        self, local: str, probe: Probe, remote: str, ports: tuple[int, ...], hops: int
     ) -> str | None:
+        port, udp = probe.port, probe.transport == "udp"
         try:
-            open_with_raw_socket(local, port, remote, ports, hops)
-        except PermissionError:
-            pass
+            open_with_raw_socket(local, port, remote, ports, hops, udp=udp)
+        except PermissionError as error:
+            if udp:
+                return _name(error)
         except OSError as error:
             return _name(error)
         else:
@@ -163,12 +165,14 @@ class Opener:
         fit = is_public(who) and not is_public(own) and bare(who) != bare(remote)
         return _BEYOND if fit else None
 
-    def _note(self, plan: RoundPlan, port: int, remote: str, hops: int, error: str | None) -> None:
+    def _note(
+        self, plan: RoundPlan, probe: Probe, remote: str, hops: int, error: str | None
+    ) -> None:
         self._recorder.pinholes.extend(
             Pinhole(
                 round=plan.number,
-                transport="tcp",
-                local_port=port,
+                transport=probe.transport,
+                local_port=probe.port,
                 remote=remote,
                 remote_port=remote_port,
                 hops=hops,
@@ -197,10 +201,10 @@ _FEW = 8
 """Hops that are asked on the own side: a home's two routers and the carrier's first ones."""
 
 
-def _unopened(number: int, port: int, why: str) -> OpenedMapping:
+def _unopened(number: int, transport: str, port: int, why: str) -> OpenedMapping:
     return OpenedMapping(
         round=number,
-        transport="tcp",
+        transport=transport,
         port=port,
         protocol="",
         router="",

@@ -1,4 +1,4 @@
-"""Pinholes: a SYN of our own from the tested port, which opens our own router from inside.
+"""Pinholes: a packet of our own from the tested port, which opens our own router from inside.
 
 A NAT lets in what belongs to a connection that began inside. So the side that should be reached
 begins one, from the tested port to the port from which the other side will connect. Its time to
@@ -6,8 +6,10 @@ live ends at the first router behind our own, so it opens that one alone and mee
 with Linux NATs, which keep the port: the other side's SYN then comes in where the port is not
 forwarded, and does not where somebody before the router drops it).
 
-With the right to (CAP_NET_RAW) the SYN is written by hand, whoever holds the port. Without, it
-takes a port that nobody holds: an ordinary socket is bound to it for a moment.
+With the right to (CAP_NET_RAW) the packet is written by hand, whoever holds the port. Without, it
+takes a port that nobody holds: an ordinary socket is bound to it for a moment. So it is by TCP
+alone: what comes in by UDP only the witness of packets tells from what others send, and that needs
+the right, too.
 """
 
 from __future__ import annotations
@@ -34,14 +36,34 @@ _WINDOW = 64_240
 
 
 def open_with_raw_socket(
-    local: str, local_port: int, remote: str, remote_ports: tuple[int, ...], hops: int
+    local: str,
+    local_port: int,
+    remote: str,
+    remote_ports: tuple[int, ...],
+    hops: int,
+    *,
+    udp: bool = False,
 ) -> None:
-    """Send SYNs written by hand; IPv4 only. Raises OSError, EPERM without the right to."""
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
+    """Send SYNs or empty datagrams written by hand; IPv4 only.
+
+    Raises OSError, EPERM without the right to.
+    """
+    number = socket.IPPROTO_UDP if udp else socket.IPPROTO_TCP
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, number) as sock:
         limit_hops(sock, hops)
         sock.bind((local, 0))
         for port in remote_ports:
-            sock.sendto(_segment(local, local_port, remote, port), (remote, 0))
+            packet = (_datagram if udp else _segment)(local, local_port, remote, port)
+            sock.sendto(packet, (remote, 0))
+
+
+def _datagram(local: str, local_port: int, remote: str, remote_port: int) -> bytes:
+    """Return an empty UDP datagram (RFC 768) with its checksum."""
+    head = struct.pack(">HHHH", local_port, remote_port, 8, 0)
+    pseudo = socket.inet_aton(local) + socket.inet_aton(remote)
+    pseudo += struct.pack(">BBH", 0, socket.IPPROTO_UDP, len(head))
+    # 0 would say that there is none.
+    return head[:6] + struct.pack(">H", _checksum(pseudo + head) or 0xFFFF)
 
 
 def _segment(local: str, local_port: int, remote: str, remote_port: int) -> bytes:

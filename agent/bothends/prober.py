@@ -739,7 +739,7 @@ class Prober:
         item = _Try(probe, own, hops, started=self._recorder.clock())
         (self._short if hops else self._tries).append(item)
         if probe.transport == "udp":
-            self._send(item)
+            self._send(item, local_port)
             return
         try:
             kind, name = name_of(probe.address, probe.port)
@@ -763,10 +763,10 @@ class Prober:
         else:
             self._fail(item, result, at_once=True)
 
-    def _send(self, item: _Try) -> None:
+    def _send(self, item: _Try, local_port: int = 0) -> None:
         """Send the one datagram of a try."""
         try:
-            item.sock = socket_to(item.probe)
+            item.sock = socket_to(item.probe, local_port)
         except OSError as error:
             self._fail(item, error.errno or 0, at_once=True)
             return

@@ -34,7 +34,7 @@ from .evidence import (
     SelfConnect,
     Sighting,
 )
-from .plan import ENOUGH, HALF_OPEN, LOSS, SAMPLE
+from .plan import BURST, ENOUGH, HALF_OPEN, LOSS, SAMPLE
 from .shares import Loss, Paths, rounds_of, view_loss, view_paths
 from .stages import Stage
 from .tags import is_tag
@@ -620,7 +620,7 @@ def _read_meanwhile(table: Evidence, attempts: Iterable[Attempt], address: str) 
     name = f"{'Udp6' if family(bare(address)) == 6 else 'Udp'}.InDatagrams"
     read = [(s, row) for s in table.samples if s.times and (row := s.values.get(name))]
     single = [part for part in read if part[0].round in tried]
-    bursts = [part for part in read if part[0].round not in tried]
+    bursts = [part for part in read if part[0].round in rounds_of((BURST,), table)]
     count = sum(row[-1] - row[0] for _, row in single)
     # What bothends itself read there is of its contact.
     ours = (part[0].values.get(f"own.{name}", (0,)) for part in single)

@@ -371,8 +371,7 @@ def pinhole_rounds(
     silent = [
         probe
         for probe, tally in tallies
-        if probe.transport == "tcp"
-        and bare(probe.address) not in here
+        if bare(probe.address) not in here
         and 0 < tally.silent == tally.attempts
         and not (tally.mapped or tally.arrived or tally.delivered)
     ]
@@ -404,8 +403,9 @@ def mapped_rounds(
     probes = tuple(
         probe
         for probe, tally in tallies
-        if probe.transport == "tcp"
-        and bare(probe.address) not in here
+        if bare(probe.address) not in here
+        # By UDP whoever answers may be the destination: no socket's row would show it.
+        and (probe.transport == "tcp" or not tally.connected)
         and not tally.delivered
         and not tally.arrived
     )[:MAX_MAPPED]
@@ -471,14 +471,16 @@ def loss_rounds(
 def unseen_through_mapping(tried: Sequence[Tried], seen: Sequence[SeenPort]) -> list[Probe]:
     """Return the probes of which nobody saw whether they came in through the mapping.
 
-    Nothing came of them, and the observer has no right to see packets: the counters are left,
-    and what it takes to read them is a burst.
+    Nothing came of them, and the observer has no right to see packets; or they are of UDP, where
+    whoever answers need not be the destination. The counters are left, and what it takes to read
+    them is a burst.
     """
     dark = {(bare(s.address), s.port) for s in seen if s.arrived is None and not s.delivered}
     return [
         item.probe
         for item in tried
-        if (bare(item.probe.address), item.probe.port) in dark and item.silent == item.attempts
+        if (bare(item.probe.address), item.probe.port) in dark
+        and (item.silent == item.attempts or item.probe.transport == "udp")
     ]
 
 
@@ -492,7 +494,7 @@ def well_formed(plan: RoundPlan) -> bool:
     transports = {probe.transport for probe in plan.probes}
     if len(transports) > 1 or not transports <= set(TRANSPORTS):
         return False
-    if "udp" in transports and plan.kind not in (CONNECT, BURST):
+    if "udp" in transports and plan.kind in (SAMPLE, LOSS):
         return False
     if plan.kind == CONNECT:
         return not plan.pattern and not plan.local_ports

@@ -593,6 +593,16 @@ def _came_in(attempt: Attempt, table: Evidence, port: int) -> bool:
     """Whether the destination saw this very request, or its own listener spoke to the source."""
     if attempt.spoke == "challenge":
         return True
+    if attempt.transport == "udp":
+        # The router lets in only what is from the port for which it was opened.
+        ends = (attempt.local_port, port)
+        return any(
+            s.way == "in"
+            and s.transport == "udp"
+            and s.icmp is None
+            and (s.source_port, s.destination_port) == ends
+            for s in table.sightings
+        )
     tagged = any(
         s.way == "in" and s.mss == attempt.tag and s.destination_port == port
         for s in table.sightings

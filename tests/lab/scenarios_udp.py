@@ -16,6 +16,7 @@ from . import cards, faults, network, networks, ways
 from .faults import ADMIN, PORT_UNREACHABLE, Fault, Rules, rules
 from .grading import Expected, blocked, both_ways, open_, undetermined
 from .homes import (
+    CARRIER,
     CARRIER_NAT,
     INSIDE,
     NOBODY_INSIDE,
@@ -85,10 +86,17 @@ PICKY = Udp(mode="picky")
 Part = tuple[str, tuple[Service, ...], tuple[Fault, ...], Expected]
 
 
-def anyone(name: str, expected: Expected, *, ports: str = UDP, **row: Any) -> Iterator[Scenario]:
-    """A row of this table, privileged and for ordinary users."""
+def anyone(
+    name: str,
+    expected: Expected,
+    *,
+    ports: str = UDP,
+    users: Expected | None = None,
+    **row: Any,
+) -> Iterator[Scenario]:
+    """A row of this table, privileged and for ordinary users, who can say as much or `users`."""
     yield from with_users(
-        Scenario(name=f"udp-{name}", expected=expected, issue=ISSUE, ports=ports, **row)
+        Scenario(name=f"udp-{name}", expected=expected, issue=ISSUE, ports=ports, **row), users
     )
 
 
@@ -499,11 +507,13 @@ def _at_home(
     services: tuple[Any, ...] = (ECHO,),
     target: tuple[str, ...] = TARGET,
     forwards: tuple[str, ...] = (f"{REQUEST} counter dnat ip to {INSIDE}",),
+    users: Expected | None = None,
     **options: Any,
 ) -> Iterator[Scenario]:
     yield from anyone(
         f"nat-{name}",
         expected,
+        users=users,
         network=Homes(forwards=forwards, **options),
         services=(AT_MEETING_POINT, *services),
         faults=put,
@@ -544,13 +554,23 @@ def _forwarded_by_nat() -> Iterator[Scenario]:
 
 
 def _not_forwarded_by_nat() -> Iterator[Scenario]:
-    yield from _at_home("not-forwarded", undetermined(NO_FORWARD), forwards=())
+    # What only an opening from inside tells, nobody sees without privilege.
+    unknown = undetermined(NO_FORWARD)
+    yield from _at_home("not-forwarded", blocked(NO_FORWARD), users=unknown, forwards=())
     yield from _at_home(
         "not-forwarded+not-running",
-        blocked(NOT_RUNNING, also=[NO_FORWARD]),
+        blocked(NO_FORWARD, NOT_RUNNING),
+        users=blocked(NOT_RUNNING, also=[NO_FORWARD]),
         forwards=(),
         services=(),
     )
+    yield from _at_home(
+        "carrier-drop",
+        undetermined(NETWORK_DROP),
+        rules("carrier", "forward", f"{REQUEST} counter drop"),
+        upstream=CARRIER,
+    )
+    yield from _at_home("carrier-open", open_(), upstream=CARRIER)
     for how in (PORT_UNREACHABLE, ADMIN):
         yield from _at_home(
             f"not-forwarded-{how.split()[1].split('-')[0]}",

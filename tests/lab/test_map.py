@@ -54,6 +54,7 @@ class How:
     faults: Sequence[Fault] = ()
     destination: tuple[str, ...] = ("--map",)
     source: tuple[str, ...] = TARGET
+    ports: str = "4242"
 
 
 def home(stage: Stage) -> Host:
@@ -68,6 +69,7 @@ def prepared(lab: Lab, how: How, *, as_user: bool) -> tuple[Stage, Scenario]:
         network=how.homes,
         services=(functools.partial(meeting_point, on="public", address=PUBLIC), *how.services),
         faults=tuple(how.faults),
+        ports=how.ports,
         peers=frozenset(),
         users=BOTH if as_user else frozenset(),
         source_args=(*MEET, *how.source),
@@ -142,6 +144,37 @@ def test_without_upnp(lab: Lab, *, as_user: bool) -> None:
     router = functools.partial(igd.miniupnpd, upnp=False)
     stage, result = judged(lab, dataclasses.replace(FIXED, router=router), as_user=as_user)
     assert CAME_IN.format("PCP") in said(result)
+    assert igd.mapped(home(stage)) == []
+
+
+BY_UDP = dataclasses.replace(FIXED, ports="udp:4242", services=(Service(udp=True),))
+
+
+@everybody
+@pytest.mark.parametrize("protocol", ["PCP", "UPnP"])
+def test_it_is_the_forward_of_udp(lab: Lab, protocol: str, *, as_user: bool) -> None:
+    router = functools.partial(igd.miniupnpd, natpmp=protocol == "PCP", upnp=protocol == "UPnP")
+    stage, result = judged(lab, dataclasses.replace(BY_UDP, router=router), as_user=as_user)
+    assert confidence(result, NO_FORWARD) == "proven"
+    assert CAME_IN.format(protocol) in said(result)
+    assert igd.mapped(home(stage)) == []
+
+
+@everybody
+def test_a_forward_of_udp_may_stay(lab: Lab, *, as_user: bool) -> None:
+    how = dataclasses.replace(BY_UDP, expected=open_(), destination=("--map", "--keep-map"))
+    stage, result = judged(lab, how, as_user=as_user)
+    assert "The router forwards UDP port 4242 to this computer" in result.stderr
+    (mapping,) = igd.mapped(home(stage))
+    assert "0x11 th dport 4242" in mapping, "protocol 17"
+
+
+@everybody
+def test_behind_the_forward_of_udp_the_own_filter(lab: Lab, *, as_user: bool) -> None:
+    drop = faults.rules("destination", "input", "udp dport 4242 counter drop")
+    expected = blocked(NO_FORWARD, DESTINATION_DROP)
+    how = dataclasses.replace(BY_UDP, faults=(drop,), expected=expected)
+    stage, _ = judged(lab, how, as_user=as_user)
     assert igd.mapped(home(stage)) == []
 
 
