@@ -143,7 +143,7 @@ async def test_a_record_that_does_not_open_ends_the_link_and_not_the_session(
         ([(0.0, 0), (0.5, LOSSES - 1)], LOST_SECONDS),
         ([(0.0, 0), (0.1, 9), (9.0, 9), (9.5, 9)], LOST_SECONDS),
         # A few of many.
-        ([(at / 10, LOSSES if at > 3 else 0) for at in range(10)], LOST_SECONDS),
+        ([(at / 10, LOSSES if at > 3 else 0) for at in range(2 * LOSSES + 2)], LOST_SECONDS),
         ([(0.0, 0), (0.5, LOSSES)], LOSSY * LOST_SECONDS),
         # Another link took over, and counts from its own beginning.
         ([(0.0, 7), (0.5, 1), (1.0, LOSSES)], LOSSY * LOST_SECONDS),

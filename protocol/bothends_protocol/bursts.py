@@ -210,17 +210,24 @@ def _total(samples: Samples, plus: Sequence[str], minus: Sequence[str]) -> list[
 
 
 def follows(
-    burst: Burst, samples: Samples, plus: Sequence[str], minus: Sequence[str] = ()
+    burst: Burst,
+    samples: Samples,
+    plus: Sequence[str],
+    minus: Sequence[str] = (),
+    *,
+    late: bool = False,
 ) -> bool | None:
     """Return whether the counters `plus` together, less those of `minus`, counted the burst.
 
-    None where it cannot be told.
+    With `late` also where they counted each packet when some program got to run. That is for
+    what stands still but for the burst: as many others within the same quarter of a second would
+    pass for it. None where it cannot be told.
     """
     total = _total(samples, plus, minus)
     found = None if total is None else fit(burst, samples, total)
     if total is None or found is None:
         return None
-    if _each_once(burst, samples.times, total):
+    if late and _each_once(burst, samples.times, total):
         return True
     if MOST > found.slope > PASSED and found.slope > SURE * found.error and found.steady:
         return True

@@ -264,15 +264,18 @@ class _Host:
 
     def _kept(self, *, v6: bool) -> bool | None:
         if f"{self._ip}.OutTransmits" in self._samples.values:
+            # Nothing but an outbound filter keeps any of these; a program may answer late.
             return self._gap(
-                [f"{self._ip}.OutRequests", self._forwarded], [f"{self._ip}.OutTransmits"]
+                [f"{self._ip}.OutRequests", self._forwarded],
+                [f"{self._ip}.OutTransmits"],
+                late=True,
             )
         if v6 or self._udp:
             return self.passed(f"{self._ip}.OutDiscards") if self._udp else None
         return self._gap(["Tcp.OutSegs", self._forwarded], ["Ip.OutRequests"])
 
-    def _gap(self, plus: Sequence[str], minus: Sequence[str]) -> bool | None:
-        told = follows(self._sent, self._samples, plus, minus)
+    def _gap(self, plus: Sequence[str], minus: Sequence[str], *, late: bool = False) -> bool | None:
+        told = follows(self._sent, self._samples, plus, minus, late=late)
         if told and follows(self._sent, self._samples, plus):
             lost = measure(self._sent, self._samples, plus, minus)
             came = measure(self._sent, self._samples, plus)
@@ -339,7 +342,8 @@ class _Host:
         if not self._udp:
             return None
         sent = self.passed(f"{self._udp}.OutDatagrams")
-        return True if self.kept else _any(sent, self.passed(f"{self._ip}.OutDiscards"))
+        discarded = follows(self._sent, self._samples, [f"{self._ip}.OutDiscards"], late=True)
+        return True if self.kept else _any(sent, discarded)
 
     def arrived(self, *, taken: bool | None, forwarded: bool | None) -> bool | None:
         """Whether the burst reached this host's card."""

@@ -21,14 +21,15 @@ from typing import NamedTuple
 from . import faults, network
 from .faults import ADMIN, PORT_UNREACHABLE, RESET, Fault
 from .grading import Expected, Grade
-from .homes import INSIDE, PUBLIC, Homes
-from .network import DESTINATION_PUBLIC, Builder, Stage
+from .homes import CARRIER, CARRIER_NAT, INSIDE, PUBLIC, SECOND_ROUTER, Homes
+from .network import DESTINATION_PUBLIC, SOURCE_PUBLIC, Builder, Stage
 from .rows import (
     BACKLOG_FULL,
     CLOSES,
     DESTINATION_DROP,
     DESTINATION_REJECT,
     DESTINATION_REPLY,
+    DOUBLE,
     HUNG,
     LOOPBACK_ONLY,
     LOSS,
@@ -36,6 +37,7 @@ from .rows import (
     NETWORK_DROP,
     NETWORK_REJECT,
     NO_FORWARD,
+    NO_HAIRPIN,
     NOT_RUNNING,
     REPLY_LOST,
     SOURCE_DROP,
@@ -78,24 +80,42 @@ _NETWORKS = (
     Place("lan6", network.lan6),
     Place("routed1", functools.partial(network.routed, routers=1), routed=True),
     Place("routed3", functools.partial(network.routed, routers=3), routed=True),
+    Place("routed6", functools.partial(network.routed6, routers=2), routed=True),
 )
 
 _BY_BOTH = "meta l4proto {{ tcp, udp }} th dport"
 
-_HOMES = tuple(
+_FORWARD, _ELSEWHERE = (f"{_BY_BOTH} {port} dnat ip to {INSIDE}" for port in (4242, 4243))
+
+_HOMES = (
+    *(
+        Place(f"{name}{kind}", Homes(forwards=(rule,), others=others), homes=True, trouble=trouble)
+        for name, rule, trouble in (
+            ("home", _FORWARD, None),
+            ("closed-home", _ELSEWHERE, NO_FORWARD),
+        )
+        for kind, others in (("", "drop"), ("-refuses", f"reject with {PORT_UNREACHABLE}"))
+    ),
+    *(
+        Place(name, Homes(forwards=(_FORWARD,), upstream=upstream), homes=True, trouble=DOUBLE)
+        for name, upstream in (("carrier-nat", CARRIER_NAT), ("second-router", SECOND_ROUTER))
+    ),
+    Place("carrier", Homes(forwards=(_FORWARD,), upstream=CARRIER), homes=True),
+    Place("from-public", Homes(forwards=(_FORWARD,), source=SOURCE_PUBLIC), homes=True),
     Place(
-        f"{name}{kind}",
-        Homes(
-            forwards=(f"meta l4proto {{{{ tcp, udp }}}} th dport {port} dnat ip to {INSIDE}",),
-            others=others,
-        ),
+        "scrambled",
+        Homes(forwards=(_FORWARD,), scramblers=frozenset({"home1", "home2"})),
         homes=True,
-        trouble=trouble,
-    )
-    for name, port, trouble in (("home", 4242, None), ("closed-home", 4243, NO_FORWARD))
-    for kind, others in (("", "drop"), ("-refuses", f"reject with {PORT_UNREACHABLE}"))
+    ),
+    Place("one-home", Homes(forwards=(_FORWARD,), one_home=True, hairpin="full"), homes=True),
+    Place(
+        "no-hairpin",
+        Homes(forwards=(_FORWARD,), one_home=True, hairpin="half"),
+        homes=True,
+        trouble=NO_HAIRPIN,
+    ),
 )
-"""Those of routers that forward the port, or another one."""
+"""Their routers forward the port, or another one; some are behind a carrier's or a second one."""
 
 _SERVICES: Served = (
     ("echo", (Service(bind=("::",), dual=True),), None),
