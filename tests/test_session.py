@@ -819,7 +819,7 @@ def test_an_opening_that_was_not_agreed_to_is_refused(
     assert session.rounds == []
 
 
-@pytest.mark.parametrize(("plan", "most"), [(OPENING, 2 * MAX_PINHOLES), (ASKING, 2)])
+@pytest.mark.parametrize(("plan", "most"), [(OPENING, 2 * MAX_PINHOLES), (ASKING, 4)])
 def test_a_router_is_opened_a_few_times_in_a_run_whatever_the_leader_wants(
     plan: RoundPlan, most: int
 ) -> None:

@@ -368,7 +368,7 @@ def test_a_filter_that_lets_single_datagrams_through_is_not_blamed() -> None:
         assert codes(check) == expected
 
 
-@pytest.mark.parametrize(("lost", "blamed"), [(0, False), (3, True)])
+@pytest.mark.parametrize(("lost", "blamed"), [(0, False), (3, True), (-3, True)])
 def test_single_datagrams_are_lost_where_a_burst_is(lost: int, *, blamed: bool) -> None:
     """Where IP handed all of the single ones on, it is the number that the filter minds."""
     source, destination = map(by_udp, fates(UNANSWERED).evidence())
@@ -643,6 +643,14 @@ def test_a_router_is_opened_for_datagrams_that_nobody_answers() -> None:
     for kind in ("sample", "loss"):
         plan = RoundPlan(number=1, kind=kind, prober="source", attempts=3, probes=(away,))
         assert not well_formed(plan)
+
+
+def test_the_ports_of_each_transport_are_mapped_in_a_round_of_their_own() -> None:
+    silent = Tally(attempts=3, silent=3)
+    probes = [Probe(transport=t, address=PUBLIC, port=PORT) for t in ("tcp", "udp")]
+    plans = mapped_rounds(5, "source", [(probe, silent) for probe in probes], [THERE])
+    assert [(plan.number, plan.probes) for plan in plans] == [(5, (probes[0],)), (6, (probes[1],))]
+    assert all(map(well_formed, plans))
 
 
 def test_who_answers_through_a_mapping_need_not_be_the_destination() -> None:

@@ -322,11 +322,15 @@ class Prober:
     async def _through_pinhole(
         self, plan: RoundPlan, *, own: Mapping[Probe, bool], rtt: float
     ) -> None:
-        """Connect from the ports for which the other side has opened its router from inside."""
+        """Connect from the ports for which the other side has opened its router from inside.
+
+        By UDP nobody knows whom a datagram reaches behind a router: no request goes there.
+        """
         ports = iter(plan.local_ports)
         for probe in plan.probes:
+            mine = own[probe] and not (probe.transport == "udp" and self._is_foreign(probe))
             for _ in range(plan.attempts):
-                self._start(probe, own=own[probe], local_port=next(ports, 0))
+                self._start(probe, own=mine, local_port=next(ports, 0))
         await self._settle(SETTLE_SECONDS + 2 * rtt)
         if self._afar(plan):
             await self._settle(self._far_seconds(plan))

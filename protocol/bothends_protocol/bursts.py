@@ -9,7 +9,8 @@ follows nothing.
 
 `follows` fits each counter's increments to the SYNs that were really sent in
 the same time, at every lag that the readings cover. It answers True or False
-only where the fit is far outside what noise does, else None: not known.
+only where the fit is far outside what noise does, else None: not known. What
+nothing but the burst moves may also have counted it late, packet for packet.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import math
 import operator
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 
 import msgspec
@@ -247,12 +248,19 @@ def _each_once(burst: Burst, times: Sequence[float], readings: Sequence[int]) ->
     if times[0] > sends[0] or times[-1] < sends[-1] + _LATE:
         return False
     spare = _SPARE * len(sends)
-    return all(
-        bisect_right(sends, at - _LATE) - spare
-        <= value - readings[0]
-        <= bisect_right(sends, at + _MARK_LATE) + spare
-        for at, value in zip(times, readings, strict=True)
-    )
+
+    def fits(counted: Iterable[float]) -> bool:
+        return all(
+            bisect_right(sends, at - _LATE) - spare
+            <= value
+            <= bisect_right(sends, at + _MARK_LATE) + spare
+            for at, value in zip(times, counted, strict=True)
+        )
+
+    first, whole = readings[0], readings[-1] - readings[0]
+    evenly = (whole * (at - times[0]) / (times[-1] - times[0]) for at in times)
+    # Where a steady stream would pass as well, it may be one.
+    return fits(value - first for value in readings) and not fits(evenly)
 
 
 def _interpolate(times: Sequence[float], readings: Sequence[int]) -> list[float]:

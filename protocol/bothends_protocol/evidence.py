@@ -582,9 +582,10 @@ class NatBehaviour(_Record, frozen=True):
 
 
 class Pinhole(_Record, frozen=True):
-    """A SYN that the observer sent from the tested port, to open its own router from inside.
+    """What the observer sent from the tested port, to open its own router from inside.
 
-    Its time to live ends on the way, so that it opens the router and meets nobody.
+    A SYN or an empty datagram. Its time to live ends on the way, so that it opens the router and
+    meets nobody.
     """
 
     round: int

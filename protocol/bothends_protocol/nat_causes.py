@@ -31,7 +31,7 @@ def not_forwarded(j: Journey, n: Translation) -> bool | None:
     """The router has no rule for the port."""
     if n.other_port is not None or n.unmasked:
         return False
-    if n.mapped_at is not None and not n.through_mapping:
+    if n.mapped_at is not None and (n.single or not n.through_mapping):
         # It is passed on: of two routers the inner one may have no rule.
         return False if n.single else None
     if _lets_in_when_opened(n):
@@ -49,7 +49,15 @@ def _lets_in_when_opened(n: Translation) -> bool:
     It let them in when it was asked to forward, or where it was opened from inside. The latter,
     where there are two routers, opens both, and a carrier may refuse them, too.
     """
-    return bool(n.through_mapping or (n.through_pinhole and n.single and _says_nothing(n)))
+    return _forwarded_at_last(n) or bool(n.through_pinhole and n.single and _says_nothing(n))
+
+
+def _forwarded_at_last(n: Translation) -> bool:
+    """Whether only the rule that the router was asked for brings requests in.
+
+    One that passed the port on before had a rule already: it led somewhere else.
+    """
+    return bool(n.through_mapping and not (n.single and n.mapped_at is not None))
 
 
 def _refused_by_holder(j: Journey, n: Translation) -> bool:
@@ -71,7 +79,7 @@ def _refused_by_holder(j: Journey, n: Translation) -> bool:
 
 def to_another_machine(j: Journey, n: Translation) -> bool | None:
     """The router passes the port on, and not to the destination."""
-    if n.through_mapping or n.other_port is not None or n.unmasked:
+    if _forwarded_at_last(n) or n.other_port is not None or n.unmasked:
         return False
     if n.mapping is not None and n.mapping.client is not None and n.mapping.enabled:
         if n.to_destination or _same_machine(n):
@@ -233,7 +241,8 @@ def kept_on_the_way(j: Journey, n: Translation) -> bool | None:
         return False
     if n.together:
         return None if n.mapped_at is not None or not n.way.asked else False
-    forwarded = n.to_destination or n.through_mapping is False
+    # A rule of before may win over the one that was asked for.
+    forwarded = n.to_destination or (n.through_mapping is False and n.mapped_at is None)
     gone = j.furthest >= Stage.LEFT and missed(j)
     # Behind one router with the source, it is that router which does not lead back.
     far = n.together is False or n.from_afar

@@ -34,7 +34,7 @@ from .evidence import (
     SelfConnect,
     Sighting,
 )
-from .plan import BURST, ENOUGH, HALF_OPEN, LOSS, SAMPLE
+from .plan import ENOUGH, HALF_OPEN, LOSS, SAMPLE
 from .shares import Loss, Paths, rounds_of, view_loss, view_paths
 from .stages import Stage
 from .tags import is_tag
@@ -582,33 +582,42 @@ def observe(
         destination_rules=_rules(table, (transport, landing or address, port)),
         forwarding=forwarding,
         answered_from=_answered_from(attempts, source, table, key),
-        limited=table is not None
-        and (
-            _came_in_singly(table, attempts, address, burst)
-            or _read_meanwhile(table, attempts, address)
-        ),
+        limited=table is not None and _limited(table, attempts, address, burst),
     )
+
+
+def _limited(
+    table: Evidence, attempts: Sequence[Attempt], address: str, burst: BurstView | None
+) -> bool:
+    came = _came_in_singly(table, attempts, address, burst)
+    return _read_meanwhile(table, attempts, address) if came is None else came
 
 
 def _came_in_singly(
     table: Evidence, attempts: Iterable[Attempt], address: str, burst: BurstView | None
-) -> bool:
-    """Whether a burst was lost inside the destination, and of the single datagrams hardly one.
+) -> bool | None:
+    """Whether of the single datagrams hardly one was lost where a burst was, or all: True, False.
 
-    Both would be lost at the same place, if it were a filter that lets none through.
+    Both are lost at the same place, if it is a filter that lets none through. None where it
+    cannot be told.
     """
     tried = Counter(a.round for a in attempts if a.transport == "udp")
     if not tried or burst is None or not burst.received:
-        return False
+        return None
     six = family(bare(address)) == 6
     lost = [lost_inside(s, v6=six) for s in table.samples if s.times and s.round in tried]
     told = [count for count in lost if count is not None]
-    return len(told) == len(tried) and _HARDLY * sum(told) < tried.total()
+    # Where packets are wrapped into others, each is handed on more than once.
+    if len(told) < len(tried) or min(told) < 0:
+        return None
+    if _HARDLY * sum(told) < tried.total():
+        return True
+    return False if _HARDLY * abs(sum(told) - tried.total()) < tried.total() else None
 
 
 _HARDLY = 4
-"""Of so many datagrams fewer than one must be missing: where the way loses 40 %, so few of six that
-a filter drops reach it in 4 of 100 runs."""
+"""Of so many datagrams fewer than one must be missing, or too many: where the way loses 40 %, so
+few of six that a filter drops reach it in 4 of 100 runs."""
 
 
 def _read_meanwhile(table: Evidence, attempts: Iterable[Attempt], address: str) -> bool:
@@ -620,7 +629,7 @@ def _read_meanwhile(table: Evidence, attempts: Iterable[Attempt], address: str) 
     name = f"{'Udp6' if family(bare(address)) == 6 else 'Udp'}.InDatagrams"
     read = [(s, row) for s in table.samples if s.times and (row := s.values.get(name))]
     single = [part for part in read if part[0].round in tried]
-    bursts = [part for part in read if part[0].round in rounds_of((BURST,), table)]
+    bursts = [part for part in read if len(part[0].times) > 2]  # not once at each end
     count = sum(row[-1] - row[0] for _, row in single)
     # What bothends itself read there is of its contact.
     ours = (part[0].values.get(f"own.{name}", (0,)) for part in single)
@@ -677,15 +686,19 @@ def _answered_from(
         *((s, "in") for s in (() if source is None else source.sightings)),
         *((s, "out") for s in (table.sightings if table is not None and own else ())),
     )
-    return frozenset(
-        bare(s.source)
+    found = {
+        (bare(s.source), s.destination_port)
         for s, way in seen
         if s.way == way
         and s.icmp is None
         and s.source_port == port
         and bare(s.source) != bare(address)
         and (bare(s.destination), s.destination_port) in tried
-    )
+    }
+    # One alone may be the answer to another address's burst, from a port that comes up twice.
+    enough = min(2, len(tried))
+    count = Counter(who for who, _ in found)
+    return frozenset(who for who, ports in count.items() if ports >= enough)
 
 
 def _of_transport(source: Evidence | None, transport: str) -> Evidence | None:

@@ -398,9 +398,12 @@ def _local_ports(entropy: Callable[[int], bytes], count: int) -> tuple[int, ...]
 def mapped_rounds(
     number: int, prober: str, tallies: Sequence[tuple[Probe, Tally]], own: Iterable[str]
 ) -> list[RoundPlan]:
-    """Return the round for which the observer's router is asked to forward the ports first."""
+    """Return the rounds for which the observer's router is asked to forward the ports first.
+
+    One for each transport, of `MAX_MAPPED` probes together.
+    """
     here = {bare(address) for address in own}
-    probes = tuple(
+    probes = [
         probe
         for probe, tally in tallies
         if bare(probe.address) not in here
@@ -408,10 +411,12 @@ def mapped_rounds(
         and (probe.transport == "tcp" or not tally.connected)
         and not tally.delivered
         and not tally.arrived
-    )[:MAX_MAPPED]
-    if not probes:
-        return []
-    return [RoundPlan(number=number, kind=MAPPED, prober=prober, attempts=CERTAIN, probes=probes)]
+    ][:MAX_MAPPED]
+    parts = (tuple(p for p in probes if p.transport == transport) for transport in TRANSPORTS)
+    return [
+        RoundPlan(number=number + index, kind=MAPPED, prober=prober, attempts=CERTAIN, probes=part)
+        for index, part in enumerate(filter(None, parts))
+    ]
 
 
 def sample_rounds(

@@ -75,7 +75,7 @@ from .plan import (
     unseen_through_mapping,
     well_formed,
 )
-from .ports import MAX_PORT, parse_ports
+from .ports import MAX_PORT, TRANSPORTS, parse_ports
 from .verdict import Verdict
 from .wire import compress, decompress
 
@@ -114,7 +114,7 @@ MAX_ROUND_ATTEMPTS = 32
 _MOST = {
     BURST: 3 * MAX_BURSTS * MAX_SAME_BURSTS,
     PINHOLE: 2 * MAX_PINHOLES,
-    MAPPED: 2,
+    MAPPED: 2 * len(TRANSPORTS),
     SAMPLE: 2 * MAX_SAMPLED,
     LOSS: 2 * MAX_MEASURED,
 }

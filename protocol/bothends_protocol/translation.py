@@ -580,7 +580,21 @@ def _through_pinhole(source: Evidence, table: Evidence, key: tuple[str, str, int
     tried = [a for a in _attempts(source, key) if a.round in rounds]
     if not tried:
         return None
-    if any(_came_in(a, table, key[2]) for a in tried):
+    if key[0] == "udp":
+        pinholes = [p for p in table.pinholes if p.round in rounds and p.transport == "udp"]
+        through = {(p.round, p.remote_port, bare(p.remote)) for p in pinholes}
+        known = {(a.round, a.local_port) for a in tried}
+        came = any(
+            (number, port) in known and _datagram_came(table, port, key[2], who)
+            for number, port, who in through
+        )
+        # What is forwarded anyway comes in as well: no word of a time run out need tell of it.
+        others = (a for a in _attempts(source, key) if a.round not in helped_rounds(source, table))
+        if any(_datagram_came(table, a.local_port, key[2]) for a in others):
+            return None
+    else:
+        came = any(_came_in(a, table, key[2]) for a in tried)
+    if came:
         return True
     if any(a.outcome != "silent" for a in tried):
         return None  # somebody answered in the destination's place
@@ -593,16 +607,6 @@ def _came_in(attempt: Attempt, table: Evidence, port: int) -> bool:
     """Whether the destination saw this very request, or its own listener spoke to the source."""
     if attempt.spoke == "challenge":
         return True
-    if attempt.transport == "udp":
-        # The router lets in only what is from the port for which it was opened.
-        ends = (attempt.local_port, port)
-        return any(
-            s.way == "in"
-            and s.transport == "udp"
-            and s.icmp is None
-            and (s.source_port, s.destination_port) == ends
-            for s in table.sightings
-        )
     tagged = any(
         s.way == "in" and s.mss == attempt.tag and s.destination_port == port
         for s in table.sightings
@@ -615,6 +619,18 @@ def _came_in(attempt: Attempt, table: Evidence, port: int) -> bool:
         for row in table.connections
     )
     return tagged or rows
+
+
+def _datagram_came(table: Evidence, source_port: int, port: int, source: str = "") -> bool:
+    """Whether a datagram between these ports came to the destination, from `source` if given."""
+    return any(
+        s.way == "in"
+        and s.transport == "udp"
+        and s.icmp is None
+        and (s.source_port, s.destination_port) == (source_port, port)
+        and source in ("", bare(s.source))
+        for s in table.sightings
+    )
 
 
 def _opened(table: Evidence, transport: str, port: int) -> OpenedMapping | None:
