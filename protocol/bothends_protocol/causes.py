@@ -68,6 +68,8 @@ class PathCause(msgspec.Struct, frozen=True):
     """The one action that would tell it from the other candidates."""
     likely: Callable[[Journey], bool] = lambda _j: False
     """Whether what confirms it is no witness, so that it is never called proven."""
+    unseeing: str = ""
+    """What would tell it as well, where the destination sees no packets."""
 
 
 class ServiceCause(msgspec.Struct, frozen=True):
@@ -443,9 +445,9 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         (Stage.LEFT, Stage.ARRIVED),
         _ANY,
         _behind_nat(not_forwarded),
-        "Look at the port forwarding of the router in front of the destination, or run bothends "
-        "there as root: it then opens the router from inside for a moment, and sees whether "
-        "requests come in.",
+        "Look at the port forwarding of the router in front of the destination.",
+        unseeing="Or run bothends on the destination as root: it then opens the router from "
+        "inside for a moment, and sees whether requests come in.",
     ),
     PathCause(
         "nat.double",

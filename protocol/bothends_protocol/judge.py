@@ -632,7 +632,11 @@ def _decide(j: Journey, left: Sequence[PathCause]) -> str:
     if not left:
         return _NOTHING_FITS
     seen = j.source_packets and j.destination_packets
-    steps = [cause.decide for cause in left if not (seen and cause.decide.startswith(_TO_SEE))]
+    steps = [
+        cause.decide if j.destination_packets else f"{cause.decide} {cause.unseeing}".rstrip()
+        for cause in left
+        if not (seen and cause.decide.startswith(_TO_SEE))
+    ]
     step = steps[0] if steps else _NOTHING_MORE
     return step.replace("connection requests", "datagrams") if j.transport == "udp" else step
 

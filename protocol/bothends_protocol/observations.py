@@ -1200,6 +1200,8 @@ class _Matcher:
         own = frozenset() if table is None else _addresses(table)
         self.foreign = table is not None and bare(attempt.address) not in own
         """Whether a router must translate the address, so that it is another one in the end."""
+        self._led_back = self.foreign and around.together is True
+        """Whether the router may send the request back inside with the source's own address."""
         if self.foreign and table is not None and around.together is not False:
             # What a router leads back inside it sends in its own name.
             routers = [r.gateway for r in table.routes] + [w.router for w in table.router_words]
@@ -1225,11 +1227,20 @@ class _Matcher:
         # At another port of the destination it is not where it was sent to.
         if any(s.destination_port == self.attempt.port or way == "out" for s in mine):
             return True
+        if way == "in" and any(self._is_led_back(s) for s in requests):
+            return True
         if way == "in" and any(self._may_be_mine(s) for s in requests):
             return None
         if way == "in" and self._came_from_somewhere(requests):
             return None
         return False
+
+    def _is_led_back(self, s: Sighting) -> bool:
+        """Whether it is the request by UDP as one router leads it back inside, untranslated."""
+        a = self.attempt
+        mine = (bare(a.local_address), a.local_port, a.port)
+        ends = (bare(s.source), s.source_port, s.destination_port)
+        return a.transport == "udp" and self._led_back and ends == mine
 
     def _came_from_somewhere(self, requests: Iterable[Sighting]) -> bool:
         """Whether it may be the request by UDP, from an address of the source that nobody told."""

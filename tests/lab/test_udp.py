@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from . import agents, faults, serve
+from . import agents, faults, scenario, serve
 from .hosts import Host, Process
-from .network import Stage
+from .network import DESTINATION_PUBLIC, Stage
+from .scenarios import SCENARIOS
 from .services import Service
 from .test_saved import carried, combine, document, evidence
 
@@ -130,3 +131,29 @@ def test_two_that_never_met_claim_nothing_of_udp(stage: Stage) -> None:
         assert result.document["status"] == "no-contact"
     found = document(combine(carried(stage), "/run/A", "/run/B", "--json"))
     assert (found["status"], found["blockers"]) == ("undetermined", [])
+
+
+def test_what_a_router_leads_back_inside_is_known_where_it_comes_in() -> None:
+    """With the source's own address and port: the verdict does not say that none came."""
+    check = _outside("udp-nat-hairpin-half")
+    (blocker,) = check["blockers"]
+    assert blocker["code"] == "nat.no-hairpin"
+    came = [line for line in blocker["because"] if "reached the destination's network card" in line]
+    assert came
+    assert not any(line.startswith("0 of ") for line in came)
+
+
+def test_root_is_not_told_to_run_it_as_root() -> None:
+    for name, told in (("udp-nat-hairpin-none", False), ("udp-nat-hairpin-none@users", True)):
+        check = _outside(name)
+        assert check["next_step"]
+        assert ("as root" in check["next_step"]) is told
+
+
+def _outside(name: str) -> dict[str, Any]:
+    """Run a row of the lab's table; return the check of the public address."""
+    outcome = scenario.run(SCENARIOS[name])
+    document_ = outcome.results[0].document
+    assert document_ is not None, outcome.explain()
+    (found,) = (c for c in document_["checks"] if c["address"] == DESTINATION_PUBLIC)
+    return dict(found)
