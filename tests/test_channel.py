@@ -13,6 +13,7 @@ from bothends.channel import (
     BROKEN_SECONDS,
     LONGEST_TRIP,
     LOSSES,
+    LOSSES_OVER,
     LOSSY,
     LOST_SECONDS,
     STALLED_SECONDS,
@@ -144,7 +145,9 @@ async def test_a_record_that_does_not_open_ends_the_link_and_not_the_session(
         ([(0.0, 0), (0.1, 9), (9.0, 9), (9.5, 9)], LOST_SECONDS),
         # A few of many.
         ([(at / 10, LOSSES if at > 3 else 0) for at in range(2 * LOSSES + 2)], LOST_SECONDS),
-        ([(0.0, 0), (0.5, LOSSES)], LOSSY * LOST_SECONDS),
+        ([(0.0, 0), (LOSSES_OVER, LOSSES)], LOSSY * LOST_SECONDS),
+        # The first moments of a run.
+        ([(0.0, 0), (LOSSES_OVER - 0.1, LOSSES)], LOST_SECONDS),
         # Another link took over, and counts from its own beginning.
         ([(0.0, 7), (0.5, 1), (1.0, LOSSES)], LOSSY * LOST_SECONDS),
     ],

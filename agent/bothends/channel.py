@@ -53,11 +53,14 @@ LOSSY = 2
 """By how much longer that is where packets were lost before: at 40 % loss each way another way has
 to be noticed as missing and opened again in that time, and now and then that took longer."""
 
-LOSSES = 6
+LOSSES = 3
 """So many parts sent again in the last `LOST_SECONDS` before the silence, and half as many as were
 heard, are no busy computer and no loss of a few percent. Reckoned, and not measured: of parts that
-need an answer 64 % get none at 40 % in each direction, and 10 % at 5 %. Three were too few: a busy
-computer sends that many again in the first moments of a run, when it has hardly heard anything."""
+need an answer 64 % get none at 40 % in each direction, and 10 % at 5 %."""
+
+LOSSES_OVER = 1.0
+"""Seconds that these must have been heard over: in the first moments of a run a busy computer sends
+as many again, when it has hardly heard anything."""
 
 FINISH_SECONDS = 1.0
 """How long the last acknowledgements may take."""
@@ -245,7 +248,8 @@ class Channel:
         pairs = itertools.pairwise(count for _, count in self._resent)
         # A link that took over counts from its own beginning.
         again = sum(after - before if after >= before else after for before, after in pairs)
-        return again >= max(LOSSES, len(self._resent) / 2)
+        heard_over = self._resent[-1][0] - self._resent[0][0] if self._resent else 0.0
+        return heard_over >= LOSSES_OVER and again >= max(LOSSES, len(self._resent) / 2)
 
     def _take(self, data: bytes) -> None:
         message = self._conversation.receive(data)
