@@ -37,6 +37,7 @@ __all__ = [
     "follows",
     "make_pattern",
     "measure",
+    "readings_of",
 ]
 
 WINDOWS = 12
@@ -194,11 +195,11 @@ def measure(
 
     None where it cannot be told, or one of the counters does not exist there.
     """
-    total = _total(samples, plus, minus)
+    total = readings_of(samples, plus, minus)
     return None if total is None else fit(burst, samples, total)
 
 
-def _total(samples: Samples, plus: Sequence[str], minus: Sequence[str]) -> list[int] | None:
+def readings_of(samples: Samples, plus: Sequence[str], minus: Sequence[str]) -> list[int] | None:
     """Return the readings of `plus` together less those of `minus`, None where one is missing."""
     total = [0] * len(samples.times)
     for sign, names in ((1, plus), (-1, minus)):
@@ -224,7 +225,7 @@ def follows(
     what stands still but for the burst: as many others within the same quarter of a second would
     pass for it. None where it cannot be told.
     """
-    total = _total(samples, plus, minus)
+    total = readings_of(samples, plus, minus)
     found = None if total is None else fit(burst, samples, total)
     if total is None or found is None:
         return None

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from .addresses import bare, family
-from .bursts import follows, measure
+from .bursts import follows, measure, readings_of
 from .evidence import Burst, Evidence, Samples
 from .messages import Told
 from .stages import Stage
@@ -211,13 +211,8 @@ def lost_inside(samples: Samples, *, v6: bool) -> int | None:
     Of these counters other traffic cancels out, but for what is lost there itself. None where one
     does not exist.
     """
-    got, handed_on = _input_gap(samples, v6=v6)
-    rows = [(sign, samples.values.get(n)) for sign, ns in ((1, got), (-1, handed_on)) for n in ns]
-    return (
-        sum(sign * (row[-1] - row[0]) for sign, row in rows if row)
-        if all(row for _, row in rows)
-        else None
-    )
+    lost = readings_of(samples, *_input_gap(samples, v6=v6))
+    return lost[-1] - lost[0] if lost else None
 
 
 def _input_gap(samples: Samples, *, v6: bool) -> tuple[list[str], list[str]]:

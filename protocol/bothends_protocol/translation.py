@@ -589,7 +589,8 @@ def _through_pinhole(source: Evidence, table: Evidence, key: tuple[str, str, int
             for number, port, who in through
         )
         # What is forwarded anyway comes in as well: no word of a time run out need tell of it.
-        others = (a for a in _attempts(source, key) if a.round not in helped_rounds(source, table))
+        helped = helped_rounds(source, table)
+        others = (a for a in _attempts(source, key) if a.round not in helped)
         if any(_datagram_came(table, a.local_port, key[2]) for a in others):
             return None
     else:
