@@ -117,6 +117,7 @@ async def test_a_record_that_does_not_open_ends_the_link_and_not_the_session(
         redial=lambda: redialled.append(True),
         drop=lambda _: None,
         settle_again=lambda _: None,
+        without_datagrams=False,
     )
     channel = Channel(contact, SOURCE, delivered.append)
     first, second = StubLink(None), StubLink(None)
@@ -146,6 +147,8 @@ async def test_a_record_that_does_not_open_ends_the_link_and_not_the_session(
         # A few of many.
         ([(at / 10, LOSSES if at > 3 else 0) for at in range(2 * LOSSES + 2)], LOST_SECONDS),
         ([(0.0, 0), (LOSSES_OVER, LOSSES)], LOSSY * LOST_SECONDS),
+        # Many at once are one.
+        ([(0.0, 0), *[(LOSSES_OVER, LOSSES)] * (2 * LOSSES)], LOSSY * LOST_SECONDS),
         # The first moments of a run.
         ([(0.0, 0), (LOSSES_OVER - 0.1, LOSSES)], LOST_SECONDS),
         # Another link took over, and counts from its own beginning.
@@ -162,6 +165,7 @@ async def test_where_packets_were_lost_the_other_side_has_longer_to_come_again(
     monkeypatch.setattr(channel, "_now", lambda: clock[0])
     using = asyncio.ensure_future(channel._use(link, None))
     for clock[0], link.resent in heard:
+        link.heard = clock[0]
         link.peer.ping(0.0)
         link.said.put_nowait(link.peer.outgoing()[0])
         await turns()
@@ -183,7 +187,7 @@ async def test_the_source_waits_for_udp_where_tcp_had_to_send_something_again(
     monkeypatch: pytest.MonkeyPatch, resent: int, way: str
 ) -> None:
     monkeypatch.setitem(channel_module._AGAIN, DIRECT, 30.0)
-    contact: Any = SimpleNamespace(links=asyncio.Queue())
+    contact: Any = SimpleNamespace(links=asyncio.Queue(), without_datagrams=False)
     tcp, udp = StubLink(None), StubLink(None)
     tcp.resent, udp.way = resent, PUNCHED
     contact.links.put_nowait(tcp)
@@ -193,3 +197,16 @@ async def test_the_source_waits_for_udp_where_tcp_had_to_send_something_again(
     async with asyncio.timeout(20.0):
         link, first = await choosing
     assert (link.way, first) == (way, None)
+
+
+async def test_the_source_does_not_wait_for_udp_that_nobody_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(channel_module._AGAIN, DIRECT, 30.0)
+    contact: Any = SimpleNamespace(links=asyncio.Queue(), without_datagrams=True)
+    tcp = StubLink(None)
+    tcp.resent = 1
+    contact.links.put_nowait(tcp)
+    async with asyncio.timeout(20.0):
+        link, _ = await nominated(contact, SOURCE)
+    assert link.way == DIRECT

@@ -12,8 +12,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from bothends import contact as contact_module
+from bothends import link as link_module
 from bothends.channel import nominated
-from bothends.contact import MAX_DIALLED, MAX_NOTED, MAX_PER_STRANGER, MAX_TRIES, Contact
+from bothends.contact import (
+    MAX_DIALLED,
+    MAX_NOTED,
+    MAX_PER_STRANGER,
+    MAX_TRIES,
+    Contact,
+)
 from bothends.link import Link, LinkClosedError
 from bothends.streams import DIRECT
 from bothends_protocol.code import Code
@@ -505,6 +512,34 @@ async def test_a_broken_session_is_taken_up_again() -> None:
         assert again.keys is not None
         assert here.keys is not None
         assert again.keys.derive("x") != here.keys.derive("x")
+
+
+async def test_a_handshake_that_hangs_gets_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of connections cut where only the other end was told, this end hears nothing for long."""
+    monkeypatch.setattr(contact_module, "PAIRING_SECONDS", 0.01)
+    monkeypatch.setattr(link_module, "HANDSHAKE_SECONDS", 2 * GIVE_UP)
+    async with agents() as start:
+        source, destination, here, there = await settled(start)
+        here.abort()
+        there.abort()
+        deaf: list[asyncio.StreamWriter] = []
+        answer = destination._accepted
+
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            deaf.append(writer)
+            if len(deaf) == 3:
+                await answer(reader, deaf.pop())
+
+        destination._stop_listening()
+        server = await asyncio.start_server(hang, LOCAL, destination.control_port)
+        async with server:
+            # Two ways at once would not show which of the two was heard.
+            source._puncher.knock = lambda *_, **__: None  # type: ignore[method-assign]
+            source.redial()
+            await paired(source, destination)
+            assert len(deaf) == 2
+            for writer in deaf:
+                writer.close()
 
 
 async def test_the_code_alone_does_not_take_up_a_session() -> None:

@@ -44,7 +44,7 @@ def test_one_knock_that_gets_through_opens_both_ends(two: Two) -> None:
     assert third.opened
     assert third.answer
     # And there it ends: no answer to what opened nothing.
-    assert source.receive(third.answer, THERE) == Knock()
+    assert source.receive(third.answer, THERE) == Knock(heard=True)
 
 
 @pytest.mark.parametrize("lost", range(6))

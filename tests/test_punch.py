@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from bothends import punch as punch_module
-from bothends.punch import MAX_ANSWERS, MAX_UNASKED, PunchedStream, Puncher
+from bothends.punch import MAX_ANSWERS, MAX_UNASKED, UNANSWERED, PunchedStream, Puncher
 from bothends_protocol.knocking import Knocker, Place
 from bothends_protocol.pairing import DESTINATION, SOURCE
 
@@ -94,6 +94,33 @@ async def test_a_place_that_is_knocked_at_so_often_is_left_alone_then(
         ear.close()
         assert len(heard) == 5
         assert {len(data) for data in heard} == {len(source.puncher.knocker.knock(Place(LOCAL, 1)))}
+
+
+async def test_nothing_is_hoped_for_where_no_knock_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(punch_module, "_PAUSES", ((2 * UNANSWERED, 0.01),))
+    async with ends() as (source, destination):
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+        class Ear(asyncio.DatagramProtocol):
+            def datagram_received(self, data: bytes, _addr: object) -> None:
+                heard.put_nowait(data)
+
+        ear, _protocol = await asyncio.get_running_loop().create_datagram_endpoint(Ear, (LOCAL, 0))
+        silent = int(ear.get_extra_info("sockname")[1])
+        told = [source.puncher.hopeless]
+        source.puncher.knock(LOCAL, silent)
+        for _ in range(UNANSWERED):
+            await heard.get()
+        told.append(source.puncher.hopeless)
+        # Another place may still answer, and after a word from one there is hope for all.
+        source.puncher.knock(LOCAL, destination.port)
+        told.append(source.puncher.hopeless)
+        await source.streams.get()
+        assert source.puncher._unanswered[Place(LOCAL, silent)] < UNANSWERED
+        ear.close()
+    assert told == [False, True, False]
 
 
 def shows(source: End, place: Place) -> None:

@@ -209,7 +209,7 @@ class Channel:
         """Take the conversation up again by any way; raise `PeerLostError` where none works."""
         self.broken()
         self._contact.redial()
-        patience = self.patience * (LOSSY if self._loses() else 1)
+        patience = self._patience_now()
         left = patience - (self._now() - self._heard)
         await asyncio.wait([following], timeout=max(left, 0.5))
         if not following.done():
@@ -230,9 +230,7 @@ class Channel:
             while True:
                 data = await _received(link)
                 self._heard = self._now()
-                self._resent.append((self._heard, link.resent))
-                while self._resent[0][0] < self._heard - LOST_SECONDS:
-                    self._resent.popleft()
+                self._note_resent(link)
                 self._take(data)
         except LinkClosedError:
             pass
@@ -242,6 +240,18 @@ class Channel:
             self._conversation.detach()
             self._changed.set()
             self._contact.drop(link)
+
+    def _note_resent(self, link: Link) -> None:
+        """Once for each time that something came, however many frames that was."""
+        if self._resent and self._resent[-1][0] == link.heard:
+            return
+        self._resent.append((link.heard, link.resent))
+        while self._resent[0][0] < link.heard - LOST_SECONDS:
+            self._resent.popleft()
+
+    def _patience_now(self) -> float:
+        """Silence after which the other side is lost, after what was met up to now."""
+        return self.patience * (LOSSY if self._loses() else 1)
 
     def _loses(self) -> bool:
         """Whether much was lost in the time before the silence."""
@@ -341,7 +351,8 @@ async def _best(contact: Contact, patience: Mapping[str, float]) -> Link:
         patience = _AGAIN
     began = loop.time()
     with contextlib.suppress(TimeoutError):
-        while True:
+        # What is not used is as much in danger as what is, and carries nothing.
+        while best.way != DIRECT or not contact.without_datagrams:
             async with asyncio.timeout_at(began + patience[best.way]):
                 best = min(best, await contact.links.get(), key=lambda one: patience[one.way])
     return best

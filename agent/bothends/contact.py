@@ -93,6 +93,13 @@ sends it again after 1 s only (RFC 6298, 2.1)."""
 MAX_CONNECTING = 4
 """Connects to one address at a time."""
 
+MAX_PAIRING = 3
+"""Handshakes with one address at a time, of those that were begun here."""
+
+PAIRING_SECONDS = 0.5
+"""After which a handshake that hangs gets company: what was lost of it is sent again ever later by
+the kernel, and one that the other end no longer knows of is waited for in vain."""
+
 _CONNECT_SECONDS = 4.0
 """One try at a silent address: the kernel repeats its SYN after 1 s and after 3 s."""
 
@@ -319,18 +326,31 @@ class Contact(msgspec.Struct, dict=True):
     async def _keep_dialling(self, address: str, port: int, delay: float) -> None:
         await asyncio.sleep(delay)
         pause = _FIRST_RETRY
-        while not self.closed_to_new:
-            if await self._try(address, port):
-                return
-            await self._pause(pause)
-            pause = min(pause * _RETRY_GROWTH, _LAST_RETRY)
+        pairing: set[asyncio.Task[bool]] = set()
+        try:
+            while not self.closed_to_new:
+                link = await self._connect(address, port) if len(pairing) < MAX_PAIRING else None
+                if link is not None:
+                    pairing.add(asyncio.ensure_future(self._pair(link, _place(address, port))))
+                if pairing:
+                    done, pairing = await asyncio.wait(
+                        pairing, timeout=PAIRING_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    if True in {task.result() for task in done}:
+                        return
+                await self._pause(pause)
+                pause = min(pause * _RETRY_GROWTH, _LAST_RETRY)
+        finally:
+            for task in pairing:
+                task.cancel()
+            await asyncio.gather(*pairing, return_exceptions=True)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
 
-    async def _try(self, address: str, port: int) -> bool:
-        """Dial once; return whether this address needs no further try."""
+    async def _connect(self, address: str, port: int) -> Link | None:
+        """Connect once; return the link, or None and note why not."""
         place = _place(address, port)
         try:
             reader, writer = await _dial(address, port)
@@ -341,13 +361,13 @@ class Contact(msgspec.Struct, dict=True):
                 self._refused_by_icmp.discard(address)
             elif isinstance(error, _IcmpError) and error.errno == errno.ECONNREFUSED:
                 self._refused_by_icmp.add(address)
-            return False
+            return None
         self._refused_by.pop(address, None)
         self._refused_by_icmp.discard(address)
         chosen = self._dialled.get((address, port), False)
         link = Link(TcpStream(reader, writer), dialled=True, chosen=chosen)
         self.refusals[place] = SILENT
-        return await self._pair(link, place)
+        return link
 
     # Knocking ----------------------------------------------------------------------------
 
@@ -618,6 +638,11 @@ class Contact(msgspec.Struct, dict=True):
             # Where the other side dialled from is no place to dial.
             own = link.way == DIRECT and not link.dialled
             self._known[link.remote, self.control_port if own else link.remote_port] = None
+
+    @property
+    def without_datagrams(self) -> bool:
+        """Whether no contact by UDP is to be waited for."""
+        return self._puncher.hopeless
 
     @property
     def session(self) -> bytes:

@@ -65,6 +65,8 @@ class Knock(msgspec.Struct, frozen=True):
     """To be sent back."""
     opened: bool = False
     """Whether the other end showed, for the first time, that it receives what is sent to it."""
+    heard: bool = False
+    """Whether it is a knock at all, by somebody who has the other role and this number."""
 
 
 class Knocker:
@@ -102,8 +104,8 @@ class Knocker:
         # An answer is not answered, but for the one that opened the way from here: the other
         # end may still wait for its own cookie.
         if flags & _ANSWER and not opened:
-            return Knock()
-        return Knock(answer=self._write(_ANSWER, cookie, place), opened=opened)
+            return Knock(heard=True)
+        return Knock(self._write(_ANSWER, cookie, place), opened, heard=True)
 
     def forget(self, place: Place) -> None:
         """Let `place` show again that it receives; what is under way there goes on."""

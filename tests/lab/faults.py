@@ -310,15 +310,17 @@ def control_blocked(
 
 
 def contact_resets(stage: Stage) -> None:
-    """Once a second a packet on a TCP connection of the contact is answered by a reset.
+    """Once a second the source's next word on a TCP connection of the contact ends it by a reset.
 
-    It is the source's next one. Whatever the destination sends on that connection from then on
-    is answered by a reset too, of the source's own kernel. To connect anew is not disturbed.
+    It is the source's own firewall that does so, since a reset may be lost on the way, or come too
+    late to have the number that is due (RFC 5961, 3.2). Connections by which the agents count what
+    is lost say nothing and are spared. The destination is told nothing, but whatever it sends on
+    that connection from then on is answered by a reset. To connect anew is not disturbed.
     """
-    once = "tcp flags & (syn | rst) == 0 limit rate 1/second burst 1 packets"
+    once = "tcp flags & (syn | rst | psh) == psh limit rate 1/second burst 1 packets"
     rules(
-        "destination",
-        "input",
+        "source",
+        "output",
         *(
             f"tcp {end} {CONTROL_PORT} {once} counter reject with {RESET}"
             for end in ("dport", "sport")
