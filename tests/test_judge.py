@@ -40,13 +40,15 @@ from bothends_protocol.evidence import (
     SeenAs,
     SelfConnect,
     Sighting,
+    Swept,
     Target,
     read_evidence,
 )
 from bothends_protocol.judge import judge, lost_verdict, verdict_digest
 from bothends_protocol.observations import observe
-from bothends_protocol.pairing import DESTINATION
-from bothends_protocol.plan import CERTAIN, HALF_OPEN
+from bothends_protocol.pairing import DESTINATION, SOURCE
+from bothends_protocol.plan import CERTAIN, HALF_OPEN, sweep_rounds
+from bothends_protocol.ports import pack_ports
 from bothends_protocol.verdict import SEGMENTS, Check, Verdict
 from bothends_protocol.wire import pack
 from evidence_builder import (
@@ -1585,3 +1587,51 @@ def test_a_port_tried_only_while_the_card_was_down_has_a_route_all_the_same(
     )
     verdict = judge(msgspec.structs.replace(source, attempts=attempts), destination)
     assert ("source.no-route" in verdict.candidates) is named
+
+
+# -- thousands of ports
+
+
+def test_what_was_tested_in_depth_holds_for_the_ports_that_fared_alike() -> None:
+    source, destination = Story(fates=(DROPPED,) * 3).evidence()
+    plan = sweep_rounds(9, SOURCE, THERE, range(4000, 5000), 1000)[0]
+    rounds = (*source.rounds, plan)
+    silent = pack_ports([4242, *range(4300, 5000)])
+    other = pack_ports(range(4000, 4100))
+
+    def swept(**sets: bytes) -> tuple[Swept, ...]:
+        return (Swept(round=9, transport="tcp", address=THERE, sets=sets),)
+
+    sent, came = swept(silent=silent, refused=other), swept(arrived=pack_ports(range(4000, 5000)))
+    verdict = judge(
+        msgspec.structs.replace(source, rounds=rounds, swept=sent),
+        msgspec.structs.replace(destination, rounds=rounds, swept=came, ports=("tcp:4000-5000",)),
+    )
+    alone = judge(source, destination).checks[0]
+    first, none_tested, untried = verdict.checks
+    assert first.ports == "4242,4300-4999"
+    assert [b.code for b in first.blockers] == [b.code for b in alone.blockers]
+    assert "fared just alike" in first.notes[-1]
+    # Of all others nothing is claimed.
+    assert none_tested.ports == "4000-4099"
+    assert "service.not-running" in none_tested.candidates
+    assert untried.ports == "4100-4241,4243-4299,5000"
+    assert not untried.candidates
+    for check in (none_tested, untried):
+        assert (check.status, check.reachable, check.blockers) == ("undetermined", "unknown", ())
+        assert check.primary == first.primary
+
+
+def test_where_a_sweep_met_refusals_by_icmp_silence_may_be_one() -> None:
+    source, destination = Story(fates=(DROPPED,) * 3).evidence()
+    plan = sweep_rounds(9, SOURCE, THERE, range(4000, 5000), 1000)[0]
+    rounds = (*source.rounds, plan)
+    sets = {"icmp": pack_ports([4001]), "silent": pack_ports([4242])}
+    sent = (Swept(round=9, transport="tcp", address=THERE, sets=sets),)
+    verdict = judge(
+        msgspec.structs.replace(source, rounds=rounds, swept=sent),
+        msgspec.structs.replace(destination, rounds=rounds),
+    )
+    (check,) = [check for check in verdict.checks if check.ports == "4242"]
+    assert "destination.firewall-drop" not in {blocker.code for blocker in check.blockers}
+    assert {"destination.firewall-drop", "destination.firewall-reject"} <= set(check.candidates)

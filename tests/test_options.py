@@ -169,8 +169,8 @@ WRONG: list[tuple[list[str], str]] = [
     (["destination", "sctp:4242"], "sctp"),
     (["destination", "udp:24242"], "where the agents meet"),
     (["destination", "udp:4242,tcp:24242"], "where the agents meet"),
-    (["destination", "tcp:1-3000,udp:1-3000"], "4096"),
-    (["destination", "1-65535"], "4096"),
+    (["destination", "udp:1-4097"], "4096"),
+    (["destination", "24000-24999"], "where the agents meet"),
     ([*DESTINATION, "--ports", "80"], "--ports"),
     ([*SOURCE, "--ports", ""], "not a port"),
     ([*SOURCE, "--ports", "0"], "port 0 "),
@@ -456,3 +456,11 @@ def test_however_many_ports_are_named_no_text_is_longer_than_a_message_holds() -
     assert max(map(len, found.ports)) <= MAX_TEXT
     assert len(found.ports) <= MAX_NAMED
     assert sum(len(part) for text in found.ports for part in parse_ports(text)) == 4096
+
+
+def test_the_port_where_the_agents_meet_is_left_out_of_a_wide_range() -> None:
+    assert options("destination", "1-65535").ports == ("tcp:1-24241,24243-65535",)
+    assert options("destination", "24242-65535").ports == ("tcp:24243-65535",)
+    assert options("destination", "1-65535", "--control-port", "65535").ports == ("tcp:1-65534",)
+    found = options("destination", "1-30000,40000,udp:5000-5001").ports
+    assert found == ("tcp:1-24241,24243-30000,40000", "udp:5000-5001")

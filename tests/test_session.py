@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from bothends_protocol import session as session_module
 from bothends_protocol.errors import MisuseError, ProtocolError
-from bothends_protocol.evidence import MAX_EVIDENCE, Evidence, Probe, RoundPlan, Target
+from bothends_protocol.evidence import (
+    MAX_EVIDENCE,
+    Evidence,
+    Probe,
+    RoundPlan,
+    Swept,
+    Target,
+)
 from bothends_protocol.messages import (
     Agreed,
     Barrier,
@@ -48,11 +55,18 @@ from bothends_protocol.plan import (
     MAX_PINHOLES,
     MAX_PROBES,
     MAX_SAME_BURSTS,
+    MAX_WAVE,
     PINHOLE,
     SAMPLE,
+    SWEEP,
+    SWEEP_FROM,
+    sweep_rounds,
+    swept_ports,
 )
+from bothends_protocol.ports import pack_ports
 from bothends_protocol.session import (
     MAX_ROUNDS,
+    MAX_ROUTED,
     Arm,
     Armed,
     Collect,
@@ -1019,3 +1033,147 @@ def test_an_agreement_that_comes_before_the_evidence_must_still_fit() -> None:
     session.receive(Agreed(source=bytes(32), destination=bytes(32), verdict=bytes(32)))
     with pytest.raises(ProtocolError, match="same verdict"):
         send(session, DESTINATION_EVIDENCE)
+
+
+# -- thousands of ports
+
+
+MANY = changed(FROM_DESTINATION, ports=("tcp:1000-9999", "udp:53"), room=4000)
+SWEEPER = changed(FROM_SOURCE, room=9000)
+
+
+@dataclass
+class SweptWorld(World):
+    """Ports that drop what comes, and one of which the first request is lost; the rest accept."""
+
+    dropped: range = range(2000, 3000)
+    lost: int = 5000
+    icmp: bool = False
+    requests: list[int] = field(default_factory=list)
+
+    def came(self, plan: RoundPlan) -> Swept | None:
+        if plan.kind != SWEEP:
+            return None
+        ports = set(swept_ports(plan)) - self._missed(plan)
+        taken = ports.difference(self.dropped)
+        return swept_record(plan, arrived=ports, accepted=taken, taken=taken)
+
+    def sent(self, plan: RoundPlan) -> Swept | None:
+        if plan.kind != SWEEP:
+            return None
+        ports, refused = set(swept_ports(plan)), set(self.dropped[:3] if self.icmp else ())
+        silent = (ports & {*self.dropped} | self._missed(plan)) - refused
+        self.requests += sorted(ports)
+        connected = ports - silent - refused
+        return swept_record(
+            plan, connected=connected, silent=silent, icmp=refused & ports, left=ports
+        )
+
+    def _missed(self, plan: RoundPlan) -> set[int]:
+        first = self.lost not in self.requests
+        return {self.lost} & set(swept_ports(plan)) if first else set()
+
+
+def swept_record(plan: RoundPlan, **sets: Iterable[int]) -> Swept:
+    packed = {name: pack_ports(ports) for name, ports in sets.items()}
+    return Swept(round=plan.number, transport="tcp", address=THERE, sets=packed)
+
+
+class Sweeper(Side):
+    """A side of such a world."""
+
+    def answer(self, order: Order) -> Report:
+        report = super().answer(order)
+        world = self.world
+        assert isinstance(world, SweptWorld)
+        if isinstance(order, Collect):
+            return changed(report, swept=world.came(order.plan))
+        if isinstance(order, Gather):
+            return changed(report, swept=world.sent(order.plan))
+        return report
+
+
+def swept(
+    world: SweptWorld | None = None, source: Offer = SWEEPER, destination: Offer = MANY
+) -> Pair:
+    pair = Pair(world or SweptWorld(), source, destination)
+    for side in pair.sides.values():
+        side.__class__ = Sweeper
+    return pair.run()
+
+
+def in_depth(pair: Pair) -> list[int]:
+    return [p.port for plan in pair.plans() if plan.kind == CONNECT for p in plan.probes]
+
+
+def test_of_thousands_of_ports_each_gets_a_request_and_a_few_are_tested_in_depth() -> None:
+    world = SweptWorld()
+    pair = swept(world)
+    assert pair.agreed()
+    sweeps = [plan for plan in pair.plans() if plan.kind == SWEEP]
+    # No more at one time than both sides have room for; what was lost is asked again.
+    assert [len(swept_ports(plan)) for plan in sweeps] == [4000, 4000, 1000, 1]
+    assert sorted(world.requests) == sorted([*range(1000, 10_000), 5000])
+    assert sorted(set(in_depth(pair))) == [53, 1000, 2000, 2499, 2999, 5999, 9999]
+
+
+def test_fewer_ports_are_all_tested_in_depth() -> None:
+    few = changed(MANY, ports=(f"tcp:1001-{1000 + SWEEP_FROM - 1}",))
+    pair = swept(destination=few)
+    assert SWEEP not in kinds(pair)
+    assert set(in_depth(pair)) == set(range(1001, 1000 + SWEEP_FROM))
+
+
+def test_what_may_refuse_once_a_second_is_tested_port_by_port() -> None:
+    pair = swept(SweptWorld(icmp=True))
+    rounds = [plan for plan in pair.plans() if plan.kind == CONNECT and plan.attempts == ATTEMPTS]
+    assert len(rounds) > 6
+    assert {len(plan.probes) for plan in rounds} == {1}
+
+
+def test_across_a_router_a_sample_of_the_ports_gets_requests() -> None:
+    world = SweptWorld()
+    swept(world, source=changed(SWEEPER, routed=True))
+    assert 400 < len(set(world.requests)) <= MAX_ROUTED
+    assert max(world.requests) - min(world.requests) > 8900
+
+
+def test_with_both_ways_both_directions_are_swept() -> None:
+    world = SweptWorld()
+    pair = swept(world, destination=changed(MANY, both_ways=True))
+    probers = {plan.prober for plan in pair.plans() if plan.kind == SWEEP}
+    assert probers == {SOURCE, DESTINATION}
+    assert pair.agreed()
+
+
+def test_when_time_is_up_a_sweep_ends_with_what_there_is() -> None:
+    pair = Pair(SweptWorld(), SWEEPER, MANY)
+    for side in pair.sides.values():
+        side.__class__ = Sweeper
+    pair.source.session.hurry()
+    pair.run()
+    assert pair.agreed()
+    assert not pair.plans()
+
+
+def test_a_sweep_of_ports_that_nobody_named_is_refused() -> None:
+    session = Session(DESTINATION, MANY, entropy)
+    session.receive(SWEEPER)
+    wrong = sweep_rounds(1, SOURCE, THERE, range(900, 1100), 4000)[0]
+    with pytest.raises(ProtocolError, match="not agreed"):
+        session.receive(Round(plan=wrong))
+
+
+@pytest.mark.parametrize("packed", [b"nonsense", pack_ports(range(1, MAX_WAVE + 2))])
+def test_what_is_no_set_of_ports_is_the_peers_fault(packed: bytes) -> None:
+    session = Session(SOURCE, SWEEPER, entropy)
+    session.receive(MANY)
+    session.receive(Ready(number=1))
+    session.report(Fired())
+    bad = Swept(round=1, transport="tcp", address=THERE, sets={"arrived": packed})
+    with pytest.raises(ProtocolError):
+        session.receive(Seen(number=1, swept=bad))
+    session = Session(SOURCE, SWEEPER, entropy)
+    session.receive(MANY)
+    with pytest.raises(ProtocolError):
+        session.receive(Ready(number=1, spare=packed))

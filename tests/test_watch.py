@@ -309,6 +309,8 @@ def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+# It takes a minute and a half where nothing else goes on.
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("running", [True, False])
 async def test_hundreds_of_tests_leave_nothing_behind(

@@ -13,11 +13,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from bothends_protocol.addresses import bare, is_loopback
 from bothends_protocol.code import Code, parse_code
 from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.pairing import DESTINATION, SOURCE
+from bothends_protocol.plan import SWEEP_FROM
 from bothends_protocol.ports import PortSet, parse_ports
 from bothends_protocol.stun import STUN_PORT
 from bothends_protocol.timeline import Timeline
@@ -34,8 +37,8 @@ from .screen import LiveScreen, list_lines
 __all__ = ["agent", "usage_document"]
 
 INTERRUPTED = 130
-MAX_PORTS = 4096
-"""Ports of one request: what both sides can hold as single results. Sweeps come later."""
+MAX_UDP_PORTS = 4096
+"""UDP ports of one request: what both sides can hold as single results."""
 
 MAX_ALONE_PORTS = 16
 """Ports that a source tries again and again while it waits."""
@@ -291,7 +294,7 @@ def _rendezvous(args: argparse.Namespace) -> str | None:
 
 
 def _test_ports(args: argparse.Namespace, control_port: int) -> tuple[str, ...]:
-    wanted = _ports(args.ports)
+    wanted = _ports(args.ports, without=control_port)
     if any(control_port in part for text in wanted for part in parse_ports(text)):
         raise UsageError(
             f"Port {control_port} is where the agents meet, so it cannot be tested: give both "
@@ -300,14 +303,26 @@ def _test_ports(args: argparse.Namespace, control_port: int) -> tuple[str, ...]:
     return wanted
 
 
-def _ports(text: str) -> tuple[str, ...]:
+def _ports(text: str, without: int = 0) -> tuple[str, ...]:
+    """Return the port sets in `text`; of long ranges the port `without` is left out."""
     try:
         wanted = parse_ports(text)
     except InputError as error:
         raise UsageError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
-    if sum(len(part) for part in wanted) > MAX_PORTS:
-        raise UsageError(f"This version tests at most {MAX_PORTS} ports in one run.")
-    return tuple(f"{part.transport}:{text}" for part in wanted for text in _in_pieces(part))
+    if sum(len(part) for part in wanted if part.transport == "udp") > MAX_UDP_PORTS:
+        raise UsageError(f"At most {MAX_UDP_PORTS} ports of UDP are tested in one run.")
+    parts = (_left_out(part, without) for part in wanted)
+    return tuple(f"{part.transport}:{text}" for part in parts for text in _in_pieces(part))
+
+
+def _left_out(part: PortSet, port: int) -> PortSet:
+    """Return `part` without a port that nobody means who types a range of thousands around it."""
+    for index, (first, last) in enumerate(part.ranges):
+        if first <= port <= last and last - first + 1 >= SWEEP_FROM:
+            ends = ((first, port - 1), (port + 1, last))
+            halves = tuple((a, b) for a, b in ends if a <= b)
+            return replace(part, ranges=(*part.ranges[:index], *halves, *part.ranges[index + 1 :]))
+    return part
 
 
 def _in_pieces(part: PortSet) -> Iterator[str]:

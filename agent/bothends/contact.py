@@ -41,7 +41,7 @@ from .connects import ask_for_errors, icmp_error
 from .link import HANDSHAKE_SECONDS, Link, LinkClosedError
 from .punch import PunchedStream, Puncher
 from .sizes import MAX_SERVED, SizeListener
-from .streams import DIRECT, PUNCHED, RENDEZVOUS, Stream, TcpStream, tune
+from .streams import DIRECT, PUNCHED, RENDEZVOUS, Stream, TcpStream, share_port, tune
 from .tasks import Tasks
 
 if TYPE_CHECKING:
@@ -327,10 +327,12 @@ class Contact(msgspec.Struct, dict=True):
         await asyncio.sleep(delay)
         pause = _FIRST_RETRY
         pairing: set[asyncio.Task[bool]] = set()
+        links: list[Link] = []
         try:
             while not self.closed_to_new:
                 link = await self._connect(address, port) if len(pairing) < MAX_PAIRING else None
                 if link is not None:
+                    links.append(link)
                     pairing.add(asyncio.ensure_future(self._pair(link, _place(address, port))))
                 if pairing:
                     done, pairing = await asyncio.wait(
@@ -344,6 +346,9 @@ class Contact(msgspec.Struct, dict=True):
             for task in pairing:
                 task.cancel()
             await asyncio.gather(*pairing, return_exceptions=True)
+            # A handshake that was given up before it had begun has closed nothing.
+            for link in set(links) - self._open:
+                link.close()
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -775,6 +780,7 @@ async def _dial(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.
         try:
             sock.setblocking(False)
             tune(sock)
+            share_port(sock)
             ask_for_errors(sock)
             await loop.sock_connect(sock, name)
             ask_for_errors(sock, wanted=False)

@@ -29,11 +29,23 @@ from bothends_protocol.evidence import (
     Route,
     Samples,
     Sighting,
+    Swept,
     Witness,
 )
 from bothends_protocol.messages import SeenPort
-from bothends_protocol.plan import BURST, LOSS, MAPPED, PINHOLE, SAMPLE, by_datagrams
+from bothends_protocol.plan import (
+    BURST,
+    LOSS,
+    MAPPED,
+    PINHOLE,
+    SAMPLE,
+    SWEEP,
+    by_datagrams,
+    swept_ports,
+)
+from bothends_protocol.ports import MAX_PORT, pack_ports
 from bothends_protocol.services import is_supervisor
+from bothends_protocol.sweeps import MAX_HELD
 from bothends_protocol.tags import TRACE_TAG
 
 from .datagrams import datagrams_read
@@ -43,6 +55,7 @@ from .opener import Opener
 from .queues import READ_SECONDS, QueueWatch
 from .recorder import Recorder
 from .self_test import SelfTest
+from .sweep import SweepTaker, SweepWitness
 from .way_back import WayBack
 from .witness.counters import COUNTERS, UDP_COUNTERS, Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state, returns_from
@@ -79,6 +92,9 @@ MAX_PLACES = 16
 
 MAX_PEER_ADDRESSES = 16
 """Addresses of the other side for which the way back is looked up."""
+
+
+_ALL_PORTS = range(1, MAX_PORT + 1)
 
 
 class Observer:
@@ -119,6 +135,12 @@ class Observer:
         self._queues = QueueWatch(recorder.clock)
         self._waiting_at: set[Probe] = set()
         """Where the agent itself listens, wherever that comes in."""
+        self.swept: Swept | None = None
+        """Of the last round, if that was a sweep."""
+        self.spare = self.gentle = b""
+        """Ports of programs in the sweep that is armed (`messages.Ready`)."""
+        self._sweep: SweepTaker | None = None
+        self._sweep_seen: SweepWitness | None = None
         self._indexed: tuple[tuple[int, int], DatagramsSeen] | None = None
         self._mark = 0
         self._round = 0
@@ -128,6 +150,11 @@ class Observer:
 
     async def arm(self, plan: RoundPlan) -> tuple[tuple[str, str, int], ...]:
         """Get ready for `plan`, at the own router too; return where this agent listens."""
+        self.swept = None
+        self.spare = self.gentle = b""
+        if plan.kind == SWEEP:
+            await self._begin_sweep(plan)
+            return ()
         opened = self.listen(plan)
         if self._opener is not None and plan.kind == PINHOLE:
             await self._opener.open_pinhole(plan, self.landing(plan.probes[0].address))
@@ -161,7 +188,13 @@ class Observer:
         return tuple(opened)
 
     async def collect(self, plan: RoundPlan, rtt: float) -> tuple[SeenPort, ...]:
-        """Give what is under way its grace; return what the witnesses hold."""
+        """Give what is under way its grace; return what the witnesses hold.
+
+        What they hold of a sweep stands in `swept` then.
+        """
+        if plan.kind == SWEEP:
+            await self._end_sweep(plan, rtt)
+            return ()
         if plan.kind == BURST:
             await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
             samples = self._sampler.stop(plan.number)
@@ -186,6 +219,41 @@ class Observer:
             await self._look_closer(plan, seen, rtt)
         self._look_outside(plan, seen)
         return seen
+
+    async def _begin_sweep(self, plan: RoundPlan) -> None:
+        """Listen on the ports of a sweep that nobody holds, and watch for its packets."""
+        probe = plan.probes[0]
+        ports = frozenset(swept_ports(plan))
+        rows = listeners(read_table() or (), _ALL_PORTS, self._own.inodes)
+        everywhere = {row.port for row in rows if not is_loopback(row.address)}
+        held = everywhere & ports
+        # A program is not to be woken by a connection that says nothing and is cut off.
+        if len(everywhere) <= MAX_HELD:
+            self.spare = pack_ports(held)
+        else:
+            self.gentle = pack_ports(held)
+        self._sweep = SweepTaker(plan, self.landing(probe.address), held)
+        await self._sweep.listen()
+        self._sweep_seen = None
+        if self._packets is not None:
+            here = () if self._is_foreign(probe) else (probe.address,)
+            there = () if self._is_foreign(probe) else self._peers
+            self._sweep_seen = SweepWitness(ports, here, there, sends=False)
+            self._packets.divert(self._sweep_seen.take)
+
+    async def _end_sweep(self, plan: RoundPlan, rtt: float) -> None:
+        sweep, witness = self._sweep, self._sweep_seen
+        if sweep is None:
+            return
+        origins = self._origins(plan.probes)
+        sweep.take(origins)
+        await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
+        sweep.take(origins)
+        if self._packets is not None:
+            self._packets.divert(None)
+        self.swept = sweep.told(witness)
+        self._sweep = None
+        self._recorder.swept.append(self.swept)
 
     async def _look_closer(self, plan: RoundPlan, seen: Sequence[SeenPort], rtt: float) -> None:
         """Find out more where requests did not come through, or answers do not."""
@@ -295,6 +363,8 @@ class Observer:
     async def close(self) -> None:
         """Stop what is still watching; safe to call again."""
         self._sampler.close()
+        if self._sweep is not None:
+            self._sweep.close()
         await self._self_test.close()
         if self._opener is not None:
             await self._opener.close()

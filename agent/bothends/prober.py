@@ -34,6 +34,7 @@ from bothends_protocol.evidence import (
     Probe,
     RoundPlan,
     Route,
+    Swept,
 )
 from bothends_protocol.messages import SeenPort, Tried
 from bothends_protocol.plan import (
@@ -43,9 +44,12 @@ from bothends_protocol.plan import (
     LOSS,
     PINHOLE,
     SAMPLE,
+    SWEEP,
     by_datagrams,
 )
+from bothends_protocol.ports import unpack_ports
 from bothends_protocol.shares import LEAST_TRIES
+from bothends_protocol.sweeps import answered
 from bothends_protocol.tags import TRACE_TAG, tag_of
 from bothends_protocol.ways import UNSENT, way_of
 
@@ -61,6 +65,7 @@ from .connects import (
 from .datagrams_sent import hear, letter, send, socket_to
 from .hops import SLACK_SECONDS, Lane, Tracer, farthest, has_expired
 from .recorder import Recorder
+from .sweep import SweepSender, SweepWitness
 from .witness.counters import COUNTERS, UDP_COUNTERS, Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state
 from .witness.packets import PacketWitness
@@ -212,14 +217,25 @@ class Prober:
         self._sent = 0
         """Requests that were given a tag."""
         self._changed = asyncio.Event()
+        self.swept: Swept | None = None
+        """Of the last round, if that was a sweep."""
+        self._sweep: SweepSender | None = None
+        self._sweep_seen: SweepWitness | None = None
+        self._spare: frozenset[int] = frozenset()
+        self._gentle: frozenset[int] = frozenset()
         self._sampler = Sampler(recorder.clock)
         self._burst_sockets: list[socket.socket] = []
+
+    def heed(self, spare: Iterable[int], gentle: Iterable[int]) -> None:
+        """Send nothing to the ports `spare` in a sweep, and end nothing at `gentle` by a reset."""
+        self._spare, self._gentle = frozenset(spare), frozenset(gentle)
 
     async def fire(
         self, plan: RoundPlan, own: tuple[tuple[str, str, int], ...], rtt: float
     ) -> None:
         """Send all probes of `plan`; return when nothing more is on its way out."""
         self._tries, self._short = [], []
+        self.swept = None
         places = {(transport, bare(address), port) for transport, address, port in own}
         mine = {p: (p.transport, bare(p.address), p.port) in places for p in plan.probes}
         if plan.kind != BURST:
@@ -233,6 +249,8 @@ class Prober:
             await self._sample(plan, rtt)
         elif plan.kind == LOSS:
             await self._measure_loss(plan, rtt)
+        elif plan.kind == SWEEP:
+            await self._send_sweep(plan)
         elif by_datagrams(plan):
             await self._send_datagrams(plan, own=mine, rtt=rtt)
         else:
@@ -398,6 +416,33 @@ class Prober:
             await asyncio.sleep(PACE_SECONDS)
         await self._until_told(self._tries, 2 * rtt + LATE_SECONDS)
 
+    async def _send_sweep(self, plan: RoundPlan) -> None:
+        """Send one request to each port of a sweep."""
+        self._sweep = SweepSender(plan, self._spare, self._gentle)
+        self._sweep_seen = None
+        if self.packets is not None:
+            address = plan.probes[0].address
+            self._sweep_seen = SweepWitness(self._sweep.ports, (), (address,), sends=True)
+            self.packets.divert(self._sweep_seen.take)
+        await self._sweep.fire(self._look_at_packets)
+
+    def _look_at_packets(self) -> None:
+        if self.packets is not None:
+            self.packets.drain()
+
+    async def _end_sweep(self, came: Swept | None, rtt: float) -> None:
+        """Note what came of the sweep, after what the other side says of it."""
+        if self._sweep is None:
+            return
+        seconds = SETTLE_SECONDS + 2 * rtt
+        self.swept = await self._sweep.gather(answered(came), seconds, self._sweep_seen)
+        if self.packets is not None:
+            self.packets.divert(None)
+        self._sweep = None
+        self._recorder.swept.append(self.swept)
+        if unpack_ports(self.swept.sets["icmp"]):
+            self.filtered |= {self.swept.address}
+
     def _to_trace(self, plan: RoundPlan, probes: Iterable[Probe]) -> list[Probe]:
         """Return those of `probes` whose way is to be traced now: once each, and not all."""
         if plan.kind != CONNECT:
@@ -514,16 +559,26 @@ class Prober:
                 return
 
     async def gather(
-        self, plan: RoundPlan, seen: tuple[SeenPort, ...], rtt: float
+        self,
+        plan: RoundPlan,
+        seen: tuple[SeenPort, ...],
+        rtt: float,
+        swept: Swept | None = None,
     ) -> tuple[Tried, ...]:
-        """Close the attempts; return the outcomes of each probe."""
+        """Close the attempts; return the outcomes of each probe.
+
+        Of a sweep `swept` is what the other side says, and what came of it stands in `swept` here.
+        """
+        if plan.kind == SWEEP:
+            await self._end_sweep(swept, rtt)
+            return ()
         if plan.kind == BURST:
             return self._end_burst(plan)
         if plan.kind in (SAMPLE, LOSS):
             self._write_down(plan)
             return self._outcomes(plan)
-        answered = sum(item.answered or 0 for item in seen)
-        if answered > sum(t.outcome != "silent" for t in self._tries):
+        answers = sum(item.answered or 0 for item in seen)
+        if answers > sum(t.outcome != "silent" for t in self._tries):
             await self._settle(SETTLE_SECONDS + 2 * rtt)
         if any(item.closing for item in seen):
             await self._hear(LOST_WORDS_SECONDS)
@@ -554,6 +609,8 @@ class Prober:
         """Close what is still open; safe to call again."""
         for item in (*self._tries, *self._short):
             self._close(item)
+        if self._sweep is not None:
+            self._sweep.close()
         self._tracer.close()
         self._close_burst()
         self._sampler.close()

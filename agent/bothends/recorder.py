@@ -37,6 +37,7 @@ from bothends_protocol.evidence import (
     SelfConnect,
     Sighting,
     Sized,
+    Swept,
     Target,
     Witness,
 )
@@ -75,6 +76,7 @@ class Recorder(msgspec.Struct):
     behaviours: list[NatBehaviour] = msgspec.field(default_factory=list)
     pinholes: list[Pinhole] = msgspec.field(default_factory=list)
     sized: tuple[Sized, ...] = ()
+    swept: list[Swept] = msgspec.field(default_factory=list)
     witnesses: dict[str, Witness] = msgspec.field(default_factory=dict)
 
     def clock(self) -> float:
@@ -134,4 +136,5 @@ class Recorder(msgspec.Struct):
             behaviours=tuple(self.behaviours),
             pinholes=tuple(self.pinholes),
             sized=self.sized,
+            swept=tuple(self.swept),
         )

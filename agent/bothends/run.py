@@ -88,8 +88,10 @@ from .recorder import Recorder
 from .saving import Kept
 from .sizes import SizeTest
 from .streams import DIRECT, PUNCHED, RENDEZVOUS
+from .sweep import room_for_sockets
 from .tasks import Tasks
 from .watch import LeftError, Note, Screen, Stop, Watch, why_left
+from .witness.netlink import is_routed
 from .witness.packets import PacketWitness, may_see_packets
 
 if TYPE_CHECKING:
@@ -600,7 +602,14 @@ class Run:
             seen=self._public(contact)[:MAX_NAMED],
             map=self.options.map,
             control_port=self.options.control_port,
+            room=room_for_sockets(),
+            routed=self._crosses_router(),
         )
+
+    def _crosses_router(self) -> bool:
+        """Whether any address that may be tested from here is reached by a router."""
+        targets = (address for target in self._targets for address in target.addresses)
+        return any(map(is_routed, filter(None, (*targets, *self._typed, self._remote()))))
 
     def _resent(self) -> int:
         """Segments of the contact that this side had to send again since the test began."""
@@ -829,8 +838,9 @@ class Run:
             raise ProtocolError("a round before the offers")
         match order:
             case Arm(plan):
-                return Armed(await observer.arm(plan))
-            case Fire(plan, own):
+                return Armed(await observer.arm(plan), observer.spare, observer.gentle)
+            case Fire(plan, own, spare, gentle):
+                prober.heed(spare, gentle)
                 await prober.fire(plan, own, rtt)
                 return Fired()
             case Collect(plan):
@@ -845,7 +855,7 @@ class Run:
                 stopped = [p for p in plan.probes if (p.address, p.port) in missing]
                 inside = map(observer.inside, stopped)
                 rules.want_awaited((p for p in inside if bare(p.address) in cards), cards)
-                return Collected(seen_here, self._resent())
+                return Collected(seen_here, self._resent(), observer.swept)
             case Freeze():
                 await observer.finish()
                 await self._keep_outside()
@@ -857,11 +867,11 @@ class Run:
                 if self._watch is not None:
                     self._watch.look()
                 return Frozen(pack(self._freeze()))
-            case Gather(plan, seen):
-                tried = await prober.gather(plan, seen, rtt)
+            case Gather(plan, seen, swept):
+                tried = await prober.gather(plan, seen, rtt, swept)
                 routes = {r.destination: r.interface or "" for r in self._recorder.routes}
                 rules.want_sent((t.probe for t in tried if not t.connected), routes)
-                return Gathered(tried, self._resent())
+                return Gathered(tried, self._resent(), prober.swept)
         raise ProtocolError("an unknown order")
 
     async def _keep_outside(self) -> None:

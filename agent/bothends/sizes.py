@@ -53,7 +53,7 @@ from bothends_protocol.sizes import (
 )
 
 from .connects import name_of, offer_segment_size
-from .streams import TcpStream
+from .streams import TcpStream, share_port
 from .tasks import Tasks
 
 __all__ = ["MAX_SERVED", "SizeListener", "SizeTest"]
@@ -405,6 +405,7 @@ class SizeTest:
 
     async def _connect(self, sock: socket.socket, trial: _Trial) -> None:
         try:
+            share_port(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if trial.asked and not offer_segment_size(sock, trial.asked):

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from typing import Protocol
 
 from bothends_protocol.addresses import normal
 
-__all__ = ["CONTACT_SEGMENT", "DIRECT", "PUNCHED", "RENDEZVOUS", "Stream", "TcpStream", "tune"]
+__all__ = [
+    "CONTACT_SEGMENT",
+    "DIRECT",
+    "PUNCHED",
+    "RENDEZVOUS",
+    "Stream",
+    "TcpStream",
+    "share_port",
+    "tune",
+]
 
 DIRECT, PUNCHED, RENDEZVOUS = "direct", "punched", "rendezvous"
 """Ways of a stream: TCP, UDP from and to the control port, a meeting point."""
@@ -149,6 +159,15 @@ def tune(sock: socket.socket) -> None:
     # Not every system lets the segment size be chosen; the contact works without.
     with contextlib.suppress(OSError, AttributeError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, CONTACT_SEGMENT)
+
+
+def share_port(sock: socket.socket) -> None:
+    """Let another socket listen on the port that a connection from `sock` will come from.
+
+    It may be one of those that are tested, and a connection of ours must not stand in the way.
+    """
+    if os.name == "posix":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 def _end(name: object) -> tuple[str, int]:

@@ -55,6 +55,7 @@ __all__ = [
     "SelfConnect",
     "Sighting",
     "Sized",
+    "Swept",
     "Target",
     "Witness",
     "read_evidence",
@@ -71,6 +72,12 @@ MAX_TEXT = 1024
 
 MAX_SIZED = 1000
 """Connections that a record of large packets counts: what is made of it are binomials."""
+
+MAX_SETS = 16
+"""Sets of ports in one record of a sweep: there are twelve."""
+
+MAX_SWEPT = 1000
+"""Such records of one side: more than a run has rounds."""
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
@@ -167,7 +174,8 @@ class RoundPlan(_Record, frozen=True):
     kind: Text
     """`connect`: fresh connects to each probe. `burst`: a coded burst to its one probe.
     `pinhole`: the observer first opens its own router from inside for these connects. `mapped`:
-    the observer first asks its router to forward the port (--map)."""
+    the observer first asks its router to forward the port (--map). `sweep`: one request to each
+    of `ports` at the address of its one probe."""
     prober: Text
     """Role that sends."""
     attempts: int
@@ -177,6 +185,8 @@ class RoundPlan(_Record, frozen=True):
     """Burst: one character a window, `1` with SYNs and `0` without."""
     local_ports: tuple[Port, ...] = ()
     """Pinhole: the local ports of the prober's connects, one an attempt."""
+    ports: bytes = b""
+    """Sweep: the ports, as `ports.pack_ports` writes them."""
 
 
 class Icmp(_Record, frozen=True):
@@ -630,6 +640,24 @@ class Sized(_Record, frozen=True):
     """Whether the sender's system finds by itself which size passes (RFC 4821)."""
 
 
+class Swept(_Record, frozen=True):
+    """What one side did and saw in a round of one request to each of many ports.
+
+    Sets of ports, as `ports.pack_ports` writes them. A set that is missing is one that this side
+    could not have seen.
+    """
+
+    round: int
+    transport: Text
+    address: Text
+    sets: Annotated[dict[Text, bytes], msgspec.Meta(max_length=MAX_SETS)]
+    """Of who sends: `connected`, `refused` (by a reset), `icmp` (by such an error), `failed` (by
+    the system at once) and `silent`, each port in one of them; `left`, `returned`: the request was
+    seen to leave a card, an answer to come in. Of the other: `arrived`, and what was seen to leave
+    in answer, `accepted` or `reset`; `own`: where the agent itself listened, `taken`: where a
+    connection came to it there; `held`: where a program listens."""
+
+
 class Evidence(_Record, frozen=True):
     """All that one side brings to the judgement."""
 
@@ -682,6 +710,7 @@ class Evidence(_Record, frozen=True):
     behaviours: tuple[NatBehaviour, ...] = ()
     pinholes: tuple[Pinhole, ...] = ()
     sized: tuple[Sized, ...] = ()
+    swept: Annotated[tuple[Swept, ...], msgspec.Meta(max_length=MAX_SWEPT)] = ()
     offline: Offline | None = None
     """Only of a side that never met the other."""
 

@@ -44,8 +44,10 @@ from .nat_causes import leads_to_another_port, missed
 from .observations import ANSWERS, Journey, Stage, Symptom, by_port, observe
 from .offered import offered
 from .pairing import DESTINATION, SOURCE, other_role
-from .plan import CERTAIN, ENOUGH, HALF_OPEN, LOSS, primary_addresses
+from .plan import CERTAIN, ENOUGH, HALF_OPEN, LOSS, SWEEP, primary_addresses
 from .ports import PortSet, format_ports, parse_ports
+from .spread import Apart, spread_over
+from .sweeps import sweep_between
 from .targets import (
     GONE,
     LOCAL,
@@ -149,7 +151,7 @@ def _directions(source: Evidence, destination: Evidence) -> Iterable[tuple[Evide
 def _keys(prober: Evidence, observer: Evidence) -> list[tuple[str, str, int]]:
     """Every port at every address that a round was announced for, in order."""
     rounds = [*prober.rounds, *observer.rounds]
-    tested = (r for r in rounds if r.prober == prober.role and r.kind != LOSS)
+    tested = (r for r in rounds if r.prober == prober.role and r.kind not in (LOSS, SWEEP))
     probes = [p for r in tested for p in r.probes]
     return list(dict.fromkeys((p.transport, p.address, p.port) for p in probes))
 
@@ -165,6 +167,8 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
     addresses = dict.fromkeys(journey.address for journey in journeys)
     large = {address: large_packets(prober, observer, address) for address in addresses}
     limited = _limited(journeys, spent=bool(prober.contact.refused))
+    sweep = sweep_between(prober, observer)
+    limited |= {sweep.address} if sweep is not None and sweep.refused_by_icmp else set()
     journeys = [_perhaps_limited(journey, limited) for journey in journeys]
     findings = [
         (journey, _with_large(_find(journey, losing=losing), _large_of(journey, large)))
@@ -177,7 +181,10 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
         shape = _shape(journey, finding)
         group = (journey.transport, journey.address, finding, shape, notes is not None)
         groups.setdefault(group, (finding, []))[1].append(journey)
-    return [
+    ended = list(groups.values())
+    kinds = [(_kind(found), [_place(j) for j in alike]) for found, alike in ended]
+    spread = spread_over(kinds, prober, observer)
+    checks = [
         _check(
             alike,
             finding,
@@ -185,9 +192,17 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
             observer,
             primary=_place(alike[0]) in decides,
             fits=large[alike[0].address].fits,
+            stands_for=more,
         )
-        for finding, alike in groups.values()
+        for (finding, alike), more in zip(ended, spread.also, strict=True)
     ]
+    return [*checks, *(_apart(part, checks, prober, observer) for part in spread.left)]
+
+
+def _kind(finding: _Finding) -> object:
+    """What two ports of one fate must share for others of that fate to share it, too."""
+    named = tuple((code, confidence) for code, confidence, _ in finding.causes)
+    return finding.status, finding.reachable, named, finding.candidates
 
 
 _Place = tuple[str, str, int]
@@ -270,8 +285,7 @@ def _with_large(found: _Finding, large: Large) -> _Finding:
 
 
 def _perhaps_limited(j: Journey, limited: frozenset[str]) -> Journey:
-    silent = j.transport == "udp" and j.icmp is None
-    if silent and j.address in limited:
+    if j.icmp is None and j.address in limited:
         return msgspec.structs.replace(j, perhaps_limited=True)
     return j
 
@@ -798,10 +812,11 @@ def _check(
     *,
     primary: bool,
     fits: int,
+    stands_for: Sequence[int] = (),
 ) -> Check:
-    """The check of journeys that ended alike."""
+    """The check of journeys that ended alike, and of the ports of a sweep that they stand for."""
     j = alike[0]
-    text = format_ports(one.port for one in alike)
+    text = format_ports((*(one.port for one in alike), *stands_for))
     blockers = tuple(
         Blocker(
             code=code,
@@ -824,9 +839,52 @@ def _check(
         candidates=finding.candidates,
         next_step=finding.next_step,
         segments=_segments(j, finding),
-        notes=(*finding.notes, *_notes(j, finding, prober)),
+        notes=(*finding.notes, *_notes(j, finding, prober), *_stands_for(alike, stands_for)),
     )
     return in_pair(check)
+
+
+def _stands_for(alike: Sequence[Journey], ports: Sequence[int]) -> tuple[str, ...]:
+    if not ports:
+        return ()
+    tested = format_ports(j.port for j in alike)
+    return (f"Each port got a request. Tested in depth: {tested}; the others fared just alike.",)
+
+
+_MAY_BE = {
+    "silent": (
+        "destination.firewall-drop",
+        "network.drop",
+        "source.firewall-drop",
+        "destination.reply-blocked",
+        "network.reply-lost",
+        "source.reply-blocked",
+    ),
+    "refused": ("service.not-running", "destination.firewall-reject", "network.reject"),
+    "icmp": ("destination.firewall-reject", "network.reject", "source.firewall-reject"),
+    "failed": ("source.firewall-drop", "source.firewall-reject", "source.no-route"),
+}
+"""By what the sender met: what may be behind it where nothing else is known."""
+
+
+def _apart(part: Apart, checks: Sequence[Check], prober: Evidence, observer: Evidence) -> Check:
+    """The check of ports of a sweep for which none that was tested in depth can stand."""
+    primary = any(c.primary for c in checks if bare(c.address) == bare(part.address))
+    near = [check for index, check in enumerate(checks) if index in part.like]
+    codes = _union(*(c.candidates for c in near), _MAY_BE.get(part.outcome, ()))
+    return Check(
+        direction=f"{prober.role}-to-{observer.role}",
+        transport="tcp",
+        address=part.address,
+        ports=format_ports(part.ports),
+        primary=primary,
+        status="undetermined",
+        reachable="unknown",
+        candidates=codes,
+        next_step="Test some of these ports alone: name fewer of them on the destination.",
+        segments=tuple(Segment(name=name, status=_UNKNOWN) for name in SEGMENTS),
+        notes=(part.why,),
+    )
 
 
 def _notes(j: Journey, finding: _Finding, source: Evidence) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from .evidence import Port, Probe, RoundPlan, Target, Text
+from .evidence import Port, Probe, RoundPlan, Swept, Target, Text
 from .timeline import MAX_CHANGES, Change, What
 from .wire import pack, unpack
 
@@ -103,6 +103,10 @@ class Offer(_Message, frozen=True):
     """Whether this side is to ask its router to forward ports, and to test through that."""
     control_port: Port = 0
     """Where this side waits for connections of the other; 0: it does not say."""
+    room: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 0
+    """Sockets that this side may have open at one time beside those it needs; 0: few."""
+    routed: bool = False
+    """Whether this side reaches the other by a router."""
 
 
 class Where(_Message, frozen=True):
@@ -129,6 +133,10 @@ class Ready(_Message, frozen=True):
     own: tuple[tuple[str, str, int], ...] = ()
     """Transport, address and port of each place where the observer itself listens and speaks
     its challenge."""
+    spare: bytes = b""
+    """Of a sweep: ports of programs, which are to get no request (`ports.pack_ports`)."""
+    gentle: bytes = b""
+    """Of a sweep: ports of programs, where connections are not to be ended by a reset."""
 
 
 class Mark(_Message, frozen=True):
@@ -178,6 +186,8 @@ class Seen(_Message, frozen=True):
     ports: tuple[SeenPort, ...] = ()
     resent: int = 0
     """Segments that the sender's end of the contact had to send again up to now."""
+    swept: Swept | None = None
+    """Of a sweep."""
 
 
 class Tried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -211,6 +221,8 @@ class Done(_Message, frozen=True):
     tried: tuple[Tried, ...] = ()
     resent: int = 0
     """As in `Seen`."""
+    swept: Swept | None = None
+    """Of a sweep."""
 
 
 class Finish(_Message, frozen=True):

@@ -12,9 +12,10 @@ import msgspec
 
 from .addresses import bare
 from .bursts import PER_WINDOW, make_pattern
+from .errors import ProtocolError
 from .evidence import Probe, RoundPlan
 from .messages import Offer, SeenPort, Tried
-from .ports import TRANSPORTS, parse_ports
+from .ports import TRANSPORTS, pack_ports, parse_ports, unpack_ports
 
 __all__ = [
     "ATTEMPTS",
@@ -38,6 +39,8 @@ __all__ = [
     "PINHOLE",
     "PINHOLE_ATTEMPTS",
     "SAMPLE",
+    "SWEEP",
+    "SWEEP_FROM",
     "TUPLES",
     "Tally",
     "add",
@@ -53,6 +56,8 @@ __all__ = [
     "primary_addresses",
     "probe_addresses",
     "sample_rounds",
+    "sweep_rounds",
+    "swept_ports",
     "unseen_through_mapping",
     "well_formed",
 ]
@@ -101,7 +106,17 @@ MAX_SAME_BURSTS = 3
 """Bursts at one probe: where noise or a lost mark hid the first, others may tell."""
 
 CONNECT, BURST, PINHOLE, MAPPED = "connect", "burst", "pinhole", "mapped"
-SAMPLE, LOSS = "sample", "loss"
+SAMPLE, LOSS, SWEEP = "sample", "loss", "sweep"
+
+SWEEP_FROM = 4097
+"""TCP ports from which on each gets one request first, and only some of those that fared alike are
+tested in depth. Fewer are all tested so."""
+
+MAX_WAVE = 8192
+"""Ports of one round of a sweep: then the other side says what came, and the sockets are closed."""
+
+LEAST_WAVE = 256
+"""The same where a side has hardly any room for sockets."""
 
 MAX_SAMPLED = 2
 """Probes, in one direction, of which it is tried whether all connections fare alike."""
@@ -252,6 +267,36 @@ def first_round(
         )
         for index, chunk in enumerate(chunks)
     ]
+
+
+def sweep_rounds(
+    number: int, prober: str, address: str, ports: Sequence[int], room: int
+) -> list[RoundPlan]:
+    """Return the rounds that send one request to each of `ports` at `address`.
+
+    `room` is how many sockets both sides may have open.
+    """
+    size = max(LEAST_WAVE, min(MAX_WAVE, room))
+    waves = [ports[at : at + size] for at in range(0, len(ports), size)]
+    return [
+        RoundPlan(
+            number=number + index,
+            kind=SWEEP,
+            prober=prober,
+            attempts=1,
+            probes=(Probe(transport="tcp", address=address, port=wave[0]),),
+            ports=pack_ports(wave),
+        )
+        for index, wave in enumerate(waves)
+    ]
+
+
+def swept_ports(plan: RoundPlan) -> tuple[int, ...]:
+    """Return the ports of a sweep; none where the plan is no proper one."""
+    try:
+        return unpack_ports(plan.ports, MAX_WAVE)
+    except ProtocolError:
+        return ()
 
 
 def further_round(
@@ -499,10 +544,14 @@ def well_formed(plan: RoundPlan) -> bool:
     transports = {probe.transport for probe in plan.probes}
     if len(transports) > 1 or not transports <= set(TRANSPORTS):
         return False
-    if "udp" in transports and plan.kind in (SAMPLE, LOSS):
+    misfit = "udp" in transports and plan.kind in (SAMPLE, LOSS, SWEEP)
+    if misfit or bool(plan.ports) != (plan.kind == SWEEP):
         return False
-    if plan.kind == CONNECT:
-        return not plan.pattern and not plan.local_ports
+    if plan.kind in (CONNECT, SWEEP):
+        few = plan.kind == CONNECT or len(plan.probes) == plan.attempts == len(
+            swept_ports(plan)[:1]
+        )
+        return not plan.pattern and not plan.local_ports and few
     if plan.kind in _MOST_PROBES:
         few = len(plan.probes) <= _MOST_PROBES[plan.kind]
         return not plan.pattern and not plan.local_ports and few

@@ -28,7 +28,7 @@ import msgspec
 from .addresses import bare
 from .counted import told_enough
 from .errors import InputError, MisuseError, ProtocolError
-from .evidence import MAX_EVIDENCE, Evidence, Probe, RoundPlan, read_evidence
+from .evidence import MAX_EVIDENCE, Evidence, Probe, RoundPlan, Swept, read_evidence
 from .judge import judge, verdict_digest
 from .messages import (
     Agreed,
@@ -58,8 +58,11 @@ from .plan import (
     MAX_PROBES,
     MAX_SAME_BURSTS,
     MAX_SAMPLED,
+    MAX_WAVE,
     PINHOLE,
     SAMPLE,
+    SWEEP,
+    SWEEP_FROM,
     Tally,
     add,
     burst_probes,
@@ -72,10 +75,13 @@ from .plan import (
     pinhole_rounds,
     probe_addresses,
     sample_rounds,
+    sweep_rounds,
+    swept_ports,
     unseen_through_mapping,
     well_formed,
 )
-from .ports import MAX_PORT, TRANSPORTS, parse_ports
+from .ports import MAX_PORT, TRANSPORTS, PortSet, parse_ports, unpack_ports
+from .sweeps import check, choose, sweep_of, unsettled
 from .verdict import Verdict
 from .wire import compress, decompress
 
@@ -120,6 +126,13 @@ _MOST = {
 }
 """Rounds of a kind in one run, both directions together; bursts in one of them once more, where
 the router was asked to forward."""
+
+MAX_SWEEPS = 3
+"""Requests to each port of a sweep at most: on a clean way silence of three is no accident."""
+
+MAX_ROUTED = 512
+"""Ports that are swept across a router: what it keeps of each connection that comes to nothing it
+keeps for two minutes (nf_conntrack_tcp_timeout_syn_sent), and a small one has room for 4,096."""
 
 MAX_OFFERED = 65535
 """Ports that one offer may name, all transports together."""
@@ -166,6 +179,9 @@ class Fire(msgspec.Struct, frozen=True):
 
     plan: RoundPlan
     own: tuple[tuple[str, str, int], ...]
+    spare: tuple[int, ...] = ()
+    gentle: tuple[int, ...] = ()
+    """As in `messages.Ready`."""
 
 
 class Marked(msgspec.Struct, frozen=True):
@@ -183,6 +199,8 @@ class Gather(msgspec.Struct, frozen=True):
 
     plan: RoundPlan
     seen: tuple[SeenPort, ...]
+    swept: Swept | None = None
+    """What the observer says of a sweep."""
 
 
 class Freeze(msgspec.Struct, frozen=True):
@@ -204,6 +222,9 @@ class Armed(msgspec.Struct, frozen=True):
     """Report: witnesses ready; `own` listeners opened."""
 
     own: tuple[tuple[str, str, int], ...]
+    spare: bytes = b""
+    gentle: bytes = b""
+    """As in `messages.Ready`."""
 
 
 class Fired(msgspec.Struct, frozen=True):
@@ -216,6 +237,8 @@ class Collected(msgspec.Struct, frozen=True):
     ports: tuple[SeenPort, ...]
     resent: int = 0
     """As in `Gathered`."""
+    swept: Swept | None = None
+    """Of a sweep."""
 
 
 class Gathered(msgspec.Struct, frozen=True):
@@ -224,6 +247,8 @@ class Gathered(msgspec.Struct, frozen=True):
     tried: tuple[Tried, ...]
     resent: int = 0
     """Segments that this side's end of the contact had to send again up to now."""
+    swept: Swept | None = None
+    """Of a sweep."""
 
 
 class Frozen(msgspec.Struct, frozen=True):
@@ -250,6 +275,13 @@ class Session:
         self._planned_back = False
         self._planned_inside = False
         self._planned_loss = False
+        self._sent: list[Swept] = []
+        self._came: list[Swept] = []
+        """What the sweeps of this direction showed, at who sends and at the other side."""
+        self._sweeping = False
+        """Whether a sweep is on, or its ports are still to be chosen from."""
+        self._sweeps = 1
+        """Requests to each port that is not settled, this one included."""
         self._loses = False
         """Whether anything beside the attempts shows that packets are lost."""
         self._seen: tuple[SeenPort, ...] = ()
@@ -328,12 +360,55 @@ class Session:
         mine, theirs = self._offer, self.peer_offer
         source, destination = (mine, theirs) if self.leads else (theirs, mine)
         sends = source if prober == SOURCE else destination
-        return first_round(len(self.rounds) + 1, prober, probe_addresses(sends), destination.ports)
+        addresses = probe_addresses(sends)
+        number = len(self.rounds) + 1
+        wanted = self._to_sweep(destination)
+        if len(wanted) < SWEEP_FROM or not addresses:
+            return first_round(number, prober, addresses, destination.ports)
+        self._sweeping, self._sweeps = True, 1
+        if sends.routed:
+            wanted = wanted[:: -(-len(wanted) // MAX_ROUTED)]
+        return sweep_rounds(number, prober, addresses[0], wanted, self._room())
+
+    def _to_sweep(self, destination: Offer) -> list[int]:
+        return [p for part in _parts(destination) if part.transport == "tcp" for p in part]
+
+    def _room(self) -> int:
+        """Sockets that both sides may have open."""
+        theirs = self.peer_offer.room if self.peer_offer else 0
+        return min(self._offer.room, theirs)
+
+    def _after_sweep(self) -> list[RoundPlan]:
+        """The rounds that follow when each port has got its request: again, or in depth."""
+        last = self.rounds[-1]
+        sweep = sweep_of(self.rounds, last.prober, self._sent, self._came)
+        if sweep is None:
+            return []
+        number = len(self.rounds) + 1
+        again = unsettled(sweep)
+        if again and self._sweeps < MAX_SWEEPS:
+            self._sweeps += 1
+            return sweep_rounds(number, last.prober, sweep.address, again, self._room())
+        self._sweeping = False
+        destination = self._offer if not self.leads else self.peer_offer
+        sends = self._offer if last.prober == self.role else self.peer_offer
+        if destination is None or sends is None:
+            raise MisuseError("no offer yet")
+        alone = [a for part in _parts(destination) for a, b in part.ranges if a == b]
+        chosen = choose(sweep, alone)
+        udp = [text for text in destination.ports if text.startswith("udp:")]
+        texts = [*(f"tcp:{port}" for port in chosen), *udp]
+        # What refuses by ICMP says a word a second: each port is to get its own.
+        parts = [[text] for text in texts] if sweep.refused_by_icmp else [texts]
+        addresses = probe_addresses(sends)
+        return [p for part in parts for p in first_round(number, last.prober, addresses, part)]
 
     # The leader --------------------------------------------------------------------------
 
     def _next(self) -> None:
         """Announce the next round, or end the probing."""
+        if not self._queue and self._sweeping:
+            self._queue = self._after_sweep()
         if not self._queue and not self._planned_inside:
             self._planned_inside = True
             self._queue = self._plan_inside()
@@ -344,6 +419,7 @@ class Session:
             self._planned_back = True
             self._planned_inside = self._planned_loss = False
             self._tallies = {}
+            self._sent, self._came = [], []
             self._queue = self._plan(DESTINATION)
         if self._finishing or not self._queue or len(self.rounds) >= MAX_ROUNDS:
             self._send(Finish())
@@ -451,6 +527,7 @@ class Session:
             not self._wanted(plan)
             or not well_formed(plan)
             or plan.prober not in (SOURCE, DESTINATION)
+            or not self._may_sweep(plan)
         ):
             return False
         if plan.prober != self.role:
@@ -480,6 +557,15 @@ class Session:
         }
         return all((probe.transport, probe.port) in ports for probe in plan.probes)
 
+    def _may_sweep(self, plan: RoundPlan) -> bool:
+        """Whether a sweep keeps to the ports that the destination's user named."""
+        if plan.kind != SWEEP:
+            return True
+        destination = self._offer if self.role == DESTINATION else self.peer_offer
+        parts = _parts(destination) if destination else []
+        offered = {port for part in parts if part.transport == "tcp" for port in part}
+        return offered.issuperset(swept_ports(plan))
+
     def _begin(self, plan: RoundPlan) -> None:
         self.rounds.append(plan)
         if plan.prober == self.role:
@@ -489,7 +575,8 @@ class Session:
             self._order(Arm(plan))
 
     def _on_armed(self, report: Armed) -> None:
-        self._send(Ready(number=self.rounds[-1].number, own=report.own))
+        number = self.rounds[-1].number
+        self._send(Ready(number=number, own=report.own, spare=report.spare, gentle=report.gentle))
         self.state = State.ARMED
 
     def _on_barrier(self, message: Barrier) -> None:
@@ -501,7 +588,10 @@ class Session:
         self._seen = report.ports  # what a leader that observes plans by
         number = self.rounds[-1].number
         self._loses |= report.resent > 0
-        self._send(Seen(number=number, ports=report.ports, resent=report.resent))
+        self._keep_swept(came=report.swept)
+        self._send(
+            Seen(number=number, ports=report.ports, resent=report.resent, swept=report.swept)
+        )
         self.state = State.AWAITING_DONE if self.leads else State.IDLE
 
     def _on_mark(self, message: Mark) -> None:
@@ -511,6 +601,7 @@ class Session:
     def _on_done(self, message: Done) -> None:
         self._same(message.number)
         self._loses |= message.resent > 0
+        self._keep_swept(sent=message.swept)
         self._repeat(message.tried)
         self.state = State.IDLE
         self._next()
@@ -520,7 +611,8 @@ class Session:
         self.state = State.FIRING
         if self.rounds[-1].kind == BURST:
             self._send(Mark(number=message.number))
-        self._order(Fire(self.rounds[-1], message.own))
+        spare, gentle = (unpack_ports(part, MAX_WAVE) for part in (message.spare, message.gentle))
+        self._order(Fire(self.rounds[-1], message.own, spare, gentle))
 
     def _on_fired(self, _report: Fired) -> None:
         self._send(Barrier(number=self.rounds[-1].number))
@@ -530,18 +622,29 @@ class Session:
         self._same(message.number)
         self._seen = message.ports
         self._loses |= message.resent > 0
+        self._keep_swept(came=message.swept)
         self.state = State.GATHERING
-        self._order(Gather(self.rounds[-1], message.ports))
+        self._order(Gather(self.rounds[-1], message.ports, message.swept))
 
     def _on_gathered(self, report: Gathered) -> None:
         self.state = State.IDLE
         if not self.leads:
             number = self.rounds[-1].number
-            self._send(Done(number=number, tried=report.tried, resent=report.resent))
+            self._send(
+                Done(number=number, tried=report.tried, resent=report.resent, swept=report.swept)
+            )
             return
         self._loses |= report.resent > 0
+        self._keep_swept(sent=report.swept)
         self._repeat(report.tried)
         self._next()
+
+    def _keep_swept(self, *, sent: Swept | None = None, came: Swept | None = None) -> None:
+        """Keep what a sweep showed, for the plan; raise `ProtocolError` where it is none."""
+        for swept in filter(None, (sent, came)):
+            check(swept)
+        self._sent += [sent] if sent is not None else []
+        self._came += [came] if came is not None else []
 
     def _same(self, number: int) -> None:
         if not self.rounds or self.rounds[-1].number != number:
@@ -609,6 +712,10 @@ class Session:
             raise ProtocolError("the two sides did not come to the same verdict")
         self.state = State.CONCLUDED
         self._order(self._result)
+
+
+def _parts(destination: Offer) -> list[PortSet]:
+    return [part for text in destination.ports for part in parse_ports(text)]
 
 
 def _renumbered(plan: RoundPlan, number: int) -> RoundPlan:

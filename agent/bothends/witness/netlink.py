@@ -97,6 +97,15 @@ def find_route(destination: str) -> Hop | None:
     return _route(address, attributes)
 
 
+def is_routed(destination: str) -> bool:
+    """Return whether packets to `destination` go by a router, also where that cannot be told."""
+    try:
+        hop = find_route(destination)
+    except (NetlinkError, ValueError):
+        return True
+    return hop is None or hop.gateway is not None
+
+
 def returns_from(source: str, local: str, interface: str) -> bool | None:
     """Return True where the kernel takes a packet from `source` to `local` on `interface`.
 

@@ -96,23 +96,34 @@ class PacketWitness:
         program = request_filter(() if follow else self._ports, self._udp)
         self._socket = packet_socket(program, RECEIVE_BUFFER)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._instead: Callable[[bytes, str], None] | None = None
+
+    def divert(self, take: Callable[[bytes, str], None] | None) -> None:
+        """From now on hand packets, and which way they went, to `take` alone; None: as before."""
+        while self.drain():
+            pass
+        self._instead = take
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Empty the kernel's buffer whenever `loop` finds something in it."""
         self._loop = loop
         loop.add_reader(self._socket.fileno(), self.drain)
 
-    def drain(self) -> None:
-        """Take in everything the kernel holds by now."""
+    def drain(self) -> bool:
+        """Take in everything the kernel holds by now; whether there may be more."""
         for _ in range(_BATCH):
             try:
                 data, name = self._socket.recvfrom(_SNAP)
             except BlockingIOError:
-                return
+                return False
             except OSError:
                 # ENETDOWN: a card went away; the socket goes on with the others.
                 continue
-            self._take(data, name)
+            if self._instead is None:
+                self._take(data, name)
+            elif name[2] in (_HOST, _OUTGOING):
+                self._instead(data, "out" if name[2] == _OUTGOING else "in")
+        return True
 
     def _take(self, data: bytes, name: tuple[str, int, int, int, bytes]) -> None:
         if len(self.sightings) >= MAX_SIGHTINGS:
