@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bothends.sweep import SPARE, SweepSender, SweepTaker, SweepWitness, room_for_sockets
-from bothends_protocol.evidence import RoundPlan, Swept
+from bothends.sweep import (
+    SPARE,
+    SweepSender,
+    SweepTaker,
+    SweepWitness,
+    moved,
+    room_for_sockets,
+)
+from bothends_protocol.evidence import RoundPlan, Samples, Swept
 from bothends_protocol.pairing import SOURCE
 from bothends_protocol.plan import sweep_rounds
 from bothends_protocol.ports import unpack_ports
@@ -56,9 +63,15 @@ async def test_what_is_free_is_listened_on_and_what_comes_is_taken(program: sock
     sender = SweepSender(plan_of(everything), spare=[held])
     await sender.fire(lambda: None)
     taker.take({LOCAL})
-    came = taker.told(None)
-    sent = await sender.gather(set(ours), 5.0, None)
-    assert sets(came) == {"own": ours, "taken": ours, "held": sorted([held, *closed])}
+    came = taker.told(None, [ours[0], held], {"received": 3})
+    sent = await sender.gather(set(ours), 5.0, None, {"transmitted": 4})
+    assert (came.counts, sent.counts) == ({"received": 3}, {"transmitted": 4})
+    assert sets(came) == {
+        "own": ours,
+        "taken": ours,
+        "pending": ours[:1],
+        "held": sorted([held, *closed]),
+    }
     assert sets(sent) == {
         "connected": ours,
         "refused": closed,
@@ -69,7 +82,7 @@ async def test_what_is_free_is_listened_on_and_what_comes_is_taken(program: sock
     # Nothing stays behind, and the program was left alone.
     again = SweepTaker(plan_of(ours), LOCAL, [])
     await again.listen()
-    assert sets(again.told(None))["own"] == ours
+    assert sets(again.told(None, [], {}))["own"] == ours
     program.settimeout(0.0)
     with pytest.raises(BlockingIOError):
         program.accept()
@@ -81,7 +94,12 @@ async def test_a_connection_of_somebody_else_does_not_count() -> None:
     await taker.listen()
     with socket.create_connection((LOCAL, port)):
         taker.take({THERE})
-        assert sets(taker.told(None)) == {"own": [port], "taken": [], "held": []}
+        assert sets(taker.told(None, [], {})) == {
+            "own": [port],
+            "taken": [],
+            "pending": [],
+            "held": [],
+        }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a reset may come in another way")
@@ -90,7 +108,7 @@ async def test_a_programs_connection_is_not_ended_by_a_reset(program: socket.soc
     for gentle in (True, False):
         sender = SweepSender(plan_of([port]), gentle=[port] if gentle else [])
         await sender.fire(lambda: None)
-        assert sets(await sender.gather({port}, 5.0, None))["connected"] == [port]
+        assert sets(await sender.gather({port}, 5.0, None, {}))["connected"] == [port]
         connection, _ = program.accept()
         with connection:
             connection.settimeout(5.0)
@@ -104,7 +122,7 @@ async def test_a_programs_connection_is_not_ended_by_a_reset(program: socket.soc
 async def test_without_an_own_address_nobody_listens() -> None:
     taker = SweepTaker(plan_of([1]), None, [])
     await taker.listen()
-    assert sets(taker.told(None)) == {"own": [], "taken": [], "held": []}
+    assert sets(taker.told(None, [], {})) == {"own": [], "taken": [], "pending": [], "held": []}
 
 
 def test_a_sweep_may_have_what_the_system_gives() -> None:
@@ -193,3 +211,12 @@ def test_behind_a_router_addresses_say_nothing() -> None:
 @given(st.binary(max_size=80), st.sampled_from(["in", "out"]))
 def test_any_packet_is_taken_without_complaint(data: bytes, way: str) -> None:
     SweepWitness(range(1, 65536), [], [], sends=True).take(data, way)
+
+
+def test_counters_are_told_by_how_much_they_moved() -> None:
+    values = {"Ip.InReceives": (5, 9, 12), "Ip6.InReceives": (7, 7), "Ip.OutRequests": (1, 2)}
+    samples = Samples(round=1, times=(0.0, 0.1), values=values)
+    names = {"InReceives": "received", "InDelivers": "delivered"}
+    assert moved(samples, names, 4) == {"received": 7}
+    assert moved(samples, names, 6) == {"received": 0}
+    assert moved(None, names, 4) == {}

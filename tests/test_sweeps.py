@@ -91,8 +91,7 @@ def test_ports_of_one_fate_are_together_the_most_first() -> None:
     ]
     assert sweep.came_seen
     assert not sweep.refused_by_icmp
-    assert sweep.came_through(1090)
-    assert not sweep.came_through(1000)
+    assert sweep.placed(1000)
 
 
 def test_what_came_through_in_the_end_is_as_what_came_through_at_once() -> None:
@@ -146,16 +145,91 @@ def test_a_set_larger_than_a_wave_is_refused() -> None:
         sweep_of(plans(), SOURCE, [told(silent=range(1, MAX_WAVE + 2))], [])
 
 
+def test_an_answer_that_waits_and_one_that_was_kept_are_two_fates() -> None:
+    sets = {"arrived": ALL, "own": ALL, "pending": range(1000, 1050)}
+    sweep = swept({"silent": ALL}, sets)
+    assert sweep.alike() == [tuple(range(1000, 1050)), tuple(range(1050, 1100))]
+    # One that was seen to leave no longer matters in the table.
+    sweep = swept({"silent": ALL}, {**sets, "accepted": ALL})
+    assert sweep.alike() == [tuple(ALL)]
+
+
+WAVE = range(2000, 2400)
+
+
+def counted(counts: dict[str, int], sent: dict[str, int], **sets: Iterable[int]) -> Sweep:
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    found = sweep_of(
+        plans(WAVE),
+        SOURCE,
+        [replace(told(**(sets or {"silent": WAVE})), counts=sent)],
+        [replace(told(own=WAVE), counts=counts)],
+    )
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("received", "delivered", "placed", "settled"),
+    [
+        (400, 0, True, True),
+        (420, 20, True, True),
+        (399, 0, False, False),
+        (460, 60, False, False),
+        (400, 400, True, True),
+        (400, 200, False, False),
+        (12, 12, True, False),
+    ],
+    ids=["kept", "beside a few", "one less", "many others", "handed on", "some", "none came"],
+)
+def test_without_packets_counters_tell_of_whole_waves(
+    received: int,
+    delivered: int,
+    placed: bool,  # noqa: FBT001  a parameter of the test
+    settled: bool,  # noqa: FBT001
+) -> None:
+    sweep = counted({"received": received, "delivered": delivered}, {})
+    assert sweep.placed(2000) == placed
+    assert (unsettled(sweep) == []) == settled
+
+
+def test_counters_of_the_sender_tell_requests_that_never_left() -> None:
+    none = counted({"received": 3, "delivered": 3}, {"transmitted": 8})
+    all_ = counted({"received": 3, "delivered": 3}, {"transmitted": 408})
+    assert none.fates[2000] != all_.fates[2000]
+
+
+def test_counters_say_nothing_where_something_came_through() -> None:
+    counts = {"received": 400, "delivered": 0}
+    sweep = counted(counts, {}, silent=WAVE[1:], connected=WAVE[:1])
+    assert not sweep.placed(2000)
+    few = sweep_of(plans(range(1, 50)), SOURCE, [told(silent=range(1, 50))], [told()])
+    assert few is not None
+    assert not few.placed(1)
+
+
+def test_what_is_asked_again_for_the_counters_is_sorted_by_what_was_met() -> None:
+    sweep = swept({"silent": ALL[::2], "refused": ALL[1::2]}, {"own": ALL})
+    assert unsettled(sweep) == [*ALL[1::2], *ALL[::2]]
+
+
+def test_where_no_packets_are_seen_one_of_each_fate_is_tested_in_depth() -> None:
+    sweep = swept({"silent": range(1000, 1090), "connected": range(1090, 1100)}, {"own": ALL})
+    assert choose(sweep, []) == [1044, 1090, 1094, 1099]
+
+
 # -- who stands for the others
 
 
 def test_the_first_the_last_and_one_between_are_tested_in_depth() -> None:
-    sweep = swept({"silent": range(1000, 1090), "connected": range(1090, 1100)}, {})
+    sets = {"silent": range(1000, 1090), "connected": range(1090, 1100)}
+    sweep = swept(sets, {"arrived": ALL})
     assert choose(sweep, [1003, 4242]) == [1000, 1003, 1044, 1089, 1090, 1094, 1099]
 
 
 def test_of_many_fates_the_largest_are_tested_in_depth() -> None:
-    sweep = Sweep(THERE, {port: port for port in ALL}, sent_seen=True, came_seen=True)
+    sweep = Sweep(THERE, {port: port for port in ALL}, came_seen=True)
     assert len(choose(sweep, [])) == MAX_STAND
 
 

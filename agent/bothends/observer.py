@@ -55,7 +55,7 @@ from .opener import Opener
 from .queues import READ_SECONDS, QueueWatch
 from .recorder import Recorder
 from .self_test import SelfTest
-from .sweep import SweepTaker, SweepWitness
+from .sweep import SweepTaker, SweepWitness, moved
 from .way_back import WayBack
 from .witness.counters import COUNTERS, UDP_COUNTERS, Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state, returns_from
@@ -93,6 +93,8 @@ MAX_PLACES = 16
 MAX_PEER_ADDRESSES = 16
 """Addresses of the other side for which the way back is looked up."""
 
+
+_CAME_COUNTERS = {"InReceives": "received", "InDelivers": "delivered"}
 
 _ALL_PORTS = range(1, MAX_PORT + 1)
 
@@ -240,6 +242,7 @@ class Observer:
             there = () if self._is_foreign(probe) else self._peers
             self._sweep_seen = SweepWitness(ports, here, there, sends=False)
             self._packets.divert(self._sweep_seen.take)
+        self._sampler.start(once=True)
 
     async def _end_sweep(self, plan: RoundPlan, rtt: float) -> None:
         sweep, witness = self._sweep, self._sweep_seen
@@ -249,9 +252,13 @@ class Observer:
         sweep.take(origins)
         await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
         sweep.take(origins)
+        samples = self._sampler.stop(plan.number)
+        counts = moved(samples, _CAME_COUNTERS, family(bare(plan.probes[0].address)))
         if self._packets is not None:
             self._packets.divert(None)
-        self.swept = sweep.told(witness)
+        rows = connections(read_table() or (), frozenset(sweep.ports), plan.number)
+        pending = (row.local_port for row in rows if row.state == "SYN_RECV")
+        self.swept = sweep.told(witness, pending, counts)
         self._sweep = None
         self._recorder.swept.append(self.swept)
 

@@ -15,16 +15,16 @@ import ipaddress
 import selectors
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from bothends_protocol.addresses import bare
-from bothends_protocol.evidence import RoundPlan, Swept
+from bothends_protocol.evidence import RoundPlan, Samples, Swept
 from bothends_protocol.plan import swept_ports
 from bothends_protocol.ports import pack_ports
 
 from .connects import ask_for_errors, icmp_error, name_of, outcome_of
 
-__all__ = ["SweepSender", "SweepTaker", "SweepWitness", "room_for_sockets"]
+__all__ = ["SweepSender", "SweepTaker", "SweepWitness", "moved", "room_for_sockets"]
 
 SPARE = 256
 """Descriptors left for all else that a run opens."""
@@ -131,8 +131,8 @@ class SweepSender:
         self, plan: RoundPlan, spare: Collection[int] = (), gentle: Collection[int] = ()
     ) -> None:
         """Nothing is sent to the ports `spare`; `gentle` ones are not ended by a reset."""
-        self._plan = plan
-        self._address = plan.probes[0].address
+        self.number = plan.number
+        self.address = plan.probes[0].address
         self.ports = tuple(port for port in swept_ports(plan) if port not in spare)
         self._gentle = frozenset(gentle)
         self._open = selectors.DefaultSelector()
@@ -142,7 +142,7 @@ class SweepSender:
 
     async def fire(self, look: Callable[[], None]) -> None:
         """Send all requests; `look` is called now and then, to empty what fills meanwhile."""
-        kind, name = name_of(self._address, 1)
+        kind, name = name_of(self.address, 1)
         for index, port in enumerate(self.ports):
             self._send(kind, (name[0], port, *name[2:]), port)
             if index % AT_ONCE == AT_ONCE - 1:
@@ -189,7 +189,11 @@ class SweepSender:
             sock.close()
 
     async def gather(
-        self, answered: Collection[int], seconds: float, witness: SweepWitness | None
+        self,
+        answered: Collection[int],
+        seconds: float,
+        witness: SweepWitness | None,
+        counts: dict[str, int],
     ) -> Swept:
         """Wait `seconds` at most for what the other side says to have answered; close all."""
         loop = asyncio.get_running_loop()
@@ -205,7 +209,13 @@ class SweepSender:
         if witness is not None:
             packed["left"] = pack_ports(witness.requests)
             packed["returned"] = pack_ports(witness.accepted | witness.refused)
-        return Swept(round=self._plan.number, transport="tcp", address=self._address, sets=packed)
+        return Swept(
+            round=self.number,
+            transport="tcp",
+            address=self.address,
+            sets=packed,
+            counts=counts,
+        )
 
     def _waiting(self) -> list[int]:
         return [key.data for key in self._open.get_map().values()]
@@ -267,12 +277,18 @@ class SweepTaker:
                 conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE_CLOSED)
                 conn.close()
 
-    def told(self, witness: SweepWitness | None) -> Swept:
-        """Return what is known of the wave, and stop listening."""
+    def told(
+        self, witness: SweepWitness | None, pending: Iterable[int], counts: dict[str, int]
+    ) -> Swept:
+        """Return what is known of the wave, and stop listening.
+
+        `pending` are ports with requests in the socket table whose handshake is not complete.
+        """
         self.close()
         sets = {
             "own": pack_ports(self._own),
             "taken": pack_ports(self._taken),
+            "pending": pack_ports(self._own.intersection(pending)),
             "held": pack_ports(self._held.intersection(self.ports)),
         }
         if witness is not None:
@@ -280,7 +296,13 @@ class SweepTaker:
             sets["accepted"] = pack_ports(witness.accepted)
             sets["reset"] = pack_ports(witness.refused)
         probe = self._plan.probes[0]
-        return Swept(round=self._plan.number, transport="tcp", address=probe.address, sets=sets)
+        return Swept(
+            round=self._plan.number,
+            transport="tcp",
+            address=probe.address,
+            sets=sets,
+            counts=counts,
+        )
 
     def close(self) -> None:
         """Stop listening; safe to call again."""
@@ -298,3 +320,17 @@ def _close_all(registered: selectors.BaseSelector) -> None:
     for key in list((registered.get_map() or {}).values()):
         _socket_of(key).close()
     registered.close()
+
+
+def moved(samples: Samples | None, names: Mapping[str, str], version: int) -> dict[str, int]:
+    """Return by how much counters moved from the first reading to the last.
+
+    `names` are those of the IP counters as they are to be called here; those that this kernel
+    does not have are left out.
+    """
+    if samples is None:
+        return {}
+    group = "Ip6" if version == 6 else "Ip"
+    values = samples.values
+    found = {name: values.get(f"{group}.{counter}") for counter, name in names.items()}
+    return {name: row[-1] - row[0] for name, row in found.items() if row}

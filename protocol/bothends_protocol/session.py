@@ -49,6 +49,7 @@ from .pairing import DESTINATION, SOURCE, other_role
 from .plan import (
     BURST,
     CONNECT,
+    LEAST_WAVE,
     LOSS,
     LOSS_ATTEMPTS,
     MAPPED,
@@ -81,7 +82,7 @@ from .plan import (
     well_formed,
 )
 from .ports import MAX_PORT, TRANSPORTS, PortSet, parse_ports, unpack_ports
-from .sweeps import check, choose, sweep_of, unsettled
+from .sweeps import FINE_WAVE, check, choose, sweep_of, unsettled
 from .verdict import Verdict
 from .wire import compress, decompress
 
@@ -388,7 +389,10 @@ class Session:
         again = unsettled(sweep)
         if again and self._sweeps < MAX_SWEEPS:
             self._sweeps += 1
-            return sweep_rounds(number, last.prober, sweep.address, again, self._room())
+            # Each time in smaller waves, where it takes counters to tell.
+            fine = FINE_WAVE if self._sweeps < MAX_SWEEPS else LEAST_WAVE
+            room = self._room() if sweep.came_seen else min(self._room(), fine)
+            return sweep_rounds(number, last.prober, sweep.address, again, room)
         self._sweeping = False
         destination = self._offer if not self.leads else self.peer_offer
         sends = self._offer if last.prober == self.role else self.peer_offer

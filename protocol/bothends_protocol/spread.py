@@ -48,8 +48,9 @@ _DIFFER = (
 )
 _NONE = "These ports got a request each, and none of them was tested in depth."
 _UNSEEN = (
-    "No packets were seen on the destination, so that ports that stay silent alike may be stopped "
-    "by different things. As root on the destination it is seen for each."
+    "No packets were seen on the destination, and its counters do not tell either how far the "
+    "requests to these ports got: different things may stop them. As root on the destination it "
+    "is seen for each."
 )
 _UNTRIED = (
     "These ports got no request: a router is crossed, which many at once may fill, or time ran out."
@@ -79,7 +80,7 @@ def spread_over(
         rest = [port for port in ports if port not in group_of]
         like = tuple(sorted({group_of[port] for port in ports if port in group_of}))
         kinds = {groups[index][0] for index in like}
-        seen = sweep.came_seen or sweep.came_through(ports[0])
+        seen = sweep.placed(ports[0])
         if len(kinds) == 1 and seen:
             also[like[0]] += rest
         elif rest:

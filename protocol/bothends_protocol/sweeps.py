@@ -28,9 +28,22 @@ MAX_HELD = 64
 """Ports of programs that get no request of a sweep, but are tested in depth each; a host with more
 of them is swept all the same."""
 
+LEAST_COUNTED = 128
+"""Ports of a wave for which counters are asked: of fewer, others' packets hide too much."""
+
+OTHERS = 40
+"""Packets of others in the time of a wave, the contact's own among them: beyond that the counters
+are not believed."""
+
+FINE_WAVE = 1024
+"""Ports of a wave that is sent for the counters' sake: a filter's range is seldom smaller."""
+
 _OUTCOMES = ("connected", "refused", "icmp", "failed", "silent")
-_SEEN = ("arrived", "accepted", "reset", "own", "taken", "held")
-_BITS = {name: 1 << at for at, name in enumerate((*_OUTCOMES, "left", *_SEEN))}
+_SEEN = ("left", "returned", "arrived", "accepted", "reset", "own", "taken", "pending", "held")
+_COUNTED = ("kept", "let in", "came", "did not come", "sent", "not sent")
+"""What counters say of a whole wave: that all requests came to the host and none, or each, was
+handed on; that none came; that all left the sender, or none."""
+_BITS = {name: 1 << at for at, name in enumerate((*_OUTCOMES, *_SEEN, *_COUNTED))}
 _TOLD = sum(_BITS[name] for name in (*_OUTCOMES, "held"))
 """Without any of these a port got no request, and nobody says why."""
 
@@ -40,9 +53,8 @@ class Sweep(msgspec.Struct, frozen=True):
 
     address: str
     fates: dict[int, int]
-    sent_seen: bool
-    """Whether the sender's packets were seen; the same of the other side's."""
     came_seen: bool
+    """Whether the packets were seen that came."""
 
     @property
     def refused_by_icmp(self) -> bool:
@@ -54,9 +66,13 @@ class Sweep(msgspec.Struct, frozen=True):
         fate = self.fates[port]
         return next((name for name in _OUTCOMES if fate & _BITS[name]), "")
 
-    def came_through(self, port: int) -> bool:
-        """Whether a connection to the port was taken by the other agent itself."""
-        return bool(self.fates[port] & _BITS["taken"])
+    def placed(self, port: int) -> bool:
+        """Whether it is known of this very port how far its request got.
+
+        By the packets; since the other agent itself took the connection; or by counters.
+        """
+        known = sum(_BITS[name] for name in ("taken", "kept", "let in", "did not come"))
+        return self.came_seen or bool(self.fates[port] & known)
 
     def spared(self) -> list[int]:
         """Return the ports that got no request, since a program holds them."""
@@ -83,19 +99,55 @@ def sweep_of(
     came = [s for s in came if s.round in numbers]
     if not sent:
         return None
+    came_seen = bool(came) and all("arrived" in s.sets for s in came)
     fates = dict.fromkeys((port for r in mine for port in swept_ports(r)), 0)
     for part in (*sent, *came):
         for name, packed in part.sets.items():
-            bit = _BITS.get(name, 0)
+            bit = _BITS[name] if name in _OUTCOMES or name in _SEEN else 0
             for port in unpack_ports(packed, MAX_WAVE) if bit else ():
                 if port in fates:
                     fates[port] |= bit
+    for plan in () if came_seen else mine:
+        ports, bits = _by_counters(
+            next((s for s in sent if s.round == plan.number), None),
+            next((s for s in came if s.round == plan.number), None),
+        )
+        for port in ports:
+            fates[port] |= bits
     return Sweep(
         address=mine[0].probes[0].address,
         fates={port: _plain(fate) for port, fate in fates.items() if fate & _TOLD},
-        sent_seen=all("left" in s.sets for s in sent),
-        came_seen=bool(came) and all("arrived" in s.sets for s in came),
+        came_seen=came_seen,
     )
+
+
+def _by_counters(sent: Swept | None, came: Swept | None) -> tuple[tuple[int, ...], int]:
+    """Return the ports of a wave, and what the counters of both sides say of all of them.
+
+    Only of a wave of which nothing came through: each request is then one packet. All of them
+    came where at least as many did, and hardly any more.
+    """
+    if sent is None or came is None:
+        return (), 0
+    sets = {name: unpack_ports(packed, MAX_WAVE) for name, packed in sent.sets.items()}
+    ports = (*sets.get("silent", ()), *sets.get("refused", ()), *sets.get("icmp", ()))
+    count = len(ports)
+    if count < LEAST_COUNTED or sets.get("connected") or sets.get("failed"):
+        return (), 0
+    received, delivered = came.counts.get("received"), came.counts.get("delivered")
+    bits = 0
+    if received is not None and delivered is not None:
+        if count <= received <= count + OTHERS:
+            bits |= _BITS["came"]
+            bits |= _BITS["kept"] if delivered <= OTHERS else 0
+            bits |= _BITS["let in"] if delivered >= count else 0
+        elif received <= OTHERS:
+            bits |= _BITS["did not come"]
+    transmitted = sent.counts.get("transmitted")
+    if transmitted is not None:
+        bits |= _BITS["sent"] if count <= transmitted <= count + OTHERS else 0
+        bits |= _BITS["not sent"] if transmitted <= OTHERS else 0
+    return ports, bits
 
 
 def _plain(fate: int) -> int:
@@ -110,10 +162,13 @@ def _plain(fate: int) -> int:
             break
     if fate & (_BITS["accepted"] | _BITS["reset"]):
         fate |= _BITS["arrived"]
-    if fate & _BITS["connected"] and fate & _BITS["taken"]:
-        fate &= ~(_BITS["arrived"] | _BITS["accepted"] | _BITS["reset"])
-    if fate & (_BITS["arrived"] | _BITS["connected"] | _BITS["refused"] | _BITS["icmp"]):
+        fate &= ~_BITS["pending"]
+    if fate & _BITS["arrived"]:
         fate &= ~_BITS["left"]
+    if fate & _BITS["connected"]:
+        came = ("left", "returned", "accepted", "reset", "pending", *_COUNTED)
+        fate &= ~sum(_BITS[name] for name in came)
+        fate &= ~(_BITS["arrived"] if fate & _BITS["taken"] else 0)
     return fate
 
 
@@ -122,13 +177,16 @@ def unsettled(sweep: Sweep) -> list[int]:
 
     Silence is certain where a request is known to have come and nothing to have been said.
     """
-    silent, arrived = _BITS["silent"], _BITS["arrived"]
-    answers = _BITS["accepted"] | _BITS["reset"]
-    return [
+    arrived, answers = _BITS["arrived"], _BITS["accepted"] | _BITS["reset"]
+    told = arrived if sweep.came_seen else _BITS["kept"] | _BITS["let in"]
+    asked = _BITS["silent"] | (0 if sweep.came_seen else _BITS["refused"])
+    found = [
         port
         for port, fate in sweep.fates.items()
-        if fate & silent and (not fate & arrived or fate & answers)
+        if fate & asked and (not fate & told or (fate & arrived and fate & answers))
     ]
+    # Of one wave the counters tell only where all of it fares alike.
+    return sorted(found, key=lambda port: (sweep.outcome(port), port))
 
 
 def check(swept: Swept) -> None:
@@ -153,8 +211,10 @@ def choose(sweep: Sweep, named: Collection[int]) -> list[int]:
         if len(chosen) >= most:
             break
         last = len(ports) - 1
-        places = dict.fromkeys(last * at // (STAND - 1) for at in range(STAND))
-        chosen |= dict.fromkeys(ports[place] for place in places)
+        # Coded bursts, which it takes where no packets are seen, are few.
+        lone = not sweep.came_seen and sweep.outcome(ports[0]) != "connected"
+        places = {last // 2} if lone else {last * at // (STAND - 1) for at in range(STAND)}
+        chosen |= dict.fromkeys(ports[place] for place in sorted(places))
     return sorted(chosen)
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from bothends_protocol.code import parse_code
 from bothends_protocol.pairing import ROLES, SOURCE, Handshake
 
-from . import agents, bench_alone, faults
+from . import agents, bench_alone, bench_sweeps, faults
 from .hosts import CommandError, Host, Lab, LabError
 from .network import Stage, lan
 from .services import Service
@@ -112,12 +112,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--alone", type=int, metavar="SECONDS", help="what waiting costs that ends without contact"
     )
+    parser.add_argument(
+        "--sweeps",
+        nargs="?",
+        const="",
+        choices=("", *bench_sweeps.DESTINATIONS),
+        metavar="DESTINATION",
+        help="thousands of ports, beside port scanners",
+    )
     options = parser.parse_args(arguments)
     if os.geteuid() != 0:
         print("scripts/bench: needs root, to make hosts of namespaces", file=sys.stderr)
         return 1
     _show_head(options.times)
     try:
+        if options.sweeps is not None:
+            bench_sweeps.measure(options.sweeps)
+            return 0
         if options.alone is not None:
             bench_alone.measure(options.alone)
             return 0
