@@ -159,7 +159,7 @@ def _judge(one: Saved, other: Saved, code: Code | None) -> _Result:
             if met
             else _never_met(source, destination)
         )
-    except (InputError, ValueError, ArithmeticError) as error:
+    except (InputError, ProtocolError, ValueError, ArithmeticError) as error:
         raise UsageError("The evidence cannot be judged: no agent writes such.") from error
     return _Result(
         verdict=verdict,

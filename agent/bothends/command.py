@@ -19,6 +19,7 @@ from bothends_protocol.addresses import bare, is_loopback
 from bothends_protocol.code import Code, parse_code
 from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.evidence import HostFacts
+from bothends_protocol.messages import MAX_NAMED
 from bothends_protocol.pairing import DESTINATION, SOURCE
 from bothends_protocol.plan import SWEEP_FROM
 from bothends_protocol.ports import PortSet, parse_ports
@@ -312,7 +313,12 @@ def _ports(text: str, without: int = 0) -> tuple[str, ...]:
     if sum(len(part) for part in wanted if part.transport == "udp") > MAX_UDP_PORTS:
         raise UsageError(f"At most {MAX_UDP_PORTS} ports of UDP are tested in one run.")
     parts = (_left_out(part, without) for part in wanted)
-    return tuple(f"{part.transport}:{text}" for part in parts for text in _in_pieces(part))
+    texts = tuple(f"{part.transport}:{text}" for part in parts for text in _in_pieces(part))
+    if len(texts) > MAX_NAMED:
+        raise UsageError(
+            f"Those are too many separate ports: give {MAX_NAMED * _RANGES} ranges at most."
+        )
+    return texts
 
 
 def _left_out(part: PortSet, port: int) -> PortSet:

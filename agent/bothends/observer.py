@@ -55,7 +55,7 @@ from .opener import Opener
 from .queues import READ_SECONDS, QueueWatch
 from .recorder import Recorder
 from .self_test import SelfTest
-from .sweep import SweepTaker, SweepWitness, moved
+from .sweep import SweepTaker, SweepWitness
 from .way_back import WayBack
 from .witness.counters import COUNTERS, UDP_COUNTERS, Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state, returns_from
@@ -93,8 +93,6 @@ MAX_PLACES = 16
 MAX_PEER_ADDRESSES = 16
 """Addresses of the other side for which the way back is looked up."""
 
-
-_CAME_COUNTERS = {"InReceives": "received", "InDelivers": "delivered"}
 
 _ALL_PORTS = range(1, MAX_PORT + 1)
 
@@ -227,14 +225,14 @@ class Observer:
         probe = plan.probes[0]
         ports = frozenset(swept_ports(plan))
         rows = listeners(read_table() or (), _ALL_PORTS, self._own.inodes)
-        everywhere = {row.port for row in rows if not is_loopback(row.address)}
+        everywhere = {row.port for row in rows}
         held = everywhere & ports
         # A program is not to be woken by a connection that says nothing and is cut off.
         if len(everywhere) <= MAX_HELD:
             self.spare = pack_ports(held)
         else:
             self.gentle = pack_ports(held)
-        self._sweep = SweepTaker(plan, self.landing(probe.address), held)
+        self._sweep = SweepTaker(plan, self._inside_address(probe), held)
         await self._sweep.listen()
         self._sweep_seen = None
         if self._packets is not None:
@@ -242,7 +240,10 @@ class Observer:
             there = () if self._is_foreign(probe) else self._peers
             self._sweep_seen = SweepWitness(ports, here, there, sends=False)
             self._packets.divert(self._sweep_seen.take)
-        self._sampler.start(once=True)
+
+    def _inside_address(self, probe: Probe) -> str | None:
+        """The address at which requests to `probe` come in here, with its zone."""
+        return None if self.landing(probe.address) is None else self.inside(probe).address
 
     async def _end_sweep(self, plan: RoundPlan, rtt: float) -> None:
         sweep, witness = self._sweep, self._sweep_seen
@@ -252,13 +253,11 @@ class Observer:
         sweep.take(origins)
         await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
         sweep.take(origins)
-        samples = self._sampler.stop(plan.number)
-        counts = moved(samples, _CAME_COUNTERS, family(bare(plan.probes[0].address)))
         if self._packets is not None:
             self._packets.divert(None)
         rows = connections(read_table() or (), frozenset(sweep.ports), plan.number)
         pending = (row.local_port for row in rows if row.state == "SYN_RECV")
-        self.swept = sweep.told(witness, pending, counts)
+        self.swept = sweep.told(witness, pending)
         self._sweep = None
         self._recorder.swept.append(self.swept)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from bothends_protocol.addresses import bare, family, is_private, is_public, normal
+from bothends_protocol.addresses import bare, is_private, is_public, normal
 from bothends_protocol.bursts import WINDOW_SECONDS
 from bothends_protocol.challenge import CHALLENGE_SIZE, answer
 from bothends_protocol.counted import as_told, view_burst
@@ -65,7 +65,7 @@ from .connects import (
 from .datagrams_sent import hear, letter, send, socket_to
 from .hops import SLACK_SECONDS, Lane, Tracer, farthest, has_expired
 from .recorder import Recorder
-from .sweep import SweepSender, SweepWitness, moved
+from .sweep import SweepSender, SweepWitness
 from .witness.counters import COUNTERS, UDP_COUNTERS, Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state
 from .witness.packets import PacketWitness
@@ -147,9 +147,6 @@ time-out of Linux)."""
 
 _ANY: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104  bound to connect from
 _READ = 256
-
-
-_SENT_COUNTERS = {"OutTransmits": "transmitted"}
 
 
 class _Try(msgspec.Struct):
@@ -427,7 +424,6 @@ class Prober:
             address = plan.probes[0].address
             self._sweep_seen = SweepWitness(self._sweep.ports, (), (address,), sends=True)
             self.packets.divert(self._sweep_seen.take)
-        self._sampler.start(once=True)
         await self._sweep.fire(self._look_at_packets)
 
     def _look_at_packets(self) -> None:
@@ -439,9 +435,7 @@ class Prober:
         if self._sweep is None:
             return
         seconds = SETTLE_SECONDS + 2 * rtt
-        samples = self._sampler.stop(self._sweep.number)
-        counts = moved(samples, _SENT_COUNTERS, family(bare(self._sweep.address)))
-        self.swept = await self._sweep.gather(answered(came), seconds, self._sweep_seen, counts)
+        self.swept = await self._sweep.gather(answered(came), seconds, self._sweep_seen)
         if self.packets is not None:
             self.packets.divert(None)
         self._sweep = None

@@ -42,7 +42,7 @@ from bothends_protocol.messages import (
 from bothends_protocol.offered import offered
 from bothends_protocol.outside_facts import OutsideFacts, outside_facts, tidy
 from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
-from bothends_protocol.plan import by_datagrams
+from bothends_protocol.plan import by_datagrams, probe_addresses
 from bothends_protocol.ports import PortSet, parse_ports
 from bothends_protocol.session import (
     Arm,
@@ -587,7 +587,7 @@ class Run:
         return link.remote if link else ""
 
     def _offer(self, contact: Contact) -> Offer:
-        return Offer(
+        offer = Offer(
             ports=self.options.ports,
             targets=self._targets,
             typed=self._typed,
@@ -603,13 +603,9 @@ class Run:
             map=self.options.map,
             control_port=self.options.control_port,
             room=room_for_sockets(),
-            routed=self._crosses_router(),
         )
-
-    def _crosses_router(self) -> bool:
-        """Whether any address that may be tested from here is reached by a router."""
-        targets = (address for target in self._targets for address in target.addresses)
-        return any(map(is_routed, filter(None, (*targets, *self._typed, self._remote()))))
+        # Also of an address that only the meeting point and the other side have named.
+        return msgspec.structs.replace(offer, routed=any(map(is_routed, probe_addresses(offer))))
 
     def _resent(self) -> int:
         """Segments of the contact that this side had to send again since the test began."""

@@ -15,16 +15,17 @@ import ipaddress
 import selectors
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 
-from bothends_protocol.addresses import bare
-from bothends_protocol.evidence import RoundPlan, Samples, Swept
+from bothends_protocol.addresses import bare, family
+from bothends_protocol.evidence import RoundPlan, Swept
 from bothends_protocol.plan import swept_ports
 from bothends_protocol.ports import pack_ports
 
 from .connects import ask_for_errors, icmp_error, name_of, outcome_of
+from .streams import share_port
 
-__all__ = ["SweepSender", "SweepTaker", "SweepWitness", "moved", "room_for_sockets"]
+__all__ = ["SweepSender", "SweepTaker", "SweepWitness", "room_for_sockets"]
 
 SPARE = 256
 """Descriptors left for all else that a run opens."""
@@ -37,6 +38,8 @@ LOOKS = 10
 
 AT_ONCE = 128
 """Requests in a row before the agent looks at its witnesses and its contact again."""
+
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 _LEAST_PACKET = 40
@@ -121,7 +124,8 @@ def _segment(data: bytes) -> tuple[int, bytes, bytes] | None:
 
 
 def _raw(addresses: Iterable[str]) -> frozenset[bytes]:
-    return frozenset(ipaddress.ip_address(bare(address)).packed for address in addresses)
+    known = (bare(address) for address in addresses)
+    return frozenset(ipaddress.ip_address(text).packed for text in known if family(text))
 
 
 class SweepSender:
@@ -155,14 +159,16 @@ class SweepSender:
         try:
             sock = socket.socket(kind, socket.SOCK_STREAM)
         except OSError:
-            self._sets["failed"].append(port)
-            return
+            return  # no room: this port has not been tried
         try:
             sock.setblocking(False)
             ask_for_errors(sock)
             result = sock.connect_ex(name)
         except OSError as error:
             result = error.errno or errno.EIO
+        if result in _NO_ROOM:
+            sock.close()
+            return  # nothing was sent: this port has not been tried
         if result in (errno.EINPROGRESS, errno.EWOULDBLOCK, 0):
             self._open.register(sock, selectors.EVENT_WRITE, port)
             return
@@ -193,7 +199,6 @@ class SweepSender:
         answered: Collection[int],
         seconds: float,
         witness: SweepWitness | None,
-        counts: dict[str, int],
     ) -> Swept:
         """Wait `seconds` at most for what the other side says to have answered; close all."""
         loop = asyncio.get_running_loop()
@@ -214,7 +219,6 @@ class SweepSender:
             transport="tcp",
             address=self.address,
             sets=packed,
-            counts=counts,
         )
 
     def _waiting(self) -> list[int]:
@@ -256,7 +260,7 @@ class SweepTaker:
             return
         try:
             sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            share_port(sock)
             if kind == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(name)
@@ -277,9 +281,7 @@ class SweepTaker:
                 conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE_CLOSED)
                 conn.close()
 
-    def told(
-        self, witness: SweepWitness | None, pending: Iterable[int], counts: dict[str, int]
-    ) -> Swept:
+    def told(self, witness: SweepWitness | None, pending: Iterable[int]) -> Swept:
         """Return what is known of the wave, and stop listening.
 
         `pending` are ports with requests in the socket table whose handshake is not complete.
@@ -301,7 +303,6 @@ class SweepTaker:
             transport="tcp",
             address=probe.address,
             sets=sets,
-            counts=counts,
         )
 
     def close(self) -> None:
@@ -320,17 +321,3 @@ def _close_all(registered: selectors.BaseSelector) -> None:
     for key in list((registered.get_map() or {}).values()):
         _socket_of(key).close()
     registered.close()
-
-
-def moved(samples: Samples | None, names: Mapping[str, str], version: int) -> dict[str, int]:
-    """Return by how much counters moved from the first reading to the last.
-
-    `names` are those of the IP counters as they are to be called here; those that this kernel
-    does not have are left out.
-    """
-    if samples is None:
-        return {}
-    group = "Ip6" if version == 6 else "Ip"
-    values = samples.values
-    found = {name: values.get(f"{group}.{counter}") for counter, name in names.items()}
-    return {name: row[-1] - row[0] for name, row in found.items() if row}

@@ -657,11 +657,6 @@ class Swept(_Record, frozen=True):
     in answer, `accepted` or `reset`; `own`: where the agent itself listened, `taken`: where a
     connection came to it there, `pending`: where a request waits in the socket table for the end
     of its handshake; `held`: where a program listens."""
-    counts: Annotated[dict[Text, int], msgspec.Meta(max_length=MAX_SETS)] = msgspec.field(
-        default_factory=dict
-    )
-    """How far kernel counters moved meanwhile: of who sends `transmitted` (OutTransmits of IP), of
-    the other `received` and `delivered` (InReceives, InDelivers). Everybody's packets count."""
 
 
 class Evidence(_Record, frozen=True):

@@ -183,7 +183,7 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
         groups.setdefault(group, (finding, []))[1].append(journey)
     ended = list(groups.values())
     kinds = [(_kind(found), [_place(j) for j in alike]) for found, alike in ended]
-    spread = spread_over(kinds, prober, observer)
+    spread = spread_over(kinds, sweep, _wanted(prober, observer))
     checks = [
         _check(
             alike,
@@ -852,6 +852,7 @@ def _stands_for(alike: Sequence[Journey], ports: Sequence[int]) -> tuple[str, ..
 
 
 _MAY_BE = {
+    "connected": ("service.hung", "service.closes", "service.other-program"),
     "silent": (
         "destination.firewall-drop",
         "network.drop",

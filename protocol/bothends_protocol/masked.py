@@ -170,7 +170,6 @@ RULES: dict[tuple[str, str], str] = {
     ("Sized", "local"): _ADDRESS,
     ("Sized", "way"): KEEP,
     ("Swept", "address"): _ADDRESS,
-    ("Swept", "counts"): KEEP,
     ("Swept", "sets"): KEEP,
     ("Swept", "transport"): KEEP,
     ("Target", "addresses"): _ADDRESS,

@@ -117,7 +117,7 @@ tested in depth. Fewer are all tested so."""
 MAX_WAVE = 8192
 """Ports of one round of a sweep: then the other side says what came, and the sockets are closed."""
 
-LEAST_WAVE = 256
+LEAST_WAVE = 64
 """The same where a side has hardly any room for sockets."""
 
 MAX_SAMPLED = 2

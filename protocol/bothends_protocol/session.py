@@ -82,7 +82,7 @@ from .plan import (
     well_formed,
 )
 from .ports import MAX_PORT, TRANSPORTS, PortSet, parse_ports, unpack_ports
-from .sweeps import FINE_WAVE, check, choose, sweep_of, unsettled
+from .sweeps import MAX_SWEEPS, check, choose, sweep_of, unsettled
 from .verdict import Verdict
 from .wire import compress, decompress
 
@@ -128,15 +128,16 @@ _MOST = {
 """Rounds of a kind in one run, both directions together; bursts in one of them once more, where
 the router was asked to forward."""
 
-MAX_SWEEPS = 3
-"""Requests to each port of a sweep at most: on a clean way silence of three is no accident."""
-
 MAX_ROUTED = 512
 """Ports that are swept across a router: what it keeps of each connection that comes to nothing it
 keeps for two minutes (nf_conntrack_tcp_timeout_syn_sent), and a small one has room for 4,096."""
 
-MAX_OFFERED = 65535
-"""Ports that one offer may name, all transports together."""
+LEAST_ROOM = 1024
+"""Sockets that both sides may open for all ports to be swept. With less no more ports are than
+across a router: it would take too many rounds."""
+
+MAX_OFFERED = MAX_PORT + 4096
+"""Ports that one offer may name: all of TCP, and as many of UDP as are tested in a run."""
 
 
 class State(enum.Enum):
@@ -367,7 +368,7 @@ class Session:
         if len(wanted) < SWEEP_FROM or not addresses:
             return first_round(number, prober, addresses, destination.ports)
         self._sweeping, self._sweeps = True, 1
-        if sends.routed:
+        if sends.routed or self._room() < LEAST_ROOM:
             wanted = wanted[:: -(-len(wanted) // MAX_ROUTED)]
         return sweep_rounds(number, prober, addresses[0], wanted, self._room())
 
@@ -389,10 +390,7 @@ class Session:
         again = unsettled(sweep)
         if again and self._sweeps < MAX_SWEEPS:
             self._sweeps += 1
-            # Each time in smaller waves, where it takes counters to tell.
-            fine = FINE_WAVE if self._sweeps < MAX_SWEEPS else LEAST_WAVE
-            room = self._room() if sweep.came_seen else min(self._room(), fine)
-            return sweep_rounds(number, last.prober, sweep.address, again, room)
+            return sweep_rounds(number, last.prober, sweep.address, again, self._room())
         self._sweeping = False
         destination = self._offer if not self.leads else self.peer_offer
         sends = self._offer if last.prober == self.role else self.peer_offer
@@ -565,6 +563,8 @@ class Session:
         """Whether a sweep keeps to the ports that the destination's user named."""
         if plan.kind != SWEEP:
             return True
+        if len(swept_ports(plan)) > max(LEAST_WAVE, self._room()):
+            return False
         destination = self._offer if self.role == DESTINATION else self.peer_offer
         parts = _parts(destination) if destination else []
         offered = {port for part in parts if part.transport == "tcp" for port in part}

@@ -12,10 +12,8 @@ from collections.abc import Sequence
 import msgspec
 
 from .addresses import bare
-from .evidence import Evidence
-from .pairing import DESTINATION
-from .ports import parse_ports
-from .sweeps import sweep_between
+from .ports import PortSet
+from .sweeps import Sweep, choose
 
 __all__ = ["Apart", "Spread", "spread_over"]
 
@@ -46,60 +44,74 @@ _DIFFER = (
     "Of these ports, which answered alike, a few were tested in depth and did not all turn out the "
     "same: what holds for the others is not known."
 )
-_NONE = "These ports got a request each, and none of them was tested in depth."
+_NONE = "These ports got a request each, and too few of them were tested in depth."
 _UNSEEN = (
-    "No packets were seen on the destination, and its counters do not tell either how far the "
-    "requests to these ports got: different things may stop them. As root on the destination it "
-    "is seen for each."
+    "Nobody saw of each of these ports how far its request got, so that those which fare alike may "
+    "be stopped by different things. Run as root, both sides see it, unless packets are lost."
+)
+_HELD = (
+    "Programs listen on these ports and take connections, as far as their system does that for "
+    "them. Not each of them was tested in depth."
 )
 _UNTRIED = (
-    "These ports got no request: a router is crossed, which many at once may fill, or time ran out."
+    "These ports got no request: a router is crossed, which so many at once may fill; or a side "
+    "may open few sockets only; or this address is one of several; or the time ran out."
 )
 
 
 def spread_over(
-    groups: Sequence[tuple[object, Sequence[_Place]]], prober: Evidence, observer: Evidence
+    groups: Sequence[tuple[object, Sequence[_Place]]],
+    sweep: Sweep | None,
+    wanted: Sequence[PortSet],
 ) -> Spread:
     """Return what `groups`, those that were tested in depth, stand for in a sweep.
 
-    Each is what was found, for comparison, and the places where.
+    Each is what was found, for comparison, and the places where. `wanted` are the ports that the
+    destination's user named.
     """
-    sweep = sweep_between(prober, observer)
     if sweep is None:
         return Spread(also=tuple(() for _ in groups))
     at = bare(sweep.address)
-    group_of = {
-        port: index
-        for index, (_, places) in enumerate(groups)
-        for transport, address, port in places
-        if transport == "tcp" and bare(address) == at
-    }
+    tcp = [part for part in wanted if part.transport == "tcp"]
+    everything = {port for part in tcp for port in part}
+    needed = set(
+        choose(sweep, [first for part in tcp for first, last in part.ranges if first == last])
+    )
+    found: dict[str, dict[int, int]] = {at: {}}
+    """By address and port: the group in which it ended."""
+    for index, (_, places) in enumerate(groups):
+        for transport, address, port in places:
+            if transport == "tcp":
+                found.setdefault(bare(address), {})[port] = index
+    group_of = found[at]
     also: list[list[int]] = [[] for _ in groups]
-    left: dict[tuple[str, tuple[int, ...], str], list[int]] = {}
+    left: dict[tuple[str, str, tuple[int, ...], str], list[int]] = {}
     for ports in sweep.alike():
         rest = [port for port in ports if port not in group_of]
         like = tuple(sorted({group_of[port] for port in ports if port in group_of}))
         kinds = {groups[index][0] for index in like}
-        seen = sweep.placed(ports[0])
-        if len(kinds) == 1 and seen:
+        whole = all(port in group_of for port in ports if port in needed)
+        if len(kinds) == 1 and whole and sweep.placed(ports[0]):
             also[like[0]] += rest
         elif rest:
-            why = _NONE if not kinds else _DIFFER if len(kinds) > 1 else _UNSEEN
-            left.setdefault((why, like, sweep.outcome(ports[0])), []).extend(rest)
-    destination = observer if observer.role == DESTINATION else prober
-    wanted = {
-        port
-        for text in destination.ports
-        for part in parse_ports(text)
-        if part.transport == "tcp"
-        for port in part
-    }
-    if untried := sorted(wanted - sweep.fates.keys() - group_of.keys()):
-        left[_UNTRIED, (), ""] = untried
+            why = _why(sweep, ports[0], len(kinds) if whole else 0)
+            left.setdefault((sweep.address, why, like, sweep.outcome(ports[0])), []).extend(rest)
+    for address, tested in found.items():
+        known = tested.keys() | (sweep.fates.keys() if address == at else set())
+        if untried := sorted(everything - known):
+            left[address, _UNTRIED, (), ""] = untried
     return Spread(
         also=tuple(tuple(sorted(ports)) for ports in also),
         left=tuple(
-            Apart(sweep.address, tuple(sorted(ports)), why, like, outcome)
-            for (why, like, outcome), ports in left.items()
+            Apart(address, tuple(sorted(ports)), why, like, outcome)
+            for (address, why, like, outcome), ports in left.items()
         ),
     )
+
+
+def _why(sweep: Sweep, port: int, kinds: int) -> str:
+    if sweep.held(port):
+        return _HELD
+    if not kinds:
+        return _NONE
+    return _DIFFER if kinds > 1 else _UNSEEN

@@ -2,8 +2,9 @@
 
 Each side says in sets of ports what it did and saw (`evidence.Swept`). Put
 together they are the **fate** of each port, a few bits. Ports of one fate are
-told apart by nothing that anybody saw, so a few of them are tested in depth and
-stand for the others (`choose`), as long as those few agree (`judge`).
+told apart by nothing that anybody saw, so a few of them are tested in depth
+(`choose`). They stand for the others where it was seen of each how far its
+request got (`Sweep.placed`), and as long as they agree (`spread`).
 """
 
 from __future__ import annotations
@@ -12,11 +13,24 @@ from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
+from .errors import ProtocolError
 from .evidence import Evidence, RoundPlan, Swept
-from .plan import MAX_WAVE, SWEEP, swept_ports
-from .ports import unpack_ports
+from .plan import MAX_WAVE, SWEEP, swept_ports, well_formed
+from .ports import MAX_PORT, unpack_ports
 
-__all__ = ["Sweep", "answered", "check", "choose", "sweep_between", "sweep_of", "unsettled"]
+__all__ = [
+    "MAX_SWEEPS",
+    "Sweep",
+    "answered",
+    "check",
+    "choose",
+    "sweep_between",
+    "sweep_of",
+    "unsettled",
+]
+
+MAX_SWEEPS = 3
+"""Requests to each port of a sweep at most: on a clean way silence of three is no accident."""
 
 STAND = 3
 """Ports of one fate that are tested in depth: the first, the last, and one between."""
@@ -28,24 +42,10 @@ MAX_HELD = 64
 """Ports of programs that get no request of a sweep, but are tested in depth each; a host with more
 of them is swept all the same."""
 
-LEAST_COUNTED = 128
-"""Ports of a wave for which counters are asked: of fewer, others' packets hide too much."""
-
-OTHERS = 40
-"""Packets of others in the time of a wave, the contact's own among them: beyond that the counters
-are not believed."""
-
-FINE_WAVE = 1024
-"""Ports of a wave that is sent for the counters' sake: a filter's range is seldom smaller."""
-
 _OUTCOMES = ("connected", "refused", "icmp", "failed", "silent")
 _SEEN = ("left", "returned", "arrived", "accepted", "reset", "own", "taken", "pending", "held")
-_COUNTED = ("kept", "let in", "came", "did not come", "sent", "not sent")
-"""What counters say of a whole wave: that all requests came to the host and none, or each, was
-handed on; that none came; that all left the sender, or none."""
-_BITS = {name: 1 << at for at, name in enumerate((*_OUTCOMES, *_SEEN, *_COUNTED))}
-_TOLD = sum(_BITS[name] for name in (*_OUTCOMES, "held"))
-"""Without any of these a port got no request, and nobody says why."""
+_BITS = {name: 1 << at for at, name in enumerate((*_OUTCOMES, *_SEEN))}
+_ANY_OUTCOME = sum(_BITS[name] for name in _OUTCOMES)
 
 
 class Sweep(msgspec.Struct, frozen=True):
@@ -53,8 +53,11 @@ class Sweep(msgspec.Struct, frozen=True):
 
     address: str
     fates: dict[int, int]
+    sent_seen: bool
+    """Whether the packets of who sent were seen; `came_seen`: those that came to the other side."""
     came_seen: bool
-    """Whether the packets were seen that came."""
+    loses: bool = False
+    """Whether a port that stayed silent answered another time."""
 
     @property
     def refused_by_icmp(self) -> bool:
@@ -67,12 +70,26 @@ class Sweep(msgspec.Struct, frozen=True):
         return next((name for name in _OUTCOMES if fate & _BITS[name]), "")
 
     def placed(self, port: int) -> bool:
-        """Whether it is known of this very port how far its request got.
+        """Whether it was seen of this very port how far its request got, and its answer.
 
-        By the packets; since the other agent itself took the connection; or by counters.
+        Then others of the same fate met the same. Not so behind a program, which does with each
+        connection what it likes; nor where packets are lost, since three lost ones look as if
+        something stopped them between the hosts.
         """
-        known = sum(_BITS[name] for name in ("taken", "kept", "let in", "did not come"))
-        return self.came_seen or bool(self.fates[port] & known)
+        fate = self.fates[port]
+        if fate & (_BITS["held"] | _BITS["failed"]):
+            return False
+        if fate & _BITS["taken"] or not self.came_seen:
+            return bool(fate & _BITS["taken"])
+        if fate & _BITS["reset"]:
+            # Only where the agent listened it is no closed port that says so.
+            return bool(fate & _BITS["own"] and fate & _BITS["refused"])
+        here = fate & _BITS["arrived"] and not fate & _BITS["accepted"]
+        return bool(here) or (self.sent_seen and not self.loses)
+
+    def held(self, port: int) -> bool:
+        """Whether a program listens on the port."""
+        return bool(self.fates[port] & _BITS["held"])
 
     def spared(self) -> list[int]:
         """Return the ports that got no request, since a program holds them."""
@@ -91,63 +108,38 @@ def sweep_of(
 ) -> Sweep | None:
     """Return what the sweeps of `prober` show, None where there was none.
 
-    `sent` are the records of who sent, `came` those of the other side.
+    `sent` are the records of who sent, `came` those of the other side. Raises `ProtocolError`
+    where they are none that an agent writes.
     """
-    mine = [r for r in rounds if r.kind == SWEEP and r.prober == prober]
-    numbers = {r.number for r in mine}
-    sent = [s for s in sent if s.round in numbers]
-    came = [s for s in came if s.round in numbers]
-    if not sent:
+    mine = {r.number: r for r in rounds if r.kind == SWEEP and r.prober == prober}
+    if not mine or not any(part.round in mine for part in sent):
         return None
-    came_seen = bool(came) and all("arrived" in s.sets for s in came)
-    fates = dict.fromkeys((port for r in mine for port in swept_ports(r)), 0)
-    for part in (*sent, *came):
+    asked = {number: swept_ports(plan) for number, plan in mine.items() if well_formed(plan)}
+    if len(asked) < len(mine) or sum(map(len, asked.values())) > MAX_SWEEPS * MAX_PORT:
+        raise ProtocolError("sweeps that no agent makes")
+    parts = [[part for part in side if part.round in mine] for side in (sent, came)]
+    for side in parts:
+        if len({part.round for part in side}) < len(side):
+            raise ProtocolError("a round of a sweep that is told twice")
+    fates = dict.fromkeys((port for ports in asked.values() for port in ports), 0)
+    for part in (*parts[0], *parts[1]):
         for name, packed in part.sets.items():
-            bit = _BITS[name] if name in _OUTCOMES or name in _SEEN else 0
+            bit = _BITS.get(name, 0)
             for port in unpack_ports(packed, MAX_WAVE) if bit else ():
                 if port in fates:
                     fates[port] |= bit
-    for plan in () if came_seen else mine:
-        ports, bits = _by_counters(
-            next((s for s in sent if s.round == plan.number), None),
-            next((s for s in came if s.round == plan.number), None),
-        )
-        for port in ports:
-            fates[port] |= bits
+    answers = _BITS["connected"] | _BITS["refused"]
     return Sweep(
-        address=mine[0].probes[0].address,
-        fates={port: _plain(fate) for port, fate in fates.items() if fate & _TOLD},
-        came_seen=came_seen,
+        address=next(iter(mine.values())).probes[0].address,
+        fates={
+            port: _plain(fate)
+            for port, fate in fates.items()
+            if fate & (_ANY_OUTCOME | _BITS["held"])
+        },
+        sent_seen=all("left" in part.sets for part in parts[0]),
+        came_seen=bool(parts[1]) and all("arrived" in part.sets for part in parts[1]),
+        loses=any(fate & _BITS["silent"] and fate & answers for fate in fates.values()),
     )
-
-
-def _by_counters(sent: Swept | None, came: Swept | None) -> tuple[tuple[int, ...], int]:
-    """Return the ports of a wave, and what the counters of both sides say of all of them.
-
-    Only of a wave of which nothing came through: each request is then one packet. All of them
-    came where at least as many did, and hardly any more.
-    """
-    if sent is None or came is None:
-        return (), 0
-    sets = {name: unpack_ports(packed, MAX_WAVE) for name, packed in sent.sets.items()}
-    ports = (*sets.get("silent", ()), *sets.get("refused", ()), *sets.get("icmp", ()))
-    count = len(ports)
-    if count < LEAST_COUNTED or sets.get("connected") or sets.get("failed"):
-        return (), 0
-    received, delivered = came.counts.get("received"), came.counts.get("delivered")
-    bits = 0
-    if received is not None and delivered is not None:
-        if count <= received <= count + OTHERS:
-            bits |= _BITS["came"]
-            bits |= _BITS["kept"] if delivered <= OTHERS else 0
-            bits |= _BITS["let in"] if delivered >= count else 0
-        elif received <= OTHERS:
-            bits |= _BITS["did not come"]
-    transmitted = sent.counts.get("transmitted")
-    if transmitted is not None:
-        bits |= _BITS["sent"] if count <= transmitted <= count + OTHERS else 0
-        bits |= _BITS["not sent"] if transmitted <= OTHERS else 0
-    return ports, bits
 
 
 def _plain(fate: int) -> int:
@@ -157,8 +149,7 @@ def _plain(fate: int) -> int:
     """
     for name in _OUTCOMES:
         if fate & _BITS[name]:
-            others = sum(_BITS[other] for other in _OUTCOMES if other != name)
-            fate &= ~others
+            fate &= ~(_ANY_OUTCOME - _BITS[name])
             break
     if fate & (_BITS["accepted"] | _BITS["reset"]):
         fate |= _BITS["arrived"]
@@ -166,8 +157,8 @@ def _plain(fate: int) -> int:
     if fate & _BITS["arrived"]:
         fate &= ~_BITS["left"]
     if fate & _BITS["connected"]:
-        came = ("left", "returned", "accepted", "reset", "pending", *_COUNTED)
-        fate &= ~sum(_BITS[name] for name in came)
+        further = ("left", "returned", "accepted", "reset", "pending")
+        fate &= ~sum(_BITS[name] for name in further)
         fate &= ~(_BITS["arrived"] if fate & _BITS["taken"] else 0)
     return fate
 
@@ -177,16 +168,13 @@ def unsettled(sweep: Sweep) -> list[int]:
 
     Silence is certain where a request is known to have come and nothing to have been said.
     """
-    arrived, answers = _BITS["arrived"], _BITS["accepted"] | _BITS["reset"]
-    told = arrived if sweep.came_seen else _BITS["kept"] | _BITS["let in"]
-    asked = _BITS["silent"] | (0 if sweep.came_seen else _BITS["refused"])
-    found = [
+    silent, arrived = _BITS["silent"], _BITS["arrived"]
+    answers = _BITS["accepted"] | _BITS["reset"]
+    return [
         port
         for port, fate in sweep.fates.items()
-        if fate & asked and (not fate & told or (fate & arrived and fate & answers))
+        if fate & silent and (not fate & arrived or fate & answers)
     ]
-    # Of one wave the counters tell only where all of it fares alike.
-    return sorted(found, key=lambda port: (sweep.outcome(port), port))
 
 
 def check(swept: Swept) -> None:
@@ -211,14 +199,15 @@ def choose(sweep: Sweep, named: Collection[int]) -> list[int]:
         if len(chosen) >= most:
             break
         last = len(ports) - 1
-        # Coded bursts, which it takes where no packets are seen, are few.
-        lone = not sweep.came_seen and sweep.outcome(ports[0]) != "connected"
-        places = {last // 2} if lone else {last * at // (STAND - 1) for at in range(STAND)}
-        chosen |= dict.fromkeys(ports[place] for place in sorted(places))
+        places = sorted({last * at // (STAND - 1) for at in range(STAND)})
+        chosen |= dict.fromkeys(ports[place] for place in places)
     return sorted(chosen)
 
 
 def sweep_between(prober: Evidence, observer: Evidence) -> Sweep | None:
-    """Return the sweep that the two evidences show in this direction."""
+    """Return the sweep that the two evidences show in this direction.
+
+    Raises `ProtocolError` where they hold one that no agent makes.
+    """
     rounds = prober.rounds or observer.rounds
     return sweep_of(rounds, prober.role, prober.swept, observer.swept)
