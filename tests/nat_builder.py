@@ -123,6 +123,8 @@ class Homes:
     """What routers do with what they do not pass on."""
     other: str = "answers"
     """What the other machine does: `answers`, `refuses`."""
+    reused: bool = False
+    """Whether the first request came from a port that one through an opening came from, too."""
     router: str = ""
     """What a filter of the destination's router does with what it passes on; empty: no filter."""
     carrier: str = ""
@@ -500,7 +502,7 @@ def _requests(homes: Homes, rounds: Iterable[RoundPlan]) -> Iterator[_Request]:
             pinhole = plan.kind == "pinhole"
             yield _Request(
                 round=plan.number,
-                local_port=plan.local_ports[index] if pinhole else 40_000 + number,
+                local_port=plan.local_ports[index] if pinhole else _own_port(homes, number),
                 seq=2**32 - 1 - 1_000_000 * number,
                 tag=tag_of(number) if homes.tags else 0,
                 lost=plan.number == 1 and index in homes.lost,
@@ -508,6 +510,11 @@ def _requests(homes: Homes, rounds: Iterable[RoundPlan]) -> Iterator[_Request]:
                 opened=pinhole and _pinhole_sent(homes) and not homes.scramble,
                 mapped=plan.kind == "mapped" and homes.map == "granted",
             )
+
+
+def _own_port(homes: Homes, number: int) -> int:
+    """The local port that the system chose for the request `number`."""
+    return 30_001 if homes.reused and number == homes.first else 40_000 + number
 
 
 def _end_of(homes: Homes, request: _Request) -> _End:

@@ -1061,3 +1061,13 @@ def counted(homes: Homes, *, refused: bool | None = False, **reached: bool) -> t
 )
 def test_what_counters_add(homes: Homes, told: dict[str, bool], found: tuple[str, ...]) -> None:
     assert counted(homes, **told) == found
+
+
+@pytest.mark.parametrize("source_sees", [True, False])
+def test_a_local_port_that_is_used_twice_makes_no_request_of_another(*, source_sees: bool) -> None:
+    homes = Homes(forward=None, others="drop", source_sees=source_sees)
+    (expected,), (check,) = (
+        judge(*each.evidence()).checks for each in (homes, replace(homes, reused=True))
+    )
+    assert [blocker.code for blocker in check.blockers] == ["nat.no-forward"]
+    assert check.blockers == expected.blockers

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -168,8 +168,9 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
     large = {address: large_packets(prober, observer, address) for address in addresses}
     limited = _limited(journeys, spent=bool(prober.contact.refused))
     sweep = sweep_between(prober, observer)
-    limited |= {sweep.address} if sweep is not None and sweep.refused_by_icmp else set()
-    journeys = [_perhaps_limited(journey, limited) for journey in journeys]
+    swept = {sweep.address} if sweep is not None and sweep.refused_by_icmp else set()
+    of = {"udp": limited | swept, "tcp": swept}
+    journeys = [_perhaps_limited(journey, of.get(journey.transport, ())) for journey in journeys]
     findings = [
         (journey, _with_large(_find(journey, losing=losing), _large_of(journey, large)))
         for journey in journeys
@@ -284,7 +285,7 @@ def _with_large(found: _Finding, large: Large) -> _Finding:
     )
 
 
-def _perhaps_limited(j: Journey, limited: frozenset[str]) -> Journey:
+def _perhaps_limited(j: Journey, limited: Collection[str]) -> Journey:
     if j.icmp is None and j.address in limited:
         return msgspec.structs.replace(j, perhaps_limited=True)
     return j

@@ -1189,6 +1189,11 @@ class _Matcher:
             (a.round, a.local_port) for a in (() if source is None else source.attempts)
         )
         """Where any attempt came from: most NATs keep the port, so its row is not this one's."""
+        self._reused = any(
+            other.local_port == attempt.local_port and other.round != attempt.round
+            for other in (() if source is None else source.attempts)
+        )
+        """Whether another attempt got the same local port, so that ports alone tell nothing."""
         self._unmet = _unmet(source, table)
         beside = [
             other
@@ -1212,6 +1217,8 @@ class _Matcher:
 
     def _is_mine(self, s: Sighting) -> bool:
         a = self.attempt
+        if a.tag and is_tag(s.mss) and s.mss != a.tag:
+            return False  # of another attempt, which got the same local port again
         return (
             s.transport == a.transport
             and s.source_port == a.local_port
@@ -1287,13 +1294,14 @@ class _Matcher:
     def _answer(self, s: Sighting) -> str | None:
         if s.icmp is not None:
             # An ICMP error quotes the request, as it was where the error was made.
-            quoted = self._is_mine(s) or bool(s.seq and s.seq in self._seqs)
+            same_ports = self._is_mine(s) and not self._reused
+            quoted = same_ports or bool(s.seq and s.seq in self._seqs)
             return "icmp" if quoted else None
         a = self.attempt
         if s.transport != a.transport or s.source_port != a.port:
             return None
         known = a.transport == "tcp" and (s.ack - 1) % 2**32 in self._seqs
-        if not self._is_back(s) and not known:
+        if not known and (self._reused or not self._is_back(s)):
             return None
         if a.transport == "udp":
             return "answer"

@@ -143,8 +143,10 @@ MAX_PINHOLES = 2
 PINHOLE_ATTEMPTS = 3
 """Requests through each: one of them arriving tells all, and not each must be lost."""
 
-_LOCAL_PORTS = (20_000, 59_999)
-"""Where the requests through a pinhole come from: not a service's port, and hardly ever taken."""
+_LOCAL_PORTS = (25_000, 32_000)
+"""Where the requests through a pinhole come from: no service's port nor the control port as a rule,
+and below those that systems choose themselves (32768 and up on Linux, 49152 elsewhere), so that no
+other request of the run comes from the same."""
 
 MAX_MAPPED = 4
 """Ports that the router is asked to forward in one round (--map)."""
