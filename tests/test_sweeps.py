@@ -215,6 +215,11 @@ def test_where_packets_are_lost_nothing_between_the_hosts_is_stood_for() -> None
     sweep = sweep_of(rounds, SOURCE, sent, came)
     assert sweep is not None
     assert not sweep.placed(1001)
+    # What never left the source was kept there, and not lost.
+    kept = [replace(sent[0], sets=told(silent=ALL[:50], connected=ALL[50:], left=[]).sets), sent[1]]
+    sweep = sweep_of(rounds, SOURCE, kept, came)
+    assert sweep is not None
+    assert sweep.placed(1001)
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,11 @@ SPARE = 256
 MOST_ROOM = 16_384
 """Sockets that one wave may take, whatever the system allows: each costs the kernel some KB."""
 
-LOOKS = 10
-"""How often it is looked for the last answers in the time that they may take."""
+ANSWER_SECONDS = 0.2
+"""For answers that are known to have left, at least: a busy computer takes them late."""
+
+LOOKS = 20
+"""How often it is looked for them in that time."""
 
 AT_ONCE = 128
 """Requests in a row before the agent looks at its witnesses and its contact again."""
@@ -202,6 +205,7 @@ class SweepSender:
     ) -> Swept:
         """Wait `seconds` at most for what the other side says to have answered; close all."""
         loop = asyncio.get_running_loop()
+        seconds = max(seconds, ANSWER_SECONDS)
         until = loop.time() + seconds
         self._hear()
         while loop.time() < until and any(port in answered for port in self._waiting()):

@@ -84,8 +84,10 @@ class Sweep(msgspec.Struct, frozen=True):
         if fate & _BITS["reset"]:
             # Only where the agent listened it is no closed port that says so.
             return bool(fate & _BITS["own"] and fate & _BITS["refused"])
-        here = fate & _BITS["arrived"] and not fate & _BITS["accepted"]
-        return bool(here) or (self.sent_seen and not self.loses)
+        if fate & _BITS["arrived"] and not fate & _BITS["accepted"]:
+            return True
+        kept = not fate & (_BITS["arrived"] | _BITS["left"])
+        return self.sent_seen and (kept or not self.loses)
 
     def held(self, port: int) -> bool:
         """Whether a program listens on the port."""
