@@ -140,6 +140,30 @@ def test_readings_that_miss_a_part_of_the_burst_tell_nothing() -> None:
     assert follows(sent, part, ["dev.tx"]) is None
 
 
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(("passed", "told"), [(0.8, None), (0.0, False)])
+def test_a_burst_that_lies_between_two_readings_is_not_said_to_be_missing(
+    passed: float,
+    told: bool | None,  # noqa: FBT001  a parameter of the test
+    seed: int,
+) -> None:
+    """A busy computer took no reading while it came: the counter rises evenly from one to the next.
+
+    But what stands still from before the gap until after it did not count the burst.
+    """
+    rng = random.Random(seed)
+    sent = burst(rng)
+    samples = readings(rng, sent, passed=passed, before=0.4)
+    kept = [i for i, at in enumerate(samples.times) if not -0.05 < at < 0.28]
+    (counts,) = samples.values.values()
+    gapped = replace(
+        samples,
+        times=tuple(samples.times[i] for i in kept),
+        values={"Ip.InReceives": tuple(counts[i] for i in kept)},
+    )
+    assert follows(sent, gapped, ["Ip.InReceives"]) is told
+
+
 def test_one_spurt_in_a_full_window_is_no_burst() -> None:
     sent = burst(random.Random(7))
     seen = readings(random.Random(8), sent, passed=0)

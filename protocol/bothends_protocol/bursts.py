@@ -89,6 +89,9 @@ _LATE, _MARK_LATE = 0.08, 0.03
 """Seconds that a packet may be counted after it was sent, and by which the mark that aligns the
 clocks may have come late: then it seems to be counted before."""
 
+_GAP = 0.06
+"""Seconds between readings that hide windows of a burst: three of them."""
+
 _SPARE = 0.1
 """Part of a burst that may be missing, or be other traffic."""
 
@@ -234,8 +237,21 @@ def follows(
     if MOST > found.slope > PASSED and found.slope > SURE * found.error and found.steady:
         return True
     if found.slope < STOPPED and PASSED - found.slope > SURE * found.error:
-        return False
+        return None if _may_hide(burst, samples.times, total) else False
     return None
+
+
+def _may_hide(burst: Burst, times: Sequence[float], readings: Sequence[int]) -> bool:
+    """Whether the burst may lie between two readings, as where a busy computer took none for long.
+
+    Then the counter rises there on a straight line, which follows nothing.
+    """
+    least = PASSED * len(burst.sends)
+    pairs = zip(pairwise(times), pairwise(readings), strict=True)
+    return any(
+        until - since > _GAP and after - before >= least
+        for (since, until), (before, after) in pairs
+    )
 
 
 def _each_once(burst: Burst, times: Sequence[float], readings: Sequence[int]) -> bool:
