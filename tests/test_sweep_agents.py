@@ -142,26 +142,17 @@ def seen(*packets: tuple[str, bytes], sends: bool) -> SweepWitness:
     return witness
 
 
-def test_the_sender_sees_requests_leave_and_answers_come() -> None:
+@pytest.mark.parametrize("sends", [True, False], ids=["the sender", "the other side"])
+def test_requests_and_their_answers_are_seen(*, sends: bool) -> None:
+    sender, other = (HERE, THERE) if sends else (THERE, HERE)
+    forth, back = ("out", "in") if sends else ("in", "out")
     witness = seen(
-        ("out", ip(HERE, THERE, TCP, tcp(50000, 4001, SYN))),
-        ("in", ip(THERE, HERE, TCP, tcp(4001, 50000, SYN_ACK))),
-        ("out", ip(HERE, THERE, TCP, tcp(50000, 4001, RST))),
-        ("out", ip(HERE, THERE, TCP, tcp(50001, 4002, SYN))),
-        ("in", ip(THERE, HERE, TCP, tcp(4002, 50001, RST_ACK))),
-        sends=True,
-    )
-    assert (witness.requests, witness.accepted, witness.refused) == ({4001, 4002}, {4001}, {4002})
-
-
-def test_the_other_side_sees_them_come_and_leave() -> None:
-    witness = seen(
-        ("in", ip(THERE, HERE, TCP, tcp(50000, 4001, SYN))),
-        ("out", ip(HERE, THERE, TCP, tcp(4001, 50000, SYN_ACK))),
-        ("in", ip(THERE, HERE, TCP, tcp(50000, 4001, RST))),
-        ("in", ip(THERE, HERE, TCP, tcp(50001, 4002, SYN))),
-        ("out", ip(HERE, THERE, TCP, tcp(4002, 50001, RST_ACK))),
-        sends=False,
+        (forth, ip(sender, other, TCP, tcp(50000, 4001, SYN))),
+        (back, ip(other, sender, TCP, tcp(4001, 50000, SYN_ACK))),
+        (forth, ip(sender, other, TCP, tcp(50000, 4001, RST))),
+        (forth, ip(sender, other, TCP, tcp(50001, 4002, SYN))),
+        (back, ip(other, sender, TCP, tcp(4002, 50001, RST_ACK))),
+        sends=sends,
     )
     assert (witness.requests, witness.accepted, witness.refused) == ({4001, 4002}, {4001}, {4002})
 

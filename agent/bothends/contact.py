@@ -326,20 +326,21 @@ class Contact(msgspec.Struct, dict=True):
     async def _keep_dialling(self, address: str, port: int, delay: float) -> None:
         await asyncio.sleep(delay)
         pause = _FIRST_RETRY
-        pairing: set[asyncio.Task[bool]] = set()
-        links: list[Link] = []
+        pairing: dict[asyncio.Task[bool], Link] = {}
         try:
             while not self.closed_to_new:
                 link = await self._connect(address, port) if len(pairing) < MAX_PAIRING else None
                 if link is not None:
-                    links.append(link)
-                    pairing.add(asyncio.ensure_future(self._pair(link, _place(address, port))))
+                    task = asyncio.ensure_future(self._pair(link, _place(address, port)))
+                    pairing[task] = link
                 if pairing:
-                    done, pairing = await asyncio.wait(
+                    done, _ = await asyncio.wait(
                         pairing, timeout=PAIRING_SECONDS, return_when=asyncio.FIRST_COMPLETED
                     )
                     if True in {task.result() for task in done}:
                         return
+                    for task in done:
+                        del pairing[task]
                 await self._pause(pause)
                 pause = min(pause * _RETRY_GROWTH, _LAST_RETRY)
         finally:
@@ -347,7 +348,7 @@ class Contact(msgspec.Struct, dict=True):
                 task.cancel()
             await asyncio.gather(*pairing, return_exceptions=True)
             # A handshake that was given up before it had begun has closed nothing.
-            for link in set(links) - self._open:
+            for link in set(pairing.values()) - self._open:
                 link.close()
 
     async def _pause(self, seconds: float) -> None:

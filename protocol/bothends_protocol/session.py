@@ -350,7 +350,7 @@ class Session:
     @staticmethod
     def _check(offer: Offer) -> None:
         try:
-            count = sum(len(part) for text in offer.ports for part in parse_ports(text))
+            count = sum(map(len, _parts(offer)))
         except InputError as error:
             raise ProtocolError("an offer with ports that are none") from error
         if count > MAX_OFFERED:
@@ -551,12 +551,7 @@ class Session:
         if plan.kind == LOSS:
             own = ("tcp", self._offer.control_port)
             return all((probe.transport, probe.port) == own for probe in plan.probes)
-        ports = {
-            (part.transport, port)
-            for text in self._offer.ports
-            for part in parse_ports(text)
-            for port in part
-        }
+        ports = {(part.transport, port) for part in _parts(self._offer) for port in part}
         return all((probe.transport, probe.port) in ports for probe in plan.probes)
 
     def _may_sweep(self, plan: RoundPlan) -> bool:
