@@ -14,7 +14,7 @@ from bothends_protocol.evidence import (
 )
 from bothends_protocol.fixes import FixCase, fixes_for
 from bothends_protocol.outside_facts import OutsideFacts
-from bothends_protocol.verdict import SEGMENTS, Blocker, Check, Segment, Verdict
+from bothends_protocol.verdict import SEGMENTS, Blocker, Check, Segment, Suggestion, Verdict
 
 __all__ = ["ADDRESS", "OUTSIDE", "VERDICTS", "blocker", "check", "host", "segments"]
 
@@ -126,6 +126,14 @@ VERDICTS = {
             "source-to-destination": {"status": "open", "blockers": []},
             "destination-to-source": {"status": "blocked", "blockers": ["source.firewall-reject"]},
         },
+    ),
+    "suggest": Verdict(
+        verdict_id=_ID,
+        status="open",
+        reachable="yes",
+        summary="Use TCP port 4242: it is free on the destination, and the source reaches it.",
+        checks=(check("open"),),
+        suggestion=Suggestion(transport="tcp", port=4242, ready=True, ports="4242"),
     ),
     "undetermined": Verdict(
         verdict_id=_ID,

@@ -25,6 +25,7 @@ KEYS = (
     "summary",
     "checks",
     "directions",
+    "suggestion",
     "source",
     "destination",
     "contact",
@@ -33,8 +34,8 @@ KEYS = (
     "verified",
     "notes",
 )
-"""Keys of the contract in its order; `directions` with --both-ways, `watch` with --watch only, the
-last two of `combine` only."""
+"""Keys of the contract in its order; `directions` with --both-ways, `watch` with --watch only,
+`suggestion` of `suggest` only, the last two of `combine` only."""
 
 
 @cache

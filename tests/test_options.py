@@ -55,6 +55,34 @@ def test_defaults() -> None:
     assert not found.code_fixed
 
 
+def test_a_port_is_sought_where_no_range_is_typed() -> None:
+    found = options("suggest")
+    assert (found.role, found.suggest) == ("destination", True)
+    assert found.ports == ("tcp:1024-4241,4244-5999",)
+    assert not options("destination", "4242").suggest
+
+
+def test_a_port_is_sought_in_the_range_that_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert options("suggest", "4242,5000-5003", "--control-port", "5001").ports == (
+        "tcp:4242,5000,5002-5003",
+    )
+    assert not capsys.readouterr().err
+    options("suggest", "1024-65535")
+    assert "connections that it opens itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["4242-4243", "24242"])
+def test_a_range_that_holds_nothing_to_suggest_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="can be suggested"):
+        options("suggest", text)
+
+
+def test_full_speed_is_for_either_side() -> None:
+    assert options("destination", "1-65535", "--fast").fast
+    assert options(*SOURCE, "--fast").fast
+    assert not options(*SOURCE).fast
+
+
 def test_everything_at_once() -> None:
     found = options(
         *SOURCE,

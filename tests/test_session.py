@@ -67,6 +67,9 @@ from bothends_protocol.ports import pack_ports
 from bothends_protocol.session import (
     MAX_ROUNDS,
     MAX_ROUTED,
+    ROUTED_RATE,
+    SAMPLED,
+    SLOWED,
     Arm,
     Armed,
     Collect,
@@ -1074,6 +1077,35 @@ class SweptWorld(World):
         return {self.lost} & set(swept_ports(plan)) if first else set()
 
 
+@dataclass
+class ChequeredWorld(SweptWorld):
+    """Ports of which every other one drops what comes."""
+
+    def came(self, plan: RoundPlan) -> Swept | None:
+        return self._record(plan, at_sender=False)
+
+    def sent(self, plan: RoundPlan) -> Swept | None:
+        self.requests += swept_ports(plan) if plan.kind == SWEEP else ()
+        return self._record(plan, at_sender=True)
+
+    @staticmethod
+    def _record(plan: RoundPlan, *, at_sender: bool) -> Swept | None:
+        if plan.kind != SWEEP:
+            return None
+        ports = set(swept_ports(plan))
+        shut = {port for port in ports if port // 7 % 2}
+        if at_sender:
+            return swept_record(plan, connected=ports - shut, silent=shut, left=ports)
+        return swept_record(plan, arrived=ports, accepted=ports - shut, taken=ports - shut)
+
+
+@dataclass
+class LossyWorld(SweptWorld):
+    """Each wave has a segment or two of the contact sent again."""
+
+    resent: int = 0
+
+
 def swept_record(plan: RoundPlan, **sets: Iterable[int]) -> Swept:
     packed = {name: pack_ports(ports) for name, ports in sets.items()}
     return Swept(round=plan.number, transport="tcp", address=THERE, sets=packed)
@@ -1087,6 +1119,9 @@ class Sweeper(Side):
         world = self.world
         assert isinstance(world, SweptWorld)
         if isinstance(order, Collect):
+            if isinstance(world, LossyWorld):
+                world.resent += 2
+                report = changed(report, resent=world.resent)
             return changed(report, swept=world.came(order.plan))
         if isinstance(order, Gather):
             return changed(report, swept=world.sent(order.plan))
@@ -1133,9 +1168,84 @@ def test_what_may_refuse_once_a_second_is_tested_port_by_port() -> None:
 
 def test_across_a_router_a_sample_of_the_ports_gets_requests() -> None:
     world = SweptWorld()
-    swept(world, source=changed(SWEEPER, routed=True))
-    assert 400 < len(set(world.requests)) <= MAX_ROUTED
-    assert max(world.requests) - min(world.requests) > 8900
+    pair = swept(world, source=changed(SWEEPER, routed=True))
+    assert pair.agreed()
+    sweeps = [plan for plan in pair.plans() if plan.kind == SWEEP]
+    assert SAMPLED - 10 < len(swept_ports(sweeps[0])) <= SAMPLED
+    assert {plan.rate for plan in sweeps} == {ROUTED_RATE}
+    # Where the ports fared differently it is known to the port.
+    assert {1999, 2000, 2999, 3000} <= set(world.requests)
+    assert len(world.requests) < SAMPLED + 50
+
+
+def test_across_a_router_programs_are_in_the_sample() -> None:
+    world = SweptWorld()
+    held = changed(MANY, held=pack_ports([1234, 5678]))
+    swept(world, source=changed(SWEEPER, routed=True), destination=held)
+    assert {1234, 5678} <= set(world.requests)
+
+
+def test_where_much_differs_a_router_gets_no_more_requests_than_it_bears() -> None:
+    world = ChequeredWorld()
+    pair = swept(world, source=changed(SWEEPER, routed=True))
+    assert pair.agreed()
+    assert MAX_ROUTED - 300 < len(world.requests) <= MAX_ROUTED
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "all_ports"),
+    [(True, True, True), (True, False, False), (False, True, False)],
+)
+def test_all_get_requests_across_a_router_where_both_users_say_so(
+    *, here: bool, there: bool, all_ports: bool
+) -> None:
+    world = SweptWorld()
+    source = changed(SWEEPER, routed=True, fast=here)
+    swept(world, source=source, destination=changed(MANY, fast=there))
+    assert (len(set(world.requests)) == 9000) is all_ports
+
+
+@pytest.mark.parametrize(
+    ("ports", "rate", "permitted"),
+    [
+        (range(1000, 1500), ROUTED_RATE, True),
+        (range(1000, 1500), ROUTED_RATE + 1, False),
+        (range(1000, 1500), 0, False),
+        (range(1000, 2001 + MAX_ROUTED), ROUTED_RATE, False),
+    ],
+    ids=["as agreed", "too fast", "without a pace", "too many"],
+)
+def test_a_leader_that_does_not_spare_the_router_is_refused(
+    ports: range, rate: int, *, permitted: bool
+) -> None:
+    session = Session(DESTINATION, changed(MANY, routed=True), entropy)
+    session.receive(SWEEPER)
+    plan = changed(sweep_rounds(1, SOURCE, THERE, ports, 4000)[0], rate=rate)
+    with contextlib.nullcontext() if permitted else pytest.raises(ProtocolError, match="agreed"):
+        session.receive(Round(plan=plan))
+
+
+def test_where_packets_are_lost_the_pace_is_taken_back() -> None:
+    pair = swept()
+    rates = [plan.rate for plan in pair.plans() if plan.kind == SWEEP]
+    # Nothing was known of it before the one that was lost was asked again.
+    assert rates == [0, 0, 0, 0]
+    slower = swept(LossyWorld())
+    rates = [plan.rate for plan in slower.plans() if plan.kind == SWEEP]
+    assert rates[:4] == [0, *SLOWED, SLOWED[-1]]
+
+
+def test_fewer_ports_are_swept_where_a_free_one_is_sought() -> None:
+    few = changed(MANY, ports=("tcp:1001-1065",), suggest=True)
+    assert SWEEP in kinds(swept(destination=few))
+    fewer = changed(MANY, ports=("tcp:1001-1064",), suggest=True)
+    assert SWEEP not in kinds(swept(destination=fewer))
+
+
+def test_an_offer_whose_held_ports_are_none_is_refused() -> None:
+    session = Session(SOURCE, SWEEPER, entropy)
+    with pytest.raises(ProtocolError):
+        session.receive(changed(MANY, held=b"nonsense"))
 
 
 def test_with_both_ways_both_directions_are_swept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bothends.sweep import (
     SPARE,
@@ -115,6 +117,18 @@ async def test_a_programs_connection_is_not_ended_by_a_reset(program: socket.soc
             else:
                 with pytest.raises(ConnectionResetError):
                     connection.recv(1)
+
+
+async def test_requests_keep_to_the_pace() -> None:
+    ports = free_ports(8)
+    plan = replace(plan_of(ports), rate=40)
+    sender = SweepSender(plan)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await sender.fire(lambda: None)
+    # No machine is too fast for that, and a slow one only takes longer.
+    assert loop.time() - begun >= (len(ports) - 1) / plan.rate
+    assert sets(await sender.gather((), 0.0, None))["refused"] == ports
 
 
 async def test_without_an_own_address_nobody_listens() -> None:

@@ -15,7 +15,18 @@ from bothends_protocol.pairing import SOURCE
 from bothends_protocol.plan import MAX_WAVE, SWEEP, sweep_rounds, swept_ports, well_formed
 from bothends_protocol.ports import PortSet, pack_ports, parse_ports
 from bothends_protocol.spread import spread_over
-from bothends_protocol.sweeps import MAX_STAND, Sweep, answered, choose, sweep_of, unsettled
+from bothends_protocol.sweeps import (
+    CUTS,
+    MAX_HELD,
+    MAX_STAND,
+    Sweep,
+    answered,
+    between,
+    choose,
+    sample,
+    sweep_of,
+    unsettled,
+)
 from evidence_builder import THERE
 
 ALL = range(1000, 1100)
@@ -244,6 +255,68 @@ def test_the_first_the_last_and_one_between_are_tested_in_depth() -> None:
     sets = {"silent": range(1000, 1090), "connected": range(1090, 1100)}
     sweep = swept(sets, {"arrived": ALL})
     assert choose(sweep, [1003, 4242]) == [1000, 1003, 1044, 1089, 1090, 1094, 1099]
+
+
+def test_a_sample_has_both_ends_and_the_ports_of_programs() -> None:
+    wanted = [*range(1024, 14_501), *range(49_000, 52_001)]
+    found = sample(wanted, 256, [4242, 22, 51_999])
+    assert 250 < len(found) <= 256 + 2
+    assert {1024, 52_000, 4242, 51_999} <= set(found)
+    assert set(found) <= set(wanted)
+    assert sample([5, 6, 7], 256) == [5, 6, 7]
+    assert len(sample(range(1, 65_536), 256, range(1, 65_536))) <= 256 + MAX_HELD
+
+
+def test_between_ports_that_fared_differently_others_are_tried_to_the_very_edge() -> None:
+    wanted = range(1000, 2000)
+    shut = range(1234, 1777)
+    asked = set(sample(wanted, 20))
+    waves = 0
+    while True:
+        silent, taken = asked & {*shut}, asked - {*shut}
+        found = sweep_of(
+            plans(asked),
+            SOURCE,
+            [told(silent=silent, connected=taken, left=asked)],
+            [told(arrived=asked, accepted=taken, taken=taken)],
+        )
+        assert found is not None
+        further = between(found, wanted, 100)
+        if not further:
+            break
+        assert len(further) <= 2 * (CUTS + 1)
+        assert not asked & set(further)
+        asked |= set(further)
+        waves += 1
+    assert {1233, 1234, 1776, 1777} <= asked
+    assert waves <= 3
+    assert len(asked) < 20 + 40
+
+
+def test_a_programs_port_is_no_edge() -> None:
+    found = swept(
+        {"connected": [1000, 1099], "left": [1000, 1099]},
+        {"arrived": [1000, 1099], "taken": [1000, 1099], "held": [1050]},
+    )
+    assert between(found, ALL, 100) == []
+
+
+def test_no_more_are_tried_between_than_allowed() -> None:
+    found = swept(
+        {"connected": [1000], "silent": [1099], "left": [1000, 1099]},
+        {"arrived": [1000, 1099], "taken": [1000]},
+    )
+    assert len(between(found, ALL, 100)) == CUTS + 1
+    assert len(between(found, ALL, 3)) == 3
+
+
+def test_who_seeks_a_free_port_leaves_programs_alone() -> None:
+    found = swept(
+        {"connected": [1000, 1099], "left": [1000, 1099]},
+        {"arrived": [1000, 1099], "taken": [1000, 1099], "held": [1050]},
+    )
+    assert choose(found, []) == [1000, 1050, 1099]
+    assert choose(found, [], seeks=True) == [1000, 1099]
 
 
 def test_of_many_fates_the_largest_are_tested_in_depth() -> None:

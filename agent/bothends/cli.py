@@ -115,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_destination(commands)
     _add_source(commands)
+    _add_suggest(commands)
     _add_rendezvous(commands)
     _add_combine(commands)
     _add_demo(commands)
@@ -145,6 +146,27 @@ def _add_destination(commands: _Commands) -> None:
     )
     command.add_argument(
         "--keep-map", action="store_true", help="with --map: leave the port open afterwards"
+    )
+    _add_common(command)
+
+
+def _add_suggest(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "suggest",
+        allow_abbrev=False,
+        help="in place of destination: which free port could a service take?",
+        description="Run on the computer that should accept connections, in place of "
+        "destination: finds a port that no program holds there and that the source reaches. Where "
+        "there is none, says what one change would open most.",
+    )
+    command.add_argument(
+        "ports",
+        nargs="?",
+        metavar="RANGE",
+        # Ports that need no root, below those that systems choose for themselves.
+        default="1024-5999",
+        help="where to look (1024-5999); 4242 and 4243 only where they are typed alone, and none "
+        "that the system takes for connections of its own",
     )
     _add_common(command)
 
@@ -213,6 +235,11 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     add("--wait", metavar="SECONDS", default="600", help="for the other side (600)")
     add("--timeout", metavar="SECONDS", default="60", help="from pairing to verdict (60)")
     add("--both-ways", action="store_true", help="test the other direction too")
+    add(
+        "--fast",
+        action="store_true",
+        help="thousands of ports at full speed across routers too (on both sides)",
+    )
     add(
         "--watch",
         action="store_true",

@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -34,6 +34,7 @@ from .outcome import Outcome
 from .run import Run
 from .saving import paste_lines, save_evidence
 from .screen import LiveScreen, list_lines
+from .sought import own_choice, sought
 
 __all__ = ["agent", "usage_document"]
 
@@ -246,14 +247,16 @@ def _take_address(options: Options, run: Run, text: str) -> None:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    role = DESTINATION if args.command == "destination" else SOURCE
+    role = SOURCE if args.command == "source" else DESTINATION
     control_port = _number(args.control_port, "--control-port", 1, 65535)
     if getattr(args, "keep_map", False) and not args.map:
         raise UsageError("--keep-map keeps open what --map opens: give both.")
     code = _code(args, role)
     return Options(
         role=role,
-        ports=_test_ports(args, control_port) if role == DESTINATION else (),
+        ports=_named_ports(args, control_port),
+        suggest=args.command == "suggest",
+        fast=args.fast,
         code=code,
         code_fixed=code is not None,
         code_shared=args.code is not None or args.code_file is not None,
@@ -294,6 +297,24 @@ def _rendezvous(args: argparse.Namespace) -> str | None:
         raise UsageError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
 
 
+def _named_ports(args: argparse.Namespace, control_port: int) -> tuple[str, ...]:
+    if args.command == "suggest":
+        return _sought_ports(args, control_port)
+    return _test_ports(args, control_port) if args.command == "destination" else ()
+
+
+def _sought_ports(args: argparse.Namespace, control_port: int) -> tuple[str, ...]:
+    left, said = sought(_parsed(args.ports), control_port, own_choice())
+    if not left:
+        raise UsageError(
+            f"None of {args.ports} can be suggested: they are ports where the agents meet, that "
+            "this computer takes for connections of its own, or 4242 and 4243. Give another range."
+        )
+    if said:
+        _say(said)
+    return _texts(left)
+
+
 def _test_ports(args: argparse.Namespace, control_port: int) -> tuple[str, ...]:
     wanted = _ports(args.ports, without=control_port)
     if any(control_port in part for text in wanted for part in parse_ports(text)):
@@ -306,13 +327,19 @@ def _test_ports(args: argparse.Namespace, control_port: int) -> tuple[str, ...]:
 
 def _ports(text: str, without: int = 0) -> tuple[str, ...]:
     """Return the port sets in `text`; of long ranges the port `without` is left out."""
+    return _texts([_left_out(part, without) for part in _parsed(text)])
+
+
+def _parsed(text: str) -> list[PortSet]:
     try:
-        wanted = parse_ports(text)
+        return parse_ports(text)
     except InputError as error:
         raise UsageError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
-    if sum(len(part) for part in wanted if part.transport == "udp") > MAX_UDP_PORTS:
+
+
+def _texts(parts: Sequence[PortSet]) -> tuple[str, ...]:
+    if sum(len(part) for part in parts if part.transport == "udp") > MAX_UDP_PORTS:
         raise UsageError(f"At most {MAX_UDP_PORTS} ports of UDP are tested in one run.")
-    parts = (_left_out(part, without) for part in wanted)
     texts = tuple(f"{part.transport}:{text}" for part in parts for text in _in_pieces(part))
     if len(texts) > MAX_NAMED:
         raise UsageError(

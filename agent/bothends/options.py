@@ -62,6 +62,10 @@ class Options(msgspec.Struct, frozen=True):
     """Source: what it tries by itself while it waits, for a verdict on saved evidence; the
     destination names its ports only where the two meet."""
     watch: bool = False
+    suggest: bool = False
+    """Destination: whether a port is sought for a program that is yet to listen."""
+    fast: bool = False
+    """Whether thousands of ports get their requests at full speed also across routers."""
     map: bool = False
     """Destination: whether to ask the router to forward the ports, and to test through that."""
     keep_map: bool = False

@@ -95,6 +95,7 @@ class Recorder(msgspec.Struct):
         targets: tuple[Target, ...] = (),
         peers: tuple[Target, ...] = (),
         both_ways: bool = False,
+        suggest: bool = False,
     ) -> Evidence:
         """Return everything recorded as the evidence of this run."""
         return Evidence(
@@ -108,6 +109,7 @@ class Recorder(msgspec.Struct):
             targets=targets,
             peers=peers,
             both_ways=both_ways,
+            suggest=suggest,
             rounds=tuple(rounds),
             attempts=tuple(self.attempts),
             hop_probes=tuple(self.hop_probes),

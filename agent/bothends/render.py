@@ -30,6 +30,7 @@ import msgspec
 from bothends_protocol.bearings import BACK, words
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.firewalls import WANTS_ROOT
+from bothends_protocol.narrate import ports_of
 from bothends_protocol.onesided import Alone
 from bothends_protocol.outside_facts import OutsideFacts, punching
 from bothends_protocol.outside_words import MAPPED, PORT, ROUTER, SEEN, Said, outside_lines
@@ -91,6 +92,7 @@ CODES_BACK = (
 KNOWN_ALONE = "What this computer knows alone"
 OUTSIDE = "Addresses and routers"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+_WHICH = "With -v, --json or --report each of these ports is listed."
 _SHORT_ID = 12
 """Hexadecimal digits of the verdict's id that are shown: enough to compare by eye."""
 
@@ -151,6 +153,8 @@ def document(  # noqa: PLR0913  each is a part of it
     body: dict[str, object] = {"format": VERDICT_FORMAT, **msgspec.to_builtins(verdict)}
     if verdict.directions is None:
         del body["directions"]
+    if verdict.suggestion is None:
+        del body["suggestion"]
     body |= {
         "source": _side(source, outside.get(SOURCE)),
         "destination": _side(destination, outside.get(DESTINATION)),
@@ -368,6 +372,9 @@ def _check(check: Check, page: _Page, *, alone: bool) -> Iterator[Line]:
     else:
         head, style = _HEADS.get(check.status, (check.status.upper(), "warn"))
         yield from _wrapped(f"{head}: {_place(check)}", page, style=style, styled=len(head))
+    if check.ports not in ports_of(check):
+        listed = f"The ports: {check.ports.replace(',', ', ')}" if page.verbose else _WHICH
+        yield from _paragraph(listed, page)
     if check.segments:
         yield ()
         for line in draw(stretches(check, page.hosts), page.symbols, page.width - 2):
@@ -408,10 +415,9 @@ def _is_about_routers(check: Check, page: _Page) -> bool:
 
 
 def _place(check: Check) -> str:
-    ports = "port" if check.ports.isdecimal() else "ports"
     ends = check.direction.split("-to-")
     way = f", from the {ends[0]} to the {ends[1]}" if len(ends) == 2 else ""
-    return f"{check.transport.upper()} {ports} {check.ports} at {check.address}{way}"
+    return f"{ports_of(check)} at {check.address}{way}"
 
 
 def _blockers(check: Check, page: _Page) -> Iterator[Line]:

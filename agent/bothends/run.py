@@ -42,8 +42,8 @@ from bothends_protocol.messages import (
 from bothends_protocol.offered import offered
 from bothends_protocol.outside_facts import OutsideFacts, outside_facts, tidy
 from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
-from bothends_protocol.plan import by_datagrams, probe_addresses
-from bothends_protocol.ports import PortSet, parse_ports
+from bothends_protocol.plan import SEEK_FROM, by_datagrams, probe_addresses
+from bothends_protocol.ports import PortSet, pack_ports, parse_ports
 from bothends_protocol.session import (
     Arm,
     Armed,
@@ -93,6 +93,7 @@ from .tasks import Tasks
 from .watch import LeftError, Note, Screen, Stop, Watch, why_left
 from .witness.netlink import is_routed
 from .witness.packets import PacketWitness, may_see_packets
+from .witness.sockets import read_table
 
 if TYPE_CHECKING:
     from .standalone import Standalone
@@ -603,9 +604,22 @@ class Run:
             map=self.options.map,
             control_port=self.options.control_port,
             room=room_for_sockets(),
+            suggest=self.options.suggest,
+            fast=self.options.fast,
+            held=self._held_ports(),
         )
         # Also of an address that only the meeting point and the other side have named.
         return msgspec.structs.replace(offer, routed=any(map(is_routed, probe_addresses(offer))))
+
+    def _held_ports(self) -> bytes:
+        """Of thousands of tested ports those that programs listen on here."""
+        parts = [part for text in self.options.ports for part in parse_ports(text)]
+        tcp = [part for part in parts if part.transport == "tcp"]
+        if sum(map(len, tcp)) < SEEK_FROM:
+            return b""
+        wanted = frozenset(port for part in tcp for port in part)
+        rows = read_table() or ()
+        return pack_ports({r.local_port for r in rows if r.state == "LISTEN"} & wanted)
 
     def _resent(self) -> int:
         """Segments of the contact that this side had to send again since the test began."""
@@ -914,6 +928,7 @@ class Run:
             targets=self._targets,
             peers=self._names[:MAX_NAMED],
             both_ways=self.options.both_ways,
+            suggest=self.options.suggest,
         )
 
     def _path(self) -> str:

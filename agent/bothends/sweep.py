@@ -142,6 +142,7 @@ class SweepSender:
         self.address = plan.probes[0].address
         self.ports = tuple(port for port in swept_ports(plan) if port not in spare)
         self._gentle = frozenset(gentle)
+        self._rate = plan.rate
         self._open = selectors.DefaultSelector()
         self._sets: dict[str, list[int]] = {
             name: [] for name in ("connected", "refused", "icmp", "failed")
@@ -150,12 +151,16 @@ class SweepSender:
     async def fire(self, look: Callable[[], None]) -> None:
         """Send all requests; `look` is called now and then, to empty what fills meanwhile."""
         kind, name = name_of(self.address, 1)
-        for index, port in enumerate(self.ports):
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        at_once = max(1, min(AT_ONCE, self._rate // LOOKS)) if self._rate else AT_ONCE
+        for index, port in enumerate(self.ports, 1):
             self._send(kind, (name[0], port, *name[2:]), port)
-            if index % AT_ONCE == AT_ONCE - 1:
+            if index % at_once == 0:
                 self._hear()
                 look()
-                await asyncio.sleep(0)
+                due = begun + index / self._rate if self._rate else 0.0
+                await asyncio.sleep(max(0.0, due - loop.time()))
         self._hear()
 
     def _send(self, kind: int, name: tuple[object, ...], port: int) -> None:

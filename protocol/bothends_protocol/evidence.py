@@ -187,6 +187,8 @@ class RoundPlan(_Record, frozen=True):
     """Pinhole: the local ports of the prober's connects, one an attempt."""
     ports: bytes = b""
     """Sweep: the ports, as `ports.pack_ports` writes them."""
+    rate: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 0
+    """Sweep: requests a second at most; 0: as many as can be."""
 
 
 class Icmp(_Record, frozen=True):
@@ -675,6 +677,8 @@ class Evidence(_Record, frozen=True):
     peers: tuple[Target, ...] = ()
     """Names given with --peer that stand for several addresses, in the order of the resolver."""
     both_ways: bool = False
+    suggest: bool = False
+    """Destination: whether a port is sought, for a listener that is yet to be put there."""
     rounds: tuple[RoundPlan, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     hop_probes: tuple[HopProbe, ...] = ()

@@ -15,6 +15,7 @@ The order of thought, for each port at each address:
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -45,9 +46,10 @@ from .observations import ANSWERS, Journey, Stage, Symptom, by_port, observe
 from .offered import offered
 from .pairing import DESTINATION, SOURCE, other_role
 from .plan import CERTAIN, ENOUGH, HALF_OPEN, LOSS, SWEEP, primary_addresses
-from .ports import PortSet, format_ports, parse_ports
+from .ports import TRANSPORTS, PortSet, format_ports, parse_ports
 from .spread import Apart, spread_over
-from .sweeps import sweep_between
+from .suggest import Checked, suggest, suggested
+from .sweeps import Sweep, sweep_between
 from .targets import (
     GONE,
     LOCAL,
@@ -97,15 +99,38 @@ class _Finding(msgspec.Struct, frozen=True):
 def judge(source: Evidence, destination: Evidence) -> Verdict:
     """Return the joint verdict of the two evidences."""
     ways = [
-        (prober, [*_checks(prober, observer), *_unresolved(prober, observer)])
+        (prober, _checks(prober, observer), _unresolved(prober, observer))
         for prober, observer in _directions(source, destination)
     ]
     if len(ways) > 1:
-        verdict = _both(ways, source, destination)
+        all_ways = [(prober, [*_plain(found), *rest]) for prober, found, rest in ways]
+        verdict = _both(all_ways, source, destination)
     else:
-        ((_, checks),) = ways
-        verdict = combine(checks) if checks else _untested(source, destination)
+        ((_, found, rest),) = ways
+        if not found and not rest:
+            verdict = _untested(source, destination)
+        elif destination.suggest and not rest:
+            verdict = _suggesting(found)
+        else:
+            verdict = combine([*_plain(found), *rest])
     return _signed(verdict, source, destination)
+
+
+def _plain(found: Iterable[Checked]) -> list[Check]:
+    return [part.check for part in found]
+
+
+def _suggesting(found: Sequence[Checked]) -> Verdict:
+    """The verdict where a port is sought: what holds for the one that is suggested."""
+    made = suggest(found, TRANSPORTS)
+    if made is None:
+        return combine(_plain(found))
+    checks, sentence = suggested(made, found)
+    verdict = combine(checks)
+    if made.port is None and verdict.status == "open":
+        # Programs that others reach are no answer to who seeks a free port.
+        verdict = msgspec.structs.replace(verdict, status="undetermined", reachable="unknown")
+    return msgspec.structs.replace(verdict, suggestion=made, summary=sentence or verdict.summary)
 
 
 def _untested(source: Evidence, destination: Evidence) -> Verdict:
@@ -156,8 +181,9 @@ def _keys(prober: Evidence, observer: Evidence) -> list[tuple[str, str, int]]:
     return list(dict.fromkeys((p.transport, p.address, p.port) for p in probes))
 
 
-def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
+def _checks(prober: Evidence, observer: Evidence) -> list[Checked]:
     groups: dict[object, tuple[_Finding, list[Journey]]] = {}
+    sought = _seeks(observer)
     here, there = by_port(prober), by_port(observer)
     journeys = [
         observe(here.get((key[0], key[2]), prober), there.get((key[0], key[2]), observer), key)
@@ -171,8 +197,12 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
     swept = {sweep.address} if sweep is not None and sweep.refused_by_icmp else set()
     of = {"udp": limited | swept, "tcp": swept}
     journeys = [_perhaps_limited(journey, of.get(journey.transport, ())) for journey in journeys]
+    journeys = [_crowded(journey, sweep) for journey in journeys]
     findings = [
-        (journey, _with_large(_find(journey, losing=losing), _large_of(journey, large)))
+        (
+            journey,
+            _with_large(_found(journey, losing=losing, sought=sought), _large_of(journey, large)),
+        )
         for journey in journeys
     ]
     decides = _decides(prober, findings)
@@ -184,7 +214,8 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
         groups.setdefault(group, (finding, []))[1].append(journey)
     ended = list(groups.values())
     kinds = [(_kind(found), [_place(j) for j in alike]) for found, alike in ended]
-    spread = spread_over(kinds, sweep, _wanted(prober, observer))
+    spread = spread_over(kinds, sweep, _wanted(prober, observer), seeks=sought)
+    untried = frozenset(port for part in spread.left if part.untried for port in part.ports)
     checks = [
         _check(
             alike,
@@ -193,11 +224,37 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Check]:
             observer,
             primary=_place(alike[0]) in decides,
             fits=large[alike[0].address].fits,
-            stands_for=more,
+            swept=_OfSweep(more, untried),
         )
         for (finding, alike), more in zip(ended, spread.also, strict=True)
     ]
-    return [*checks, *(_apart(part, checks, prober, observer) for part in spread.left)]
+    apart = [_apart(part, checks, prober, observer) for part in spread.left]
+    return [
+        *(_checked(check, alike) for check, (_, alike) in zip(checks, ended, strict=True)),
+        *(
+            Checked(check, in_use=_held(part.ports, sweep))
+            for check, part in zip(apart, spread.left, strict=True)
+        ),
+    ]
+
+
+def _seeks(observer: Evidence) -> bool:
+    """Whether a free port of the observer's is sought."""
+    return observer.role == DESTINATION and observer.suggest
+
+
+def _checked(check: Check, alike: Sequence[Journey]) -> Checked:
+    j = alike[0]
+    held = bool(j.holders or j.elsewhere) or j.own_error == "EADDRINUSE" or _led_on(j)
+    tested = tuple(one.port for one in alike)
+    free = j.own and not held
+    part = Checked(check, free=free, tested=tested)
+    return msgspec.structs.replace(part, in_use=tuple(sorted(part.ports))) if held else part
+
+
+def _held(ports: Sequence[int], sweep: Sweep | None) -> tuple[int, ...]:
+    known = sweep.fates if sweep is not None else {}
+    return tuple(port for port in ports if sweep is not None and port in known and sweep.held(port))
 
 
 def _kind(finding: _Finding) -> object:
@@ -291,6 +348,21 @@ def _perhaps_limited(j: Journey, limited: Collection[str]) -> Journey:
     return j
 
 
+def _crowded(j: Journey, sweep: Sweep | None) -> Journey:
+    """Mark where a sweep lost far more than single requests do, as what limits their rate does.
+
+    Then those of the tests in depth, which come several at once, may be lost to it, too.
+    """
+    if sweep is None or j.transport != "tcp" or bare(j.address) != bare(sweep.address):
+        return j
+    usual = j.loss.interval[1] if j.loss is not None else 0.0
+    return msgspec.structs.replace(j, crowded=sweep.late > USUAL_TIMES * usual)
+
+
+USUAL_TIMES = 2.0
+"""Of a sweep so many times the loss of single requests, at its upper bound, is more than chance."""
+
+
 def _limited(journeys: Iterable[Journey], *, spent: bool) -> frozenset[str]:
     """The addresses at which whoever refuses by ICMP may have come to its limit for that.
 
@@ -314,6 +386,32 @@ def _loses(j: Journey) -> bool:
     arrived = {trail.arrived for trail in j.trails}
     silent = any(trail.symptom is Symptom.SILENT for trail in j.failed)
     return arrived >= {True, False} or (silent and len(j.failed) < len(j.trails))
+
+
+def _found(j: Journey, *, losing: bool, sought: bool) -> _Finding:
+    """Return what is made of one journey.
+
+    Where a port is `sought` for a program that is yet to listen, the agent's own listener stood in
+    for it, and that no program listens is nothing wrong.
+    """
+    found = _find(j, losing=losing)
+    if not sought or not j.own or _led_on(j):
+        return found
+    if found.path_clear:
+        return msgspec.structs.replace(
+            found, reachable="yes", causes=(), candidates=(), next_step="", notes=shares(j)
+        )
+    return msgspec.structs.replace(
+        found,
+        causes=tuple(cause for cause in found.causes if not cause[0].startswith("service.")),
+        candidates=tuple(c for c in found.candidates if not c.startswith("service.")),
+    )
+
+
+def _led_on(j: Journey) -> bool:
+    """Whether something behind the port answered though the agent itself listens on it."""
+    reached = [trail for trail in j.trails if trail.connected]
+    return bool(j.own and reached and not any(trail.own for trail in reached))
 
 
 def _find(j: Journey, *, losing: bool) -> _Finding:
@@ -600,6 +698,8 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     told = told or all(cause.code.startswith("source.") for cause in left)
     limited = j.perhaps_limited and j.symptoms == {Symptom.SILENT}
     told = told and not limited
+    if j.crowded and Symptom.SILENT in j.symptoms:
+        told = told and not any(cause.code.startswith("network.") for cause in left)
     if told and len(left) == 1 and len(j.failed) >= _least(j, left[0], losing=losing):
         path = ((left[0].code, _confidence(j, left[0]), narrate(j)),)
     # Where the way ends is one question, who listens another: both are told. But what a host
@@ -609,7 +709,7 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     causes = tuple({cause[0]: cause for cause in reversed(causes)}.values())[::-1]
     codes = [c[0] for c in path] or [c.code for c in left]
     codes += _REFUSING if limited else []
-    next_step = "" if path else _decide(j, left)
+    next_step = "" if path else _CROWDED if j.crowded else _decide(j, left)
     return _Finding(
         path_clear=False,
         reachable="no",
@@ -620,6 +720,11 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
         next_step=next_step,
     )
 
+
+_CROWDED = (
+    "Of many requests at once far more are lost on this way than of single ones. Test this port "
+    "alone: name it on the destination instead of so many."
+)
 
 _REFUSING = ["destination.firewall-reject", "network.reject"]
 """What refuses by ICMP."""
@@ -800,6 +905,28 @@ MAX_QUOTED = 3
 """Rules that are quoted for one cause, however many ports share it."""
 
 
+class _OfSweep(msgspec.Struct, frozen=True):
+    """What a sweep adds to those ports of a check that were tested in depth."""
+
+    also: tuple[int, ...] = ()
+    """Ports that they stand for."""
+    untried: frozenset[int] = frozenset()
+    """Of the address, ports that got no request."""
+
+    def filled(self, ports: Sequence[int]) -> str:
+        """Return `ports`, ascending, and of those not tried what lies between two of them.
+
+        What helps at one port of a sample is to help between them, too.
+        """
+        found = [(port, port) for port in ports[:1]]
+        for low, high in itertools.pairwise(ports):
+            if self.untried.issuperset(range(low + 1, high)):
+                found[-1] = (found[-1][0], high)
+            else:
+                found.append((high, high))
+        return str(PortSet("tcp", tuple(found)))
+
+
 def _quotes(code: str, alike: Iterable[Journey]) -> tuple[str, ...]:
     found = dict.fromkeys(text for j in alike for text in quote(j, code))
     return tuple(found)[:MAX_QUOTED]
@@ -813,17 +940,20 @@ def _check(
     *,
     primary: bool,
     fits: int,
-    stands_for: Sequence[int] = (),
+    swept: _OfSweep,
 ) -> Check:
     """The check of journeys that ended alike, and of the ports of a sweep that they stand for."""
     j = alike[0]
-    text = format_ports((*(one.port for one in alike), *stands_for))
+    ports = sorted((*(one.port for one in alike), *swept.also))
+    text = format_ports(ports)
+    # Nobody is to open thousands of ports for one that is sought.
+    mend = str(min(one.port for one in alike)) if _seeks(observer) else swept.filled(ports)
     blockers = tuple(
         Blocker(
             code=code,
             confidence=confidence,
             because=(*because, *_quotes(code, alike)),
-            fix=fixes_for(_case(code, j, text, prober, observer, fits)),
+            fix=fixes_for(_case(code, j, mend, prober, observer, fits)),
         )
         for code, confidence, because in finding.causes
     )
@@ -840,7 +970,7 @@ def _check(
         candidates=finding.candidates,
         next_step=finding.next_step,
         segments=_segments(j, finding),
-        notes=(*finding.notes, *_notes(j, finding, prober), *_stands_for(alike, stands_for)),
+        notes=(*finding.notes, *_notes(j, finding, prober), *_stands_for(alike, swept.also)),
     )
     return in_pair(check)
 

@@ -70,6 +70,9 @@ MAX_SEEN = 8
 """Public addresses that a side names as its own, or holds confirmed of the other: one of each IP
 version, a few that changed, and as many that others have seen."""
 
+MAX_HELD_BYTES = 2**15
+"""Bytes in which one offer may name ports: half of all, drawn at random, take 11 KB."""
+
 Names = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_NAMED)]
 
 
@@ -107,6 +110,12 @@ class Offer(_Message, frozen=True):
     """Sockets that this side may have open at one time beside those it needs; 0: few."""
     routed: bool = False
     """Whether this side reaches the other by a router."""
+    suggest: bool = False
+    """Destination: whether a free port is sought that the source reaches."""
+    fast: bool = False
+    """Whether this side's user lets routers have as many requests as a segment."""
+    held: Annotated[bytes, msgspec.Meta(max_length=MAX_HELD_BYTES)] = b""
+    """Of the tested TCP ports those that programs listen on here, by `ports.pack_ports`."""
 
 
 class Where(_Message, frozen=True):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from .bearings import QUOTES, words
 from .observations import Journey, Stage, Symptom
+from .ports import parse_ports
 from .translation import Translation
 from .verdict import Check
 
@@ -18,6 +19,7 @@ __all__ = [
     "filters_some",
     "left_behind",
     "narrate",
+    "ports_of",
     "quote",
     "shares",
     "title",
@@ -521,8 +523,18 @@ def untested_back(*, known: bool) -> str:
 
 
 def _place(check: Check) -> str:
-    ports = "port" if check.ports.isdigit() else "ports"
-    return f"{check.transport.upper()} {ports} {check.ports} at {check.address}"
+    return f"{ports_of(check)} at {check.address}"
+
+
+def ports_of(check: Check) -> str:
+    """Return the ports of a check in a few words: many scattered ones by number and ends."""
+    name = check.transport.upper()
+    if check.ports.isdecimal():
+        return f"{name} port {check.ports}"
+    if check.ports.count(",") < RANGES_TOLD:
+        return f"{name} ports {check.ports}"
+    (part,) = parse_ports(check.ports)
+    return f"{len(part):,} {name} ports between {part.ranges[0][0]} and {part.ranges[-1][1]}"
 
 
 def _sentence(text: str) -> str:
@@ -530,6 +542,9 @@ def _sentence(text: str) -> str:
 
 
 SHOWN_ADDRESSES = 3
+
+RANGES_TOLD = 16
+"""Ranges of ports in a sentence."""
 
 
 def untested(addresses: Sequence[str], outside: Sequence[str] = ()) -> str:

@@ -251,6 +251,8 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     limited: bool = False
     """UDP: whether single datagrams may have come through where a burst did not, as a filter that
     limits the rate has it."""
+    crowded: bool = False
+    """Whether of many requests at once far more were lost there than of single ones."""
     perhaps_limited: bool = False
     """UDP: whether so many attempts at other ports were refused by ICMP that silence at this one
     may be no more than the limit for such errors."""

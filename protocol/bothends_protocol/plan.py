@@ -117,6 +117,9 @@ tested in depth. Fewer are all tested so."""
 MAX_WAVE = 8192
 """Ports of one round of a sweep: then the other side says what came, and the sockets are closed."""
 
+SEEK_FROM = 65
+"""The same where a free port is sought (`bothends suggest`): any that comes through will do."""
+
 LEAST_WAVE = 64
 """The same where a side has hardly any room for sockets."""
 

@@ -20,10 +20,12 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from .addresses import bare
 from .counted import told_enough
@@ -62,6 +64,7 @@ from .plan import (
     MAX_WAVE,
     PINHOLE,
     SAMPLE,
+    SEEK_FROM,
     SWEEP,
     SWEEP_FROM,
     Tally,
@@ -82,7 +85,7 @@ from .plan import (
     well_formed,
 )
 from .ports import MAX_PORT, TRANSPORTS, PortSet, parse_ports, unpack_ports
-from .sweeps import MAX_SWEEPS, check, choose, sweep_of, unsettled
+from .sweeps import MAX_SWEEPS, Sweep, between, check, choose, sample, sweep_of, unsettled
 from .verdict import Verdict
 from .wire import compress, decompress
 
@@ -128,9 +131,22 @@ _MOST = {
 """Rounds of a kind in one run, both directions together; bursts in one of them once more, where
 the router was asked to forward."""
 
-MAX_ROUTED = 512
-"""Ports that are swept across a router: what it keeps of each connection that comes to nothing it
-keeps for two minutes (nf_conntrack_tcp_timeout_syn_sent), and a small one has room for 4,096."""
+MAX_ROUTED = 1024
+"""Requests of a sweep across a router, unless both sides say --fast: what it keeps of each that
+comes to nothing it keeps for two minutes (nf_conntrack_tcp_timeout_syn_sent), and a small one has
+room for 4,096."""
+
+SAMPLED = 256
+"""Ports that are tried first of them; the rest go where it is to be seen what differs."""
+
+ROUTED_RATE = 256
+"""Of those requests so many a second: 20 KB."""
+
+SLOWED = (4096, 1024)
+"""Requests a second once packets are lost, and where more are lost even so."""
+
+LOST_PARTS = 2
+"""Segments of the contact sent again in one wave that are taken for its doing: one may be late."""
 
 LEAST_ROOM = 1024
 """Sockets that both sides may open for all ports to be swept. With less no more ports are than
@@ -282,8 +298,10 @@ class Session:
         """What the sweeps of this direction showed, at who sends and at the other side."""
         self._sweeping = False
         """Whether a sweep is on, or its ports are still to be chosen from."""
-        self._sweeps = 1
-        """Requests to each port that is not settled, this one included."""
+        self._slowed = 0
+        """How often the pace was taken back (`SLOWED`)."""
+        self._resent: dict[str, int] = {}
+        """Segments of the contact that each side sent again by the last wave."""
         self._loses = False
         """Whether anything beside the attempts shows that packets are lost."""
         self._seen: tuple[SeenPort, ...] = ()
@@ -351,6 +369,7 @@ class Session:
     def _check(offer: Offer) -> None:
         try:
             count = sum(map(len, _parts(offer)))
+            unpack_ports(offer.held)
         except InputError as error:
             raise ProtocolError("an offer with ports that are none") from error
         if count > MAX_OFFERED:
@@ -365,15 +384,27 @@ class Session:
         addresses = probe_addresses(sends)
         number = len(self.rounds) + 1
         wanted = self._to_sweep(destination)
-        if len(wanted) < SWEEP_FROM or not addresses:
+        least = SEEK_FROM if destination.suggest else SWEEP_FROM
+        if len(wanted) < least or not addresses:
             return first_round(number, prober, addresses, destination.ports)
-        self._sweeping, self._sweeps = True, 1
-        if sends.routed or self._room() < LEAST_ROOM:
-            wanted = wanted[:: -(-len(wanted) // MAX_ROUTED)]
+        self._sweeping, self._slowed = True, 0
+        if self._samples():
+            held = unpack_ports(destination.held) if prober == SOURCE else ()
+            wanted = sample(wanted, SAMPLED, held)
         return sweep_rounds(number, prober, addresses[0], wanted, self._room())
 
     def _to_sweep(self, destination: Offer) -> list[int]:
         return [p for part in _parts(destination) if part.transport == "tcp" for p in part]
+
+    def _spares_routers(self) -> bool:
+        """Whether a router is crossed that is to be spared: unless both users say --fast."""
+        theirs = self.peer_offer
+        routed = self._offer.routed or (theirs is not None and theirs.routed)
+        return routed and not (self._offer.fast and theirs is not None and theirs.fast)
+
+    def _samples(self) -> bool:
+        """Whether only some of the ports get requests, for the sake of a router or of room."""
+        return self._spares_routers() or self._room() < LEAST_ROOM
 
     def _room(self) -> int:
         """Sockets that both sides may have open."""
@@ -387,23 +418,56 @@ class Session:
         if sweep is None:
             return []
         number = len(self.rounds) + 1
-        again = unsettled(sweep)
-        if again and self._sweeps < MAX_SWEEPS:
-            self._sweeps += 1
-            return sweep_rounds(number, last.prober, sweep.address, again, self._room())
-        self._sweeping = False
         destination = self._offer if not self.leads else self.peer_offer
         sends = self._offer if last.prober == self.role else self.peer_offer
         if destination is None or sends is None:
             raise MisuseError("no offer yet")
+        if sweep.loses:
+            self._loses = True
+            self._slow_down()
+        again = self._again(sweep, last.prober, self._to_sweep(destination))
+        if again:
+            return sweep_rounds(number, last.prober, sweep.address, again, self._room())
+        self._sweeping = False
         alone = [a for part in _parts(destination) for a, b in part.ranges if a == b]
-        chosen = choose(sweep, alone)
+        chosen = choose(sweep, alone, seeks=destination.suggest)
         udp = [text for text in destination.ports if text.startswith("udp:")]
         texts = [*(f"tcp:{port}" for port in chosen), *udp]
         # What refuses by ICMP says a word a second: each port is to get its own.
         parts = [[text] for text in texts] if sweep.refused_by_icmp else [texts]
         addresses = probe_addresses(sends)
         return [p for part in parts for p in first_round(number, last.prober, addresses, part)]
+
+    def _again(self, sweep: Sweep, prober: str, wanted: Sequence[int]) -> list[int]:
+        """The ports that get the next requests: what was not seen, and then what lies between."""
+        asked = self._asked(prober)
+        most = MAX_ROUTED - asked.total() if self._samples() else MAX_PORT
+        again = [port for port in unsettled(sweep) if asked[port] < MAX_SWEEPS]
+        if again and len(again) <= most:
+            return again
+        return between(sweep, wanted, most) if self._samples() and most > 0 else []
+
+    def _asked(self, prober: str) -> Counter[int]:
+        """How many requests of a sweep each port got from `prober` by now."""
+        mine = (r for r in self.rounds if r.kind == SWEEP and r.prober == prober)
+        return Counter(port for plan in mine for port in swept_ports(plan))
+
+    def _slow_down(self) -> None:
+        self._slowed = min(self._slowed + 1, len(SLOWED))
+
+    def _rate(self) -> int:
+        """Requests of a sweep a second; 0: as many as can be."""
+        if self._spares_routers():
+            return ROUTED_RATE
+        return SLOWED[self._slowed - 1] if self._slowed else 0
+
+    def _note_resent(self, side: str, resent: int) -> None:
+        """Keep what a side's end of the contact lost, and take the pace back after a wave."""
+        before = self._resent.get(side, 0)
+        self._resent[side] = resent
+        self._loses |= resent > 0
+        if self.rounds and self.rounds[-1].kind == SWEEP and resent - before >= LOST_PARTS:
+            self._slow_down()
 
     # The leader --------------------------------------------------------------------------
 
@@ -428,6 +492,8 @@ class Session:
             self._freeze()
             return
         plan = _renumbered(self._queue.pop(0), len(self.rounds) + 1)
+        if plan.kind == SWEEP:
+            plan = replace(plan, rate=self._rate())
         self._send(Round(plan=plan))
         self._begin(plan)
 
@@ -558,12 +624,18 @@ class Session:
         """Whether a sweep keeps to the ports that the destination's user named."""
         if plan.kind != SWEEP:
             return True
-        if len(swept_ports(plan)) > max(LEAST_WAVE, self._room()):
+        asked = swept_ports(plan)
+        if len(asked) > max(LEAST_WAVE, self._room()):
             return False
+        if self._spares_routers():
+            made = self._asked(plan.prober).total()
+            slow = 0 < plan.rate <= ROUTED_RATE
+            if not slow or made + len(asked) > MAX_ROUTED:
+                return False
         destination = self._offer if self.role == DESTINATION else self.peer_offer
         parts = _parts(destination) if destination else []
         offered = {port for part in parts if part.transport == "tcp" for port in part}
-        return offered.issuperset(swept_ports(plan))
+        return offered.issuperset(asked)
 
     def _begin(self, plan: RoundPlan) -> None:
         self.rounds.append(plan)
@@ -586,7 +658,7 @@ class Session:
     def _on_collected(self, report: Collected) -> None:
         self._seen = report.ports  # what a leader that observes plans by
         number = self.rounds[-1].number
-        self._loses |= report.resent > 0
+        self._note_resent(self.role, report.resent)
         self._keep_swept(came=report.swept)
         self._send(
             Seen(number=number, ports=report.ports, resent=report.resent, swept=report.swept)
@@ -599,7 +671,7 @@ class Session:
 
     def _on_done(self, message: Done) -> None:
         self._same(message.number)
-        self._loses |= message.resent > 0
+        self._note_resent(other_role(self.role), message.resent)
         self._keep_swept(sent=message.swept)
         self._repeat(message.tried)
         self.state = State.IDLE
@@ -620,7 +692,7 @@ class Session:
     def _on_seen(self, message: Seen) -> None:
         self._same(message.number)
         self._seen = message.ports
-        self._loses |= message.resent > 0
+        self._note_resent(other_role(self.role), message.resent)
         self._keep_swept(came=message.swept)
         self.state = State.GATHERING
         self._order(Gather(self.rounds[-1], message.ports, message.swept))
@@ -633,7 +705,7 @@ class Session:
                 Done(number=number, tried=report.tried, resent=report.resent, swept=report.swept)
             )
             return
-        self._loses |= report.resent > 0
+        self._note_resent(self.role, report.resent)
         self._keep_swept(sent=report.swept)
         self._repeat(report.tried)
         self._next()
@@ -720,8 +792,6 @@ def _parts(destination: Offer) -> list[PortSet]:
 def _renumbered(plan: RoundPlan, number: int) -> RoundPlan:
     if plan.number == number:
         return plan
-    from msgspec.structs import replace  # noqa: PLC0415  rare: only where repeats came between
-
     return replace(plan, number=number)
 
 

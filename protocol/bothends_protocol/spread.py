@@ -32,6 +32,11 @@ class Apart(msgspec.Struct, frozen=True):
     outcome: str = ""
     """What the sender met there (`sweeps.Sweep.outcome`)."""
 
+    @property
+    def untried(self) -> bool:
+        """Whether they got no request."""
+        return self.why == _UNTRIED
+
 
 class Spread(msgspec.Struct, frozen=True):
     """For each group of ports that were tested in depth, the ports that it stands for."""
@@ -54,8 +59,9 @@ _HELD = (
     "them. Not each of them was tested in depth."
 )
 _UNTRIED = (
-    "These ports got no request: a router is crossed, which so many at once may fill; or a side "
-    "may open few sockets only; or this address is one of several; or the time ran out."
+    "These ports got no request: a router is crossed, which so many may fill (--fast on both sides "
+    "sends them all); or a side may open few sockets only; or this address is one of several; or "
+    "the time ran out."
 )
 
 
@@ -63,20 +69,21 @@ def spread_over(
     groups: Sequence[tuple[object, Sequence[_Place]]],
     sweep: Sweep | None,
     wanted: Sequence[PortSet],
+    *,
+    seeks: bool = False,
 ) -> Spread:
     """Return what `groups`, those that were tested in depth, stand for in a sweep.
 
     Each is what was found, for comparison, and the places where. `wanted` are the ports that the
-    destination's user named.
+    destination's user named. `seeks` as in `sweeps.choose`.
     """
     if sweep is None:
         return Spread(also=tuple(() for _ in groups))
     at = bare(sweep.address)
     tcp = [part for part in wanted if part.transport == "tcp"]
     everything = {port for part in tcp for port in part}
-    needed = set(
-        choose(sweep, [first for part in tcp for first, last in part.ranges if first == last])
-    )
+    alone = [first for part in tcp for first, last in part.ranges if first == last]
+    needed = set(choose(sweep, alone, seeks=seeks))
     found: dict[str, dict[int, int]] = {at: {}}
     """By address and port: the group in which it ended."""
     for index, (_, places) in enumerate(groups):

@@ -9,6 +9,7 @@ request got (`Sweep.placed`), and as long as they agree (`spread`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
@@ -22,8 +23,10 @@ __all__ = [
     "MAX_SWEEPS",
     "Sweep",
     "answered",
+    "between",
     "check",
     "choose",
+    "sample",
     "sweep_between",
     "sweep_of",
     "unsettled",
@@ -37,6 +40,10 @@ STAND = 3
 
 MAX_STAND = 48
 """The same of all fates together, the largest first."""
+
+CUTS = 7
+"""Ports tried at once between two that fared differently: of 64 between them two rounds of it leave
+none."""
 
 MAX_HELD = 64
 """Ports of programs that get no request of a sweep, but are tested in depth each; a host with more
@@ -56,8 +63,13 @@ class Sweep(msgspec.Struct, frozen=True):
     sent_seen: bool
     """Whether the packets of who sent were seen; `came_seen`: those that came to the other side."""
     came_seen: bool
-    loses: bool = False
-    """Whether a port that stayed silent answered another time."""
+    late: float = 0.0
+    """Of the ports that answered, the share that stayed silent at least once before."""
+
+    @property
+    def loses(self) -> bool:
+        """Whether a port that stayed silent answered another time."""
+        return self.late > 0.0
 
     @property
     def refused_by_icmp(self) -> bool:
@@ -92,6 +104,10 @@ class Sweep(msgspec.Struct, frozen=True):
     def held(self, port: int) -> bool:
         """Whether a program listens on the port."""
         return bool(self.fates[port] & _BITS["held"])
+
+    def differ(self, one: int, other: int) -> bool:
+        """Whether two ports fared differently, as far as it was seen of each."""
+        return bool((self.fates[one] ^ self.fates[other]) & ~_BITS["pending"])
 
     def spared(self) -> list[int]:
         """Return the ports that got no request, since a program holds them."""
@@ -131,6 +147,8 @@ def sweep_of(
                 if port in fates:
                     fates[port] |= bit
     answers = _BITS["connected"] | _BITS["refused"]
+    answering = [fate for fate in fates.values() if fate & answers]
+    late = sum(bool(fate & _BITS["silent"]) for fate in answering)
     return Sweep(
         address=next(iter(mine.values())).probes[0].address,
         fates={
@@ -140,7 +158,7 @@ def sweep_of(
         },
         sent_seen=all("left" in part.sets for part in parts[0]),
         came_seen=bool(parts[1]) and all("arrived" in part.sets for part in parts[1]),
-        loses=any(fate & _BITS["silent"] and fate & answers for fate in fates.values()),
+        late=late / len(answering) if answering else 0.0,
     )
 
 
@@ -192,14 +210,48 @@ def answered(swept: Swept | None) -> frozenset[int]:
     return frozenset(port for part in packed for port in unpack_ports(part, MAX_WAVE))
 
 
-def choose(sweep: Sweep, named: Collection[int]) -> list[int]:
-    """Return the ports that are tested in depth: some of each fate, and the `named` ones."""
+def sample(wanted: Sequence[int], most: int, held: Iterable[int] = ()) -> list[int]:
+    """Return `most` of the ports `wanted` at most, evenly spaced, and beside them those `held`.
+
+    The first and the last are among them.
+    """
+    step = max(1, -(-len(wanted) // max(1, most - 1)))
+    known = set(wanted)
+    programs = [port for port in sorted(held) if port in known][:MAX_HELD]
+    return sorted({*wanted[::step], *wanted[-1:], *programs})
+
+
+def between(sweep: Sweep, wanted: Sequence[int], most: int) -> list[int]:
+    """Return `most` ports at most that show where, of those not tried, the fates change.
+
+    They lie between two ports that were tried and fared differently.
+    """
+    place = {port: index for index, port in enumerate(wanted)}
+    tried = [port for port in sorted(sweep.fates) if port in place and not sweep.held(port)]
+    found: dict[int, None] = {}
+    for low, high in itertools.pairwise(tried):
+        first, last = place[low], place[high]
+        if last - first < 2 or not sweep.differ(low, high):
+            continue
+        step = max(1, (last - first) // (CUTS + 1))
+        inner = range(first + step, last, step)
+        found |= dict.fromkeys(wanted[at] for at in inner)
+    return [port for port in found if port not in sweep.fates][:most]
+
+
+def choose(sweep: Sweep, named: Collection[int], *, seeks: bool = False) -> list[int]:
+    """Return the ports that are tested in depth: some of each fate, and the `named` ones.
+
+    Those of programs, too, but where a free one is sought (`seeks`).
+    """
     chosen: dict[int, None] = dict.fromkeys(port for port in named if port in sweep.fates)
-    chosen |= dict.fromkeys(sweep.spared()[:MAX_HELD])
+    chosen |= {} if seeks else dict.fromkeys(sweep.spared()[:MAX_HELD])
     most = len(chosen) + MAX_STAND
     for ports in sweep.alike():
         if len(chosen) >= most:
             break
+        if seeks and sweep.held(ports[0]):
+            continue
         last = len(ports) - 1
         places = sorted({last * at // (STAND - 1) for at in range(STAND)})
         chosen |= dict.fromkeys(ports[place] for place in places)

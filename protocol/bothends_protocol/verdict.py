@@ -18,6 +18,7 @@ __all__ = [
     "Check",
     "Fix",
     "Segment",
+    "Suggestion",
     "Verdict",
 ]
 
@@ -81,6 +82,22 @@ class Check(_Part, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+class Suggestion(_Part, frozen=True):
+    """Which port a listener should take: what `bothends suggest` was asked for."""
+
+    transport: str
+    port: int | None
+    """One that nobody holds on the destination; None where there is none to suggest."""
+    ready: bool
+    """Whether the source reaches it as things are; else `change` is to be mended first."""
+    change: str = ""
+    """The cause without which most of the free ports would be reachable, `port` among them."""
+    ports: str = ""
+    """All free ports of which the same is known, as numbers and ranges."""
+    in_use: str = ""
+    """Ports that programs hold."""
+
+
 class Verdict(_Part, frozen=True):
     """What both sides agree on. `verdict_id` is None where they could not agree any more."""
 
@@ -95,3 +112,5 @@ class Verdict(_Part, frozen=True):
     summary: str = ""
     checks: tuple[Check, ...] = ()
     directions: dict[str, dict[str, object]] | None = None
+    suggestion: Suggestion | None = None
+    """Only where one was asked for."""

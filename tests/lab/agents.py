@@ -116,6 +116,7 @@ def agent(host: Host, *arguments: str, as_user: bool = False, piped: bool = Fals
 def destination(
     stage: Stage,
     *arguments: str,
+    command: str = "destination",
     ports: str = "4242",
     peer: bool = True,
     mdns: bool = False,
@@ -125,7 +126,7 @@ def destination(
     """Start the agent of the destination. ``code`` None leaves the option to ``arguments``."""
     address = stage.source_address if peer else None
     common = _common(stage.destination, address, mdns=mdns, code=code, as_user=as_user)
-    return agent(stage.destination, "destination", ports, *common, *arguments, as_user=as_user)
+    return agent(stage.destination, command, ports, *common, *arguments, as_user=as_user)
 
 
 def source(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bothends_protocol.ports import format_ports, parse_ports
+from bothends_protocol.session import MAX_ROUTED
 
 from . import agents, faults, network
 from .hosts import Lab
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.lab
 RANGE = "1024-6999"
 DROP, REJECT = "destination.firewall-drop", "destination.firewall-reject"
 NOT_RUNNING, SOURCE_DROP = "service.not-running", "source.firewall-drop"
+NETWORK_DROP = "network.drop"
 OPEN: frozenset[str] = frozenset()
 
 everybody = pytest.mark.parametrize("as_user", [False, True], ids=["root", "user"])
@@ -43,6 +45,12 @@ def at_home(ports: str) -> Callable[[Stage], None]:
     return faults.rules("source", "output", f"tcp dport {ports} counter drop")
 
 
+def entries(stage: Stage) -> int:
+    """Connections that the router keeps in mind."""
+    found = stage.routers[0].run(["cat", "/proc/sys/net/netfilter/nf_conntrack_count"])
+    return int(found.stdout)
+
+
 CLOSED = frozenset({NOT_RUNNING})
 CASES = {
     "closed": Case((), {"1024-4241,4243-6999": CLOSED, "4242": OPEN}),
@@ -63,12 +71,13 @@ CASES = {
 }
 
 
-def run(stage: Stage, ports: str = RANGE, *, as_user: bool = False, both: bool = False) -> Any:
-    """Test the ports; return the document on which both agree."""
-    options = ["--both-ways"] if both else []
+def run(
+    stage: Stage, ports: str = RANGE, *, as_user: bool = False, options: Iterable[str] = ()
+) -> Any:
+    """Test the ports, with `options` on both sides; return the document on which both agree."""
     ends = [
         agents.destination(stage, *options, ports=ports, as_user=as_user),
-        agents.source(stage, as_user=as_user),
+        agents.source(stage, *options, as_user=as_user),
     ]
     results = agents.finish(ends)
     documents = [result.document for result in results]
@@ -179,7 +188,7 @@ def test_by_six(lab: Lab) -> None:
 def test_both_ways(lab: Lab) -> None:
     stage = network.lan(lab)
     faults.destination_drop("2000-2999")(stage)
-    checks = run(stage, both=True)["checks"]
+    checks = run(stage, options=["--both-ways"])["checks"]
     forth, back = (
         named(check for check in checks if check["direction"].startswith(role))
         for role in ("source", "destination")
@@ -189,20 +198,52 @@ def test_both_ways(lab: Lab) -> None:
     assert {forth[port][1] for port in range(2000, 3000)} == {frozenset({DROP, NOT_RUNNING})}
 
 
-def test_across_a_router_a_sample_gets_requests_and_the_rest_is_said_not_to(lab: Lab) -> None:
+@everybody
+def test_across_a_router_a_sample_gets_requests_and_the_rest_is_said_not_to(
+    lab: Lab,
+    as_user: bool,  # noqa: FBT001
+) -> None:
     stage = network.routed(lab)
+    Service()(stage)
     faults.destination_drop("2000-2999")(stage)
-    document = run(stage)
+    document = run(stage, as_user=as_user)
     told = named(document["checks"])
     assert told.keys() == set(range(1024, 7000))
-    tried = {port for port, (_, codes) in told.items() if codes}
-    assert 400 < len(tried) <= 512
-    assert {codes for port, (_, codes) in told.items() if port in tried and port >= 3000} == {
-        CLOSED
-    }
-    (left,) = [check for check in document["checks"] if not check["blockers"]]
-    assert any("no request" in note for note in left["notes"])
-    assert left["status"] == "undetermined"
+    open_to = candidates(document["checks"])
+    tried = {port for port, (_, codes) in told.items() if codes or open_to[port]}
+    assert 240 < len(tried) <= MAX_ROUTED
+    # Programs are tested all the same, and edges to the very port.
+    assert told[4242] == ("open", OPEN)
+    assert {1999, 2000, 2999, 3000} <= tried
+    assert {told[port][1] for port in tried if not 2000 <= port < 3000} == {CLOSED}
+    inside = [port for port in tried if 2000 <= port < 3000]
+    assert all(told[port][1] <= {DROP, NOT_RUNNING} <= open_to[port] for port in inside)
+    left = [c for c in document["checks"] if any("no request" in note for note in c["notes"])]
+    assert [check["status"] for check in left] == ["undetermined"]
+    assert str(DROP) not in left[0]["candidates"]
+    # What the router has to keep in mind is bounded.
+    assert entries(stage) < MAX_ROUTED + 1000
+
+
+def test_across_a_router_all_get_requests_where_both_say_fast(lab: Lab) -> None:
+    stage = network.routed(lab)
+    faults.destination_drop("2000-2999")(stage)
+    told = named(run(stage, options=["--fast"])["checks"])
+    assert {told[port][1] for port in range(2000, 3000)} == {frozenset({DROP, NOT_RUNNING})}
+    assert {codes for port, (_, codes) in told.items() if not 2000 <= port < 3000} == {CLOSED}
+
+
+def test_a_router_that_passes_few_requests_on_is_no_firewall(lab: Lab) -> None:
+    """What it drops of many at once is lost, and is asked again at another pace."""
+    stage = network.routed(lab)
+    faults.rules("router1", "forward", "tcp flags syn limit rate over 400/second counter drop")(
+        stage
+    )
+    told = named(run(stage, options=["--fast"])["checks"])
+    assert told.keys() == set(range(1024, 7000))
+    wrong = [port for port, (_, codes) in told.items() if not codes <= CLOSED | {NETWORK_DROP}]
+    assert not wrong
+    assert [port for port, (_, codes) in told.items() if NETWORK_DROP in codes] == []
 
 
 def test_the_control_port_is_left_out_of_a_wide_range(lab: Lab) -> None:

@@ -1,0 +1,58 @@
+"""Which ports are looked through for one that a new listener may take (`bothends suggest`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bothends_protocol.ports import MAX_PORT, PortSet, format_ports
+
+from .options import SERVICE_PORT
+
+__all__ = ["own_choice", "sought"]
+
+USUAL = (SERVICE_PORT, SERVICE_PORT + 1)
+"""Who asks for another port has trouble with these, as a rule."""
+
+_DYNAMIC = (49152, MAX_PORT)
+"""What systems choose from where they say nothing else (RFC 6335, section 6)."""
+
+_LOCAL_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def own_choice(file: Path = _LOCAL_PORT_RANGE) -> tuple[int, int]:
+    """Return the first and the last port that this system chooses for connections it opens.
+
+    A listener there may find its port taken at the next start.
+    """
+    try:
+        first, last = map(int, file.read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        return _DYNAMIC
+    return first, last
+
+
+def sought(
+    wanted: list[PortSet], control_port: int, own: tuple[int, int]
+) -> tuple[list[PortSet], str]:
+    """Return what of `wanted` is looked through, and in a sentence what is not and why.
+
+    `own` is what `own_choice` returns. A port typed alone is looked at whatever it is, but for
+    `control_port`, where the agents meet.
+    """
+    kept = []
+    dropped = set()
+    for part in wanted:
+        alone = {first for first, last in part.ranges if first == last}
+        out = {*USUAL, *range(own[0], own[1] + 1)} - alone | {control_port}
+        ports = [port for port in part if port not in out]
+        dropped |= {port for port in part if own[0] <= port <= own[1]} & out - {control_port}
+        if ports:
+            ranges = format_ports(ports).split(",")
+            ends = ((r.partition("-")[0], r.rpartition("-")[2]) for r in ranges)
+            kept.append(PortSet(part.transport, tuple((int(a), int(b)) for a, b in ends)))
+    if not dropped:
+        return kept, ""
+    return kept, (
+        f"Left out: {format_ports(dropped)}, since this computer takes ports from "
+        f"{own[0]}-{own[1]} for connections that it opens itself."
+    )
