@@ -1178,6 +1178,18 @@ def test_across_a_router_a_sample_of_the_ports_gets_requests() -> None:
     assert len(world.requests) < SAMPLED + 50
 
 
+@pytest.mark.parametrize(("ports", "swept_at_once"), [(256, 0), (257, 257), (512, 512), (513, 0)])
+def test_across_a_router_few_ports_all_get_a_request(ports: int, swept_at_once: int) -> None:
+    world = SweptWorld()
+    few = changed(MANY, ports=(f"tcp:3001-{3000 + ports}",))
+    pair = swept(world, source=changed(SWEEPER, routed=True), destination=few)
+    if swept_at_once:
+        assert len(world.requests) == swept_at_once
+    else:
+        assert len(world.requests) < 256 + 2
+        assert (SWEEP in kinds(pair)) is (ports > 512)
+
+
 def test_across_a_router_programs_are_in_the_sample() -> None:
     world = SweptWorld()
     held = changed(MANY, held=pack_ports([1234, 5678]))

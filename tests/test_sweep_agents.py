@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from bothends.sweep import (
     SPARE,
+    SweepProgress,
     SweepSender,
     SweepTaker,
     SweepWitness,
@@ -117,6 +118,20 @@ async def test_a_programs_connection_is_not_ended_by_a_reset(program: socket.soc
             else:
                 with pytest.raises(ConnectionResetError):
                     connection.recv(1)
+
+
+def test_a_long_sweep_tells_how_far_it_got() -> None:
+    said: list[str] = []
+    now = [0.0]
+    progress = SweepProgress(said.append, lambda: now[0])
+    waves = sweep_rounds(1, SOURCE, LOCAL, range(1, 10_001), 2000)
+    for wave in waves:
+        progress.wave(wave, 10_000)
+        now[0] += 1.1
+    assert said == [
+        "4,000 of 10,000 ports have had their request.",
+        "8,000 of 10,000 ports have had their request.",
+    ]
 
 
 async def test_requests_keep_to_the_pace() -> None:

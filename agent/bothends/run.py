@@ -25,6 +25,7 @@ from bothends_protocol.evidence import (
     ContactFacts,
     Evidence,
     HostFacts,
+    RoundPlan,
     SeenAs,
     Target,
     Witness,
@@ -42,7 +43,7 @@ from bothends_protocol.messages import (
 from bothends_protocol.offered import offered
 from bothends_protocol.outside_facts import OutsideFacts, outside_facts, tidy
 from bothends_protocol.pairing import DESTINATION, SOURCE, Keys
-from bothends_protocol.plan import SEEK_FROM, by_datagrams, probe_addresses
+from bothends_protocol.plan import SEEK_FROM, SWEEP, by_datagrams, probe_addresses
 from bothends_protocol.ports import PortSet, pack_ports, parse_ports
 from bothends_protocol.session import (
     Arm,
@@ -88,7 +89,7 @@ from .recorder import Recorder
 from .saving import Kept
 from .sizes import SizeTest
 from .streams import DIRECT, PUNCHED, RENDEZVOUS
-from .sweep import room_for_sockets
+from .sweep import SweepProgress, room_for_sockets
 from .tasks import Tasks
 from .watch import LeftError, Note, Screen, Stop, Watch, why_left
 from .witness.netlink import is_routed
@@ -192,6 +193,7 @@ class Run:
         self._prober: Prober | None = None
         self._observer: Observer | None = None
         self._sizes: SizeTest | None = None
+        self._progress: SweepProgress | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._standalone: Standalone | None = None
         self._watch: Watch | None = None
@@ -573,6 +575,7 @@ class Run:
     async def _test_again(self, contact: Contact) -> Outcome:
         """Make a further test: everything may have changed."""
         self._recorder = Recorder(self.options.role)
+        self._progress = None
         self._facts = host_facts(privileged=self._privileged)
         self._outside.start_again()
         await self._resolve_targets()
@@ -818,6 +821,8 @@ class Run:
         return orders
 
     def _carry_out(self, order: Order, channel: Channel) -> None:
+        if isinstance(order, Arm | Fire) and order.plan.kind == SWEEP:
+            self._tell_progress(order.plan)
         if isinstance(order, Send):
             if isinstance(order.message, Mark) and self._prober and self._session:
                 # Read before the first SYN, so that what was before can be told from it.
@@ -830,6 +835,14 @@ class Run:
             job = self._job(order, channel.rtt)
             if self._session is not None:
                 self._jobs.start(self._work(self._session, job))
+
+    def _tell_progress(self, plan: RoundPlan) -> None:
+        theirs = self._session.peer_offer if self._session else None
+        texts = self.options.ports or (theirs.ports if theirs else ())
+        parts = [part for text in texts for part in parse_ports(text)]
+        if self._progress is None:
+            self._progress = SweepProgress(self._say, time.monotonic)
+        self._progress.wave(plan, sum(len(part) for part in parts if part.transport == "tcp"))
 
     async def _work(self, session: Session, job: Coroutine[Any, Any, Report]) -> None:
         try:

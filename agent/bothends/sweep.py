@@ -25,7 +25,7 @@ from bothends_protocol.ports import pack_ports
 from .connects import ask_for_errors, icmp_error, name_of, outcome_of
 from .streams import share_port
 
-__all__ = ["SweepSender", "SweepTaker", "SweepWitness", "room_for_sockets"]
+__all__ = ["SweepProgress", "SweepSender", "SweepTaker", "SweepWitness", "room_for_sockets"]
 
 SPARE = 256
 """Descriptors left for all else that a run opens."""
@@ -38,6 +38,9 @@ ANSWER_SECONDS = 0.2
 
 LOOKS = 20
 """How often it is looked for them in that time."""
+
+PROGRESS_SECONDS = 2.0
+"""Between two words on how far it got, and before the first: most have ended by then."""
 
 AT_ONCE = 128
 """Requests in a row before the agent looks at its witnesses and its contact again."""
@@ -66,6 +69,25 @@ def room_for_sockets() -> int:
     if soft == resource.RLIM_INFINITY:
         return MOST_ROOM
     return max(0, min(soft - SPARE, MOST_ROOM))
+
+
+class SweepProgress:
+    """Tells now and then how far a long sweep has got."""
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._say = say
+        self._clock = clock
+        self._told = clock()
+        self._asked: dict[str, set[int]] = {}
+        """The ports that had a request, by who sends."""
+
+    def wave(self, plan: RoundPlan, wanted: int) -> None:
+        """Note that a wave begins, of `wanted` ports in all."""
+        asked = self._asked.setdefault(plan.prober, set())
+        if self._clock() - self._told >= PROGRESS_SECONDS and asked:
+            self._told = self._clock()
+            self._say(f"{len(asked):,} of {wanted:,} ports have had their request.")
+        asked.update(swept_ports(plan))
 
 
 class SweepWitness:

@@ -65,6 +65,7 @@ from .plan import (
     PINHOLE,
     SAMPLE,
     SEEK_FROM,
+    SPARE_FROM,
     SWEEP,
     SWEEP_FROM,
     Tally,
@@ -138,6 +139,9 @@ room for 4,096."""
 
 SAMPLED = 256
 """Ports that are tried first of them; the rest go where it is to be seen what differs."""
+
+WHOLE = 512
+"""Ports that all get a request even so."""
 
 ROUTED_RATE = 256
 """Of those requests so many a second: 20 KB."""
@@ -384,11 +388,13 @@ class Session:
         addresses = probe_addresses(sends)
         number = len(self.rounds) + 1
         wanted = self._to_sweep(destination)
-        least = SEEK_FROM if destination.suggest else SWEEP_FROM
+        least = SPARE_FROM if self._spares_routers() else SWEEP_FROM
+        if destination.suggest:
+            least = SEEK_FROM
         if len(wanted) < least or not addresses:
             return first_round(number, prober, addresses, destination.ports)
         self._sweeping, self._slowed = True, 0
-        if self._samples():
+        if self._samples() and len(wanted) > WHOLE:
             held = unpack_ports(destination.held) if prober == SOURCE else ()
             wanted = sample(wanted, SAMPLED, held)
         return sweep_rounds(number, prober, addresses[0], wanted, self._room())

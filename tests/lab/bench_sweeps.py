@@ -24,8 +24,8 @@ from .network import Stage, lan
 
 __all__ = ["measure"]
 
-SMALL, MIDDLE, ALL = "10000-14999", "1024-14500,49000-52000", "1-65535"
-"""More than are all tested in depth; the ports of a service's NAT traversal; all there are."""
+SMALL, MIDDLE, ALL = "10000-10999", "1024-14500,49000-52000", "1-65535"
+"""As many as are all tested in depth; the ports of a service's NAT traversal; all there are."""
 RUNS = 3
 LONGEST = 400.0
 """Seconds that a scanner may take."""
