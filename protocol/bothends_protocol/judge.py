@@ -1000,23 +1000,44 @@ _MAY_BE = {
 
 
 def _apart(part: Apart, checks: Sequence[Check], prober: Evidence, observer: Evidence) -> Check:
-    """The check of ports of a sweep for which none that was tested in depth can stand."""
+    """The check of ports of a sweep for which none that was tested in depth can stand.
+
+    Who listens there is known all the same: where the agent itself could, nobody.
+    """
     primary = any(c.primary for c in checks if bare(c.address) == bare(part.address))
     near = [check for index, check in enumerate(checks) if index in part.like]
     codes = _union(*(c.candidates for c in near), _MAY_BE.get(part.outcome, ()))
+    nobody = _nobody(near) if part.free and part.outcome != "connected" else ()
+    states = {"service": _BLOCKED} if nobody else {}
+    because = {"service": nobody[0].because} if nobody else {}
     return Check(
         direction=f"{prober.role}-to-{observer.role}",
         transport="tcp",
         address=part.address,
         ports=format_ports(part.ports),
         primary=primary,
-        status="undetermined",
-        reachable="unknown",
-        candidates=codes,
+        status="blocked" if nobody else "undetermined",
+        reachable="no" if nobody else "unknown",
+        blockers=nobody,
+        candidates=_union((blocker.code for blocker in nobody), codes),
         next_step="Test some of these ports alone: name fewer of them on the destination.",
-        segments=tuple(Segment(name=name, status=_UNKNOWN) for name in SEGMENTS),
+        segments=tuple(
+            Segment(name=name, status=states.get(name, _UNKNOWN), because=because.get(name, ()))
+            for name in SEGMENTS
+        ),
         notes=(part.why,),
     )
+
+
+def _nobody(near: Sequence[Check]) -> tuple[Blocker, ...]:
+    """That no program listens, as it was found of ports alike; none where it was not of all."""
+    found = [
+        blocker
+        for check in near
+        for blocker in check.blockers
+        if blocker.code == "service.not-running"
+    ]
+    return tuple(found[:1]) if len(found) == len(near) else ()
 
 
 def _notes(j: Journey, finding: _Finding, source: Evidence) -> tuple[str, ...]:

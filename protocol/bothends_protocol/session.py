@@ -65,7 +65,6 @@ from .plan import (
     PINHOLE,
     SAMPLE,
     SEEK_FROM,
-    SPARE_FROM,
     SWEEP,
     SWEEP_FROM,
     Tally,
@@ -388,9 +387,7 @@ class Session:
         addresses = probe_addresses(sends)
         number = len(self.rounds) + 1
         wanted = self._to_sweep(destination)
-        least = SPARE_FROM if self._spares_routers() else SWEEP_FROM
-        if destination.suggest:
-            least = SEEK_FROM
+        least = SEEK_FROM if destination.suggest else SWEEP_FROM
         if len(wanted) < least or not addresses:
             return first_round(number, prober, addresses, destination.ports)
         self._sweeping, self._slowed = True, 0

@@ -31,6 +31,8 @@ class Apart(msgspec.Struct, frozen=True):
     """The groups in which those of them ended that were tested in depth."""
     outcome: str = ""
     """What the sender met there (`sweeps.Sweep.outcome`)."""
+    free: bool = False
+    """Whether no program listens on them, since the agent itself did."""
 
     @property
     def untried(self) -> bool:
@@ -92,7 +94,7 @@ def spread_over(
                 found.setdefault(bare(address), {})[port] = index
     group_of = found[at]
     also: list[list[int]] = [[] for _ in groups]
-    left: dict[tuple[str, str, tuple[int, ...], str], list[int]] = {}
+    left: dict[tuple[str, str, tuple[int, ...], str, bool], list[int]] = {}
     for ports in sweep.alike():
         rest = [port for port in ports if port not in group_of]
         like = tuple(sorted({group_of[port] for port in ports if port in group_of}))
@@ -102,16 +104,17 @@ def spread_over(
             also[like[0]] += rest
         elif rest:
             why = _why(sweep, ports[0], len(kinds) if whole else 0)
-            left.setdefault((sweep.address, why, like, sweep.outcome(ports[0])), []).extend(rest)
+            met = sweep.outcome(ports[0]), sweep.free(ports[0])
+            left.setdefault((sweep.address, why, like, *met), []).extend(rest)
     for address, tested in found.items():
         known = tested.keys() | (sweep.fates.keys() if address == at else set())
         if untried := sorted(everything - known):
-            left[address, _UNTRIED, (), ""] = untried
+            left[address, _UNTRIED, (), "", False] = untried
     return Spread(
         also=tuple(tuple(sorted(ports)) for ports in also),
         left=tuple(
-            Apart(address, tuple(sorted(ports)), why, like, outcome)
-            for (address, why, like, outcome), ports in left.items()
+            Apart(address, tuple(sorted(ports)), why, like, outcome, free)
+            for (address, why, like, outcome, free), ports in left.items()
         ),
     )
 

@@ -105,6 +105,10 @@ class Sweep(msgspec.Struct, frozen=True):
         """Whether a program listens on the port."""
         return bool(self.fates[port] & _BITS["held"])
 
+    def free(self, port: int) -> bool:
+        """Whether no program listens on the port, since the agent itself did."""
+        return bool(self.fates[port] & _BITS["own"])
+
     def differ(self, one: int, other: int) -> bool:
         """Whether two ports fared differently, as far as it was seen of each."""
         return bool((self.fates[one] ^ self.fates[other]) & ~_BITS["pending"])

@@ -141,9 +141,13 @@ def test_without_privilege_nothing_wrong_is_said_of_any(lab: Lab, name: str) -> 
         or (status != "open" and not wanted[port][1] <= codes | open_to[port])
     ]
     assert not wrong, format_ports(wrong)
-    # What came through to the agent's own listener is known of each.
+    # What came through to the agent's own listener is known of each; and so it is that nobody
+    # listens, whatever stops the requests.
     through = [port for port, (_, codes) in wanted.items() if codes == CLOSED]
     assert not [port for port in through if told[port] != ("blocked", CLOSED)]
+    assert not [
+        p for p, (_, codes) in wanted.items() if codes >= CLOSED and not told[p][1] >= CLOSED
+    ]
     assert service.poll() is None, service.stderr
 
 
