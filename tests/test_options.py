@@ -71,6 +71,11 @@ def test_a_port_is_sought_in_the_range_that_is_typed(capsys: pytest.CaptureFixtu
     assert "connections that it opens itself" in capsys.readouterr().err
 
 
+def test_a_port_is_sought_one_way_only() -> None:
+    with pytest.raises(UsageError, match="--both-ways"):
+        options("suggest", "--both-ways")
+
+
 @pytest.mark.parametrize("text", ["4242-4243", "24242"])
 def test_a_range_that_holds_nothing_to_suggest_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="can be suggested"):

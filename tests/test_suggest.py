@@ -10,6 +10,7 @@ import pytest
 
 from bothends import render
 from bothends.sought import own_choice, sought
+from bothends_protocol.evidence import Listener, Target
 from bothends_protocol.judge import judge
 from bothends_protocol.ports import parse_ports
 from bothends_protocol.suggest import Checked, suggest, suggested
@@ -87,6 +88,52 @@ def test_a_program_that_listens_elsewhere_on_the_port_has_it_too() -> None:
     assert (found.suggestion.port, found.suggestion.in_use) == (None, "2000")
 
 
+def test_a_program_on_one_of_the_ports_takes_that_one_only() -> None:
+    story = Story(ports=(2000, 2001), fates=(OPEN,) * 3, listening=())
+    source, destination = story.evidence()
+    row = Listener(transport="tcp", address="127.0.0.1", port=2000, program="db")
+    changed = msgspec.structs.replace(destination, suggest=True, listeners=(row,))
+    made = judge(source, changed).suggestion
+    assert made is not None
+    assert (made.port, made.ports, made.in_use) == (2001, "2001", "2000")
+
+
+def test_where_bothends_may_not_listen_it_is_said_so() -> None:
+    story = Story(ports=(22, 80), fates=(REFUSED,) * 3, own=False, listening=())
+    source, destination = story.evidence()
+    found = judge(source, msgspec.structs.replace(destination, suggest=True))
+    assert (found.status, found.blockers) == ("undetermined", ())
+    assert "bothends itself could not listen" in found.summary
+    assert found.suggestion is not None
+    assert found.suggestion.port is None
+
+
+@pytest.mark.parametrize("asks", ["source", "destination"])
+def test_with_both_ways_it_is_of_the_way_to_the_destination(asks: str) -> None:
+    story = Story(ports=(2000,), fates=(OPEN,) * 3, listening=())
+    source, destination = story.evidence()
+    source = msgspec.structs.replace(source, both_ways=asks == "source")
+    destination = msgspec.structs.replace(
+        destination, both_ways=asks == "destination", suggest=True
+    )
+    found = judge(source, destination)
+    assert found.suggestion is not None
+    assert (found.suggestion.port, found.suggestion.ready) == (2000, True)
+    assert found.directions is not None
+    assert found.directions["source-to-destination"]["status"] == "open"
+
+
+def test_of_a_name_no_address_is_said_to_take_nothing() -> None:
+    story = Story(ports=(2000,), fates=(OPEN,) * 3, listening=())
+    source, destination = story.evidence()
+    target = Target(text="nas", addresses=(THERE, "10.9.9.20"))
+    source = msgspec.structs.replace(source, targets=(target,))
+    found = judge(source, msgspec.structs.replace(destination, suggest=True))
+    assert found.suggestion is not None
+    assert found.suggestion.ready
+    assert not any("None of them" in note for check in found.checks for note in check.notes)
+
+
 def test_only_where_it_is_asked_for() -> None:
     story = Story(ports=(2000,), fates=(OPEN,) * 3, listening=())
     assert judge(*story.evidence()).suggestion is None
@@ -161,7 +208,11 @@ def test_one_change_must_be_enough() -> None:
     made = suggest(found, ["tcp"])
     assert made is not None
     assert (made.change, made.port, made.ports) == (REJECT, 2000, "2000-2009")
-    assert suggest(found[:1], ["tcp"]) == Suggestion(transport="tcp", port=None, ready=False)
+    # Where none is, the port with the fewest is suggested.
+    two, three = found[0], part("2000-9999", DROP, REJECT, "network.drop")
+    made = suggest([three, two], ["tcp"])
+    assert made == Suggestion(transport="tcp", port=1000, ready=False, ports="1000-1999")
+    assert "drops the connection, and " in suggested(made, [three, two])[1]
 
 
 def test_a_transport_by_which_one_is_reached_comes_first() -> None:
@@ -173,11 +224,13 @@ def test_a_transport_by_which_one_is_reached_comes_first() -> None:
 
 
 def test_where_nothing_is_known_nothing_is_made_primary() -> None:
-    found = [part("1000-1999", status="undetermined", free=False), part("2000", status="blocked")]
+    found = [part("1000-1999", status="undetermined"), part("2000", status="undetermined")]
     made = suggest(found, ["tcp"])
     assert made is not None
     assert made.port is None
-    assert suggested(made, found) == (tuple(p.check for p in found), None)
+    checks, sentence = suggested(made, found)
+    assert checks == tuple(p.check for p in found)
+    assert "of none is it known" in sentence
 
 
 @pytest.mark.parametrize(
@@ -191,7 +244,7 @@ def test_others_are_named_where_they_are_few_ranges(ports: str, words: str) -> N
     found = [part(ports)]
     made = suggest(found, ["tcp"])
     assert made is not None
-    assert words in (suggested(made, found)[1] or "")
+    assert words in suggested(made, found)[1]
 
 
 def test_many_scattered_ports_are_told_in_a_few_words() -> None:
@@ -216,7 +269,7 @@ def test_many_scattered_ports_are_told_in_a_few_words() -> None:
 
 
 def ports(text: str, own: tuple[int, int] = (32768, 60999)) -> tuple[str, str]:
-    left, said = sought(parse_ports(text), 24242, own)
+    left, said = sought(text, 24242, own)
     return ",".join(f"{part.transport}:{part}" for part in left), said
 
 
@@ -226,6 +279,8 @@ def ports(text: str, own: tuple[int, int] = (32768, 60999)) -> tuple[str, str]:
         ("1024-5999", "tcp:1024-4241,4244-5999"),
         ("4242,5000-5001", "tcp:4242,5000-5001"),
         ("4242-4243", ""),
+        ("4242,4243", "tcp:4242-4243"),
+        ("50000,50001, udp:50002", "tcp:50000-50001,udp:50002"),
         ("24241-24243", "tcp:24241,24243"),
         ("24242", ""),
         ("30000-40000", "tcp:30000-32767"),

@@ -21,7 +21,6 @@ from bothends_protocol.errors import InputError, ProtocolError
 from bothends_protocol.evidence import HostFacts
 from bothends_protocol.messages import MAX_NAMED
 from bothends_protocol.pairing import DESTINATION, SOURCE
-from bothends_protocol.plan import SWEEP_FROM
 from bothends_protocol.ports import PortSet, parse_ports
 from bothends_protocol.stun import STUN_PORT
 from bothends_protocol.timeline import Timeline
@@ -41,6 +40,9 @@ __all__ = ["agent", "usage_document"]
 INTERRUPTED = 130
 MAX_UDP_PORTS = 4096
 """UDP ports of one request: what both sides can hold as single results."""
+
+WIDE = 4097
+"""Ports of a range of which nobody means each."""
 
 MAX_ALONE_PORTS = 16
 """Ports that a source tries again and again while it waits."""
@@ -304,7 +306,10 @@ def _named_ports(args: argparse.Namespace, control_port: int) -> tuple[str, ...]
 
 
 def _sought_ports(args: argparse.Namespace, control_port: int) -> tuple[str, ...]:
-    left, said = sought(_parsed(args.ports), control_port, own_choice())
+    if args.both_ways:
+        raise UsageError("suggest looks for a port of this computer's: leave out --both-ways.")
+    _parsed(args.ports)
+    left, said = sought(args.ports, control_port, own_choice())
     if not left:
         raise UsageError(
             f"None of {args.ports} can be suggested: they are ports where the agents meet, that "
@@ -351,7 +356,7 @@ def _texts(parts: Sequence[PortSet]) -> tuple[str, ...]:
 def _left_out(part: PortSet, port: int) -> PortSet:
     """Return `part` without a port that nobody means who types a range of thousands around it."""
     for index, (first, last) in enumerate(part.ranges):
-        if first <= port <= last and last - first + 1 >= SWEEP_FROM:
+        if first <= port <= last and last - first + 1 >= WIDE:
             ends = ((first, port - 1), (port + 1, last))
             halves = tuple((a, b) for a, b in ends if a <= b)
             return replace(part, ranges=(*part.ranges[:index], *halves, *part.ranges[index + 1 :]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bothends_protocol.ports import MAX_PORT, PortSet, format_ports
+from bothends_protocol.ports import MAX_PORT, PortSet, format_ports, parse_ports
 
 from .options import SERVICE_PORT
 
@@ -31,19 +31,18 @@ def own_choice(file: Path = _LOCAL_PORT_RANGE) -> tuple[int, int]:
     return first, last
 
 
-def sought(
-    wanted: list[PortSet], control_port: int, own: tuple[int, int]
-) -> tuple[list[PortSet], str]:
-    """Return what of `wanted` is looked through, and in a sentence what is not and why.
+def sought(text: str, control_port: int, own: tuple[int, int]) -> tuple[list[PortSet], str]:
+    """Return the ports in `text` that are looked through, and in a sentence those that are not.
 
     `own` is what `own_choice` returns. A port typed alone is looked at whatever it is, but for
-    `control_port`, where the agents meet.
+    `control_port`, where the agents meet. Raises `InputError` as `parse_ports`.
     """
+    typed = (item.rpartition(":")[2] for item in text.replace(" ", "").split(","))
+    alone = {int(item) for item in typed if item.isdecimal()}
+    out = {*USUAL, *range(own[0], own[1] + 1)} - alone | {control_port}
     kept = []
     dropped = set()
-    for part in wanted:
-        alone = {first for first, last in part.ranges if first == last}
-        out = {*USUAL, *range(own[0], own[1] + 1)} - alone | {control_port}
+    for part in parse_ports(text):
         ports = [port for port in part if port not in out]
         dropped |= {port for port in part if own[0] <= port <= own[1]} & out - {control_port}
         if ports:

@@ -98,22 +98,26 @@ class _Finding(msgspec.Struct, frozen=True):
 
 def judge(source: Evidence, destination: Evidence) -> Verdict:
     """Return the joint verdict of the two evidences."""
+    seeks = destination.suggest
     ways = [
-        (prober, _checks(prober, observer), _unresolved(prober, observer))
+        _one_way(prober, observer, seeks=seeks and prober.role == SOURCE)
         for prober, observer in _directions(source, destination)
     ]
-    if len(ways) > 1:
-        all_ways = [(prober, [*_plain(found), *rest]) for prober, found, rest in ways]
-        verdict = _both(all_ways, source, destination)
-    else:
-        ((_, found, rest),) = ways
-        if not found and not rest:
-            verdict = _untested(source, destination)
-        elif destination.suggest and not rest:
-            verdict = _suggesting(found)
-        else:
-            verdict = combine([*_plain(found), *rest])
-    return _signed(verdict, source, destination)
+    parts = [
+        way or _not_tried(prober, source, destination)
+        for way, (prober, _) in zip(ways, _directions(source, destination), strict=True)
+    ]
+    return _signed(_both(*parts) if len(parts) > 1 else parts[0], source, destination)
+
+
+def _one_way(prober: Evidence, observer: Evidence, *, seeks: bool) -> Verdict | None:
+    """The verdict on one direction, None where nothing was tested in it."""
+    found, unresolved = _checks(prober, observer), _unresolved(prober, observer)
+    if not found and not unresolved:
+        return None
+    if seeks and not unresolved:
+        return _suggesting(found)
+    return combine([*_plain(found), *unresolved])
 
 
 def _plain(found: Iterable[Checked]) -> list[Check]:
@@ -127,10 +131,12 @@ def _suggesting(found: Sequence[Checked]) -> Verdict:
         return combine(_plain(found))
     checks, sentence = suggested(made, found)
     verdict = combine(checks)
-    if made.port is None and verdict.status == "open":
-        # Programs that others reach are no answer to who seeks a free port.
-        verdict = msgspec.structs.replace(verdict, status="undetermined", reachable="unknown")
-    return msgspec.structs.replace(verdict, suggestion=made, summary=sentence or verdict.summary)
+    if made.port is None:
+        # Neither programs that are reached nor ones that are not answer who seeks a free port.
+        verdict = msgspec.structs.replace(
+            verdict, status="undetermined", reachable="unknown", blockers=()
+        )
+    return msgspec.structs.replace(verdict, suggestion=made, summary=sentence)
 
 
 def _untested(source: Evidence, destination: Evidence) -> Verdict:
@@ -181,23 +187,60 @@ def _keys(prober: Evidence, observer: Evidence) -> list[tuple[str, str, int]]:
     return list(dict.fromkeys((p.transport, p.address, p.port) for p in probes))
 
 
-def _checks(prober: Evidence, observer: Evidence) -> list[Checked]:
-    groups: dict[object, tuple[_Finding, list[Journey]]] = {}
-    sought = _seeks(observer)
+def _journeys(prober: Evidence, observer: Evidence, sweep: Sweep | None) -> list[Journey]:
+    """What was observed of each port that was tested in depth, and of them all together."""
     here, there = by_port(prober), by_port(observer)
     journeys = [
         observe(here.get((key[0], key[2]), prober), there.get((key[0], key[2]), observer), key)
         for key in _keys(prober, observer)
     ]
-    losing = any(_loses(journey) for journey in journeys)
-    addresses = dict.fromkeys(journey.address for journey in journeys)
-    large = {address: large_packets(prober, observer, address) for address in addresses}
     limited = _limited(journeys, spent=bool(prober.contact.refused))
-    sweep = sweep_between(prober, observer)
     swept = {sweep.address} if sweep is not None and sweep.refused_by_icmp else set()
     of = {"udp": limited | swept, "tcp": swept}
     journeys = [_perhaps_limited(journey, of.get(journey.transport, ())) for journey in journeys]
-    journeys = [_crowded(journey, sweep) for journey in journeys]
+    return journeys if sweep is None else _after_sweep(journeys, sweep)
+
+
+def _after_sweep(journeys: Sequence[Journey], sweep: Sweep) -> list[Journey]:
+    """Mark what a sweep may have done to the tests in depth that followed.
+
+    Where it lost far more than single requests do, as what limits their rate has it, those of a
+    test that come several at once may be lost to that, too. And where ports that answered stay
+    silent since, somebody may have shut the source out for asking so much.
+    """
+    mine = [j for j in journeys if j.transport == "tcp" and bare(j.address) == bare(sweep.address)]
+    usual = max((j.loss.interval[1] for j in mine if j.loss is not None), default=0.0)
+    crowded = sweep.loses and (sweep.late > USUAL_TIMES * usual or usual > MOST_LOST)
+    shut_out = any(
+        sweep.outcome(j.port) in ("connected", "refused")
+        and j.failed
+        and j.symptoms == {Symptom.SILENT}
+        and not any(trail.connected for trail in j.trails)
+        for j in mine
+        if j.port in sweep.fates
+    )
+    marked = {id(j) for j in mine}
+    return [
+        msgspec.structs.replace(j, crowded=crowded, shut_out=shut_out) if id(j) in marked else j
+        for j in journeys
+    ]
+
+
+USUAL_TIMES = 2.0
+"""Of a sweep so many times the loss of single requests, at its upper bound, is more than chance."""
+
+MOST_LOST = 0.64
+"""The share of round trips at which 15 of them are still no accident: 40 % lost each way."""
+
+
+def _checks(prober: Evidence, observer: Evidence) -> list[Checked]:
+    groups: dict[object, tuple[_Finding, list[Journey]]] = {}
+    sought = _seeks(observer)
+    sweep = sweep_between(prober, observer)
+    journeys = _journeys(prober, observer, sweep)
+    losing = any(_loses(journey) for journey in journeys)
+    addresses = dict.fromkeys(journey.address for journey in journeys)
+    large = {address: large_packets(prober, observer, address) for address in addresses}
     findings = [
         (
             journey,
@@ -210,12 +253,17 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Checked]:
         notes = decides.get(_place(journey))
         finding = msgspec.structs.replace(found, notes=(*found.notes, *(notes or ())))
         shape = _shape(journey, finding)
-        group = (journey.transport, journey.address, finding, shape, notes is not None)
+        group = (
+            *(journey.transport, journey.address, finding, shape),
+            *(notes is not None, sought and _in_use(journey)),
+        )
         groups.setdefault(group, (finding, []))[1].append(journey)
     ended = list(groups.values())
-    kinds = [(_kind(found), [_place(j) for j in alike]) for found, alike in ended]
+    kinds = [(_kind(found, alike[0]), [_place(j) for j in alike]) for found, alike in ended]
     spread = spread_over(kinds, sweep, _wanted(prober, observer), seeks=sought)
-    untried = frozenset(port for part in spread.left if part.untried for port in part.ports)
+    untried = {
+        ("tcp", bare(part.address)): frozenset(part.ports) for part in spread.left if part.untried
+    }
     checks = [
         _check(
             alike,
@@ -224,7 +272,7 @@ def _checks(prober: Evidence, observer: Evidence) -> list[Checked]:
             observer,
             primary=_place(alike[0]) in decides,
             fits=large[alike[0].address].fits,
-            swept=_OfSweep(more, untried),
+            swept=_OfSweep(more, untried.get((alike[0].transport, bare(alike[0].address)))),
         )
         for (finding, alike), more in zip(ended, spread.also, strict=True)
     ]
@@ -245,11 +293,16 @@ def _seeks(observer: Evidence) -> bool:
 
 def _checked(check: Check, alike: Sequence[Journey]) -> Checked:
     j = alike[0]
-    held = bool(j.holders or j.elsewhere) or j.own_error == "EADDRINUSE" or _led_on(j)
+    held = _in_use(j)
     tested = tuple(one.port for one in alike)
     free = j.own and not held
     part = Checked(check, free=free, tested=tested)
     return msgspec.structs.replace(part, in_use=tuple(sorted(part.ports))) if held else part
+
+
+def _in_use(j: Journey) -> bool:
+    """Whether a program has the port on the destination, at whatever address."""
+    return bool(j.holders or j.elsewhere) or j.own_error == "EADDRINUSE" or _led_on(j)
 
 
 def _held(ports: Sequence[int], sweep: Sweep | None) -> tuple[int, ...]:
@@ -257,8 +310,13 @@ def _held(ports: Sequence[int], sweep: Sweep | None) -> tuple[int, ...]:
     return tuple(port for port in ports if sweep is not None and port in known and sweep.held(port))
 
 
-def _kind(finding: _Finding) -> object:
-    """What two ports of one fate must share for others of that fate to share it, too."""
+def _kind(finding: _Finding, j: Journey) -> object:
+    """What two ports of one fate must share for others of that fate to share it, too.
+
+    None where it says nothing of others.
+    """
+    if j.shut_out and Symptom.SILENT in j.symptoms:
+        return None
     named = tuple((code, confidence) for code, confidence, _ in finding.causes)
     return finding.status, finding.reachable, named, finding.candidates
 
@@ -298,7 +356,7 @@ def _how(j: Journey, finding: _Finding) -> str:
 
     By UDP nothing is accepted: what gets to a program counts, whether it answers or not.
     """
-    if j.transport == "udp" and finding.status == "open":
+    if finding.status == "open":
         return TAKEN
     taken = [trail for trail in j.trails if trail.connected]
     if taken:
@@ -348,21 +406,6 @@ def _perhaps_limited(j: Journey, limited: Collection[str]) -> Journey:
     return j
 
 
-def _crowded(j: Journey, sweep: Sweep | None) -> Journey:
-    """Mark where a sweep lost far more than single requests do, as what limits their rate does.
-
-    Then those of the tests in depth, which come several at once, may be lost to it, too.
-    """
-    if sweep is None or j.transport != "tcp" or bare(j.address) != bare(sweep.address):
-        return j
-    usual = j.loss.interval[1] if j.loss is not None else 0.0
-    return msgspec.structs.replace(j, crowded=sweep.late > USUAL_TIMES * usual)
-
-
-USUAL_TIMES = 2.0
-"""Of a sweep so many times the loss of single requests, at its upper bound, is more than chance."""
-
-
 def _limited(journeys: Iterable[Journey], *, spent: bool) -> frozenset[str]:
     """The addresses at which whoever refuses by ICMP may have come to its limit for that.
 
@@ -409,9 +452,10 @@ def _found(j: Journey, *, losing: bool, sought: bool) -> _Finding:
 
 
 def _led_on(j: Journey) -> bool:
-    """Whether something behind the port answered though the agent itself listens on it."""
-    reached = [trail for trail in j.trails if trail.connected]
-    return bool(j.own and reached and not any(trail.own for trail in reached))
+    """Whether the destination leads the port on, so that what the agent listens on gets nothing."""
+    here = j.proven or j.counted_through or j.relayed
+    passed = here and not any(trail.own for trail in j.proven or j.trails)
+    return bool(j.own and (passed or j.led_past or j.forwarded))
 
 
 def _find(j: Journey, *, losing: bool) -> _Finding:
@@ -698,8 +742,9 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     told = told or all(cause.code.startswith("source.") for cause in left)
     limited = j.perhaps_limited and j.symptoms == {Symptom.SILENT}
     told = told and not limited
-    if j.crowded and Symptom.SILENT in j.symptoms:
-        told = told and not any(cause.code.startswith("network.") for cause in left)
+    if Symptom.SILENT in j.symptoms:
+        between = any(cause.code.startswith("network.") for cause in left)
+        told = told and not j.shut_out and not (j.crowded and between)
     if told and len(left) == 1 and len(j.failed) >= _least(j, left[0], losing=losing):
         path = ((left[0].code, _confidence(j, left[0]), narrate(j)),)
     # Where the way ends is one question, who listens another: both are told. But what a host
@@ -709,7 +754,8 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     causes = tuple({cause[0]: cause for cause in reversed(causes)}.values())[::-1]
     codes = [c[0] for c in path] or [c.code for c in left]
     codes += _REFUSING if limited else []
-    next_step = "" if path else _CROWDED if j.crowded else _decide(j, left)
+    crowd = _SHUT_OUT if j.shut_out else _CROWDED if j.crowded else ""
+    next_step = "" if path else crowd or _decide(j, left)
     return _Finding(
         path_clear=False,
         reachable="no",
@@ -721,6 +767,10 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     )
 
 
+_SHUT_OUT = (
+    "Ports that answered at first stay silent since: something may have shut the source out for "
+    "asking at so many. Wait some minutes, and test this port alone."
+)
 _CROWDED = (
     "Of many requests at once far more are lost on this way than of single ones. Test this port "
     "alone: name it on the destination instead of so many."
@@ -910,7 +960,7 @@ class _OfSweep(msgspec.Struct, frozen=True):
 
     also: tuple[int, ...] = ()
     """Ports that they stand for."""
-    untried: frozenset[int] = frozenset()
+    untried: frozenset[int] | None = None
     """Of the address, ports that got no request."""
 
     def filled(self, ports: Sequence[int]) -> str:
@@ -918,6 +968,8 @@ class _OfSweep(msgspec.Struct, frozen=True):
 
         What helps at one port of a sample is to help between them, too.
         """
+        if not self.untried:
+            return format_ports(ports)
         found = [(port, port) for port in ports[:1]]
         for low, high in itertools.pairwise(ports):
             if self.untried.issuperset(range(low + 1, high)):
@@ -1210,14 +1262,8 @@ def _wanted(prober: Evidence, observer: Evidence) -> list[PortSet]:
     return [part for text in destination.ports for part in parse_ports(text)]
 
 
-def _both(
-    ways: Sequence[tuple[Evidence, Sequence[Check]]], source: Evidence, destination: Evidence
-) -> Verdict:
-    """The verdict on both directions; one in which nothing was tested is undetermined."""
-    forth, back = (
-        combine(checks) if checks else _not_tried(prober, source, destination)
-        for prober, checks in ways
-    )
+def _both(forth: Verdict, back: Verdict) -> Verdict:
+    """The verdict on both directions."""
     parts = {FORTH: forth, BACK: back}
     statuses, reachable = ({forth.status, back.status}, {forth.reachable, back.reachable})
     blockers = _union(forth.blockers, back.blockers)
@@ -1234,6 +1280,7 @@ def _both(
             name: {"status": part.status, "blockers": list(part.blockers)}
             for name, part in parts.items()
         },
+        suggestion=forth.suggestion,
     )
 
 

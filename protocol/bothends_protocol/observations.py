@@ -253,6 +253,8 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     limits the rate has it."""
     crowded: bool = False
     """Whether of many requests at once far more were lost there than of single ones."""
+    shut_out: bool = False
+    """Whether ports there that answered one request stay silent since."""
     perhaps_limited: bool = False
     """UDP: whether so many attempts at other ports were refused by ICMP that silence at this one
     may be no more than the limit for such errors."""

@@ -145,8 +145,9 @@ WHOLE = 512
 ROUTED_RATE = 256
 """Of those requests so many a second: 20 KB."""
 
-SLOWED = (4096, 1024)
-"""Requests a second once packets are lost, and where more are lost even so."""
+SLOWED = (8192, 2048)
+"""Requests a second once packets are lost, and where more are lost even so: for all ports half a
+minute, of the whole that a run may take."""
 
 LOST_PARTS = 2
 """Segments of the contact sent again in one wave that are taken for its doing: one may be late."""
@@ -302,7 +303,8 @@ class Session:
         self._sweeping = False
         """Whether a sweep is on, or its ports are still to be chosen from."""
         self._slowed = 0
-        """How often the pace was taken back (`SLOWED`)."""
+        """How often the pace was taken back (`SLOWED`), and after which round the last time."""
+        self._slowed_at = 0
         self._resent: dict[str, int] = {}
         """Segments of the contact that each side sent again by the last wave."""
         self._loses = False
@@ -456,7 +458,10 @@ class Session:
         return Counter(port for plan in mine for port in swept_ports(plan))
 
     def _slow_down(self) -> None:
-        self._slowed = min(self._slowed + 1, len(SLOWED))
+        """Take the pace back, once for a wave."""
+        if self._slowed_at < len(self.rounds):
+            self._slowed_at = len(self.rounds)
+            self._slowed = min(self._slowed + 1, len(SLOWED))
 
     def _rate(self) -> int:
         """Requests of a sweep a second; 0: as many as can be."""

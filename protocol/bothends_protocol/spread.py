@@ -7,7 +7,7 @@ was tested, or a port got no request, nothing is claimed of the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -51,7 +51,7 @@ _DIFFER = (
     "Of these ports, which answered alike, a few were tested in depth and did not all turn out the "
     "same: what holds for the others is not known."
 )
-_NONE = "These ports got a request each, and too few of them were tested in depth."
+_NONE = "These ports got a request each, and too few tests in depth told what holds for them."
 _UNSEEN = (
     "Nobody saw of each of these ports how far its request got, so that those which fare alike may "
     "be stopped by different things. Run as root, both sides see it, unless packets are lost."
@@ -76,7 +76,8 @@ def spread_over(
 ) -> Spread:
     """Return what `groups`, those that were tested in depth, stand for in a sweep.
 
-    Each is what was found, for comparison, and the places where. `wanted` are the ports that the
+    Each is what was found, for comparison (None where it says nothing of others), and the places
+    where. `wanted` are the ports that the
     destination's user named. `seeks` as in `sweeps.choose`.
     """
     if sweep is None:
@@ -98,7 +99,7 @@ def spread_over(
     for ports in sweep.alike():
         rest = [port for port in ports if port not in group_of]
         like = tuple(sorted({group_of[port] for port in ports if port in group_of}))
-        kinds = {groups[index][0] for index in like}
+        kinds = _kinds(groups[index][0] for index in like)
         whole = all(port in group_of for port in ports if port in needed)
         if len(kinds) == 1 and whole and sweep.placed(ports[0]):
             also[like[0]] += rest
@@ -117,6 +118,12 @@ def spread_over(
             for (address, why, like, outcome, free), ports in left.items()
         ),
     )
+
+
+def _kinds(found: Iterable[object]) -> set[object]:
+    """What was found, without repeats; nothing where any of it says nothing of others."""
+    kinds = set(found)
+    return set() if None in kinds else kinds
 
 
 def _why(sweep: Sweep, port: int, kinds: int) -> str:

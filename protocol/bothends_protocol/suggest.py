@@ -76,19 +76,17 @@ def _of_one(transport: str, parts: Sequence[Checked]) -> Suggestion:
             ports=format_ports(through),
             in_use=held,
         )
-    kept: dict[str, set[int]] = {}
-    for port_codes, ports in _codes(shut, free).items():
-        if len(port_codes) == 1:
-            kept.setdefault(next(iter(port_codes)), set()).update(ports)
+    kept = _codes(shut, free)
     if not kept:
         return Suggestion(transport=transport, port=None, ready=False, in_use=held)
-    change, ports = max(kept.items(), key=lambda item: (len(item[1]), item[0]))
+    # The fewest causes, and of those what keeps the most ports.
+    codes = min(kept, key=lambda codes: (len(codes), -len(kept[codes]), sorted(codes)))
     return Suggestion(
         transport=transport,
-        port=_first(ports, tested),
+        port=_first(kept[codes], tested),
         ready=False,
-        change=change,
-        ports=format_ports(ports),
+        change=next(iter(codes)) if len(codes) == 1 else "",
+        ports=format_ports(kept[codes]),
         in_use=held,
     )
 
@@ -117,18 +115,10 @@ def _first(ports: Iterable[int], tested: frozenset[int]) -> int:
     return next((port for port in ports if port in tested), ports[0])
 
 
-def suggested(
-    suggestion: Suggestion, found: Sequence[Checked]
-) -> tuple[tuple[Check, ...], str | None]:
-    """Return the checks with those as primary that the suggestion rests on, and the sentence.
-
-    The sentence is None where there is none to say beside what the checks say.
-    """
+def suggested(suggestion: Suggestion, found: Sequence[Checked]) -> tuple[tuple[Check, ...], str]:
+    """Return the checks with those as primary that the suggestion rests on, and the sentence."""
     if suggestion.port is None:
-        held = _held(suggestion)
-        if suggestion.in_use and not any(part.free for part in found):
-            return tuple(part.check for part in found), f"None of the ports is free: {held}."
-        return tuple(part.check for part in found), None
+        return tuple(part.check for part in found), _why_none(suggestion, found)
     rests = [
         part.check.primary
         and part.check.transport == suggestion.transport
@@ -151,16 +141,14 @@ def _sentence(suggestion: Suggestion, checks: Iterable[Check]) -> str:
             f"Use {name}: it is free on the destination, and the source reaches it"
             f"{f' (so it does {more})' if more else ''}."
         )
-    direction = next((check.direction for check in checks if check.primary), "")
-    cause = words(suggestion.change, direction, suggestion.transport)
-    if len(part) == 1:
-        return (
-            f"{name} is the only one of these ports that a single change would open: {cause}. "
-            "Mend that for it, and use it."
-        )
+    rests = [check for check in checks if check.primary]
+    codes = dict.fromkeys(blocker.code for check in rests for blocker in check.blockers)
+    direction = next((check.direction for check in rests), "")
+    causes = ", and ".join(words(code, direction, suggestion.transport) for code in codes)
+    keeps = "keep most of them" if suggestion.change else "keep those with the fewest causes"
     return (
         "No port that is free on the destination is known to be reachable as things are. What is "
-        f"known to keep most of them ({len(part):,}): {cause}. Mend that for {name}, and use it."
+        f"known to {keeps} ({len(part):,}): {causes}. Mend that for {name}, and use it."
     )
 
 
@@ -172,7 +160,20 @@ def _more(part: PortSet) -> str:
     return f"all of {part}"
 
 
-def _held(suggestion: Suggestion) -> str:
-    (part,) = parse_ports(f"{suggestion.transport}:{suggestion.in_use}")
+def _why_none(suggestion: Suggestion, found: Iterable[Checked]) -> str:
+    parts = [part for part in found if part.check.primary]
+    if any(part.free for part in parts):
+        return (
+            "No port that is free on the destination is known to be reachable, and of none is it "
+            "known what keeps it."
+        )
+    everything = frozenset[int]().union(*(part.ports for part in parts))
+    held = frozenset(port for part in parts for port in part.in_use)
+    if everything - held:
+        return (
+            "None of the ports could be tried for a new listener: bothends itself could not listen "
+            "on those that no program holds (below 1024 that takes root)."
+        )
+    (part,) = parse_ports(f"{suggestion.transport}:{format_ports(held)}")
     what = str(part) if len(part.ranges) <= RANGES_TOLD else f"all {len(part):,}"
-    return f"programs on the destination hold {what}"
+    return f"None of the ports is free: programs on the destination hold {what}."

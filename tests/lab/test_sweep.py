@@ -250,6 +250,40 @@ def test_a_router_that_passes_few_requests_on_is_no_firewall(lab: Lab) -> None:
     assert [port for port, (_, codes) in told.items() if NETWORK_DROP in codes] == []
 
 
+BAN = """
+table inet ban {
+    set banned { type ipv4_addr; timeout 10m; }
+    chain HOOK {
+        type filter hook HOOK priority -5; policy accept;
+        tcp dport 24242 accept
+        ip saddr @banned tcp flags & (syn | ack) == syn drop
+        tcp flags & (syn | ack) == syn limit rate over 20/second burst 800 packets \
+            add @banned { ip saddr } drop
+    }
+}
+"""
+"""Whoever asks at many ports is shut out, with what is open already left alone."""
+
+
+@pytest.mark.parametrize("place", ["destination", "router1"])
+@everybody
+def test_who_is_shut_out_for_asking_so_much_blames_no_port_on_it(
+    lab: Lab,
+    place: str,
+    as_user: bool,  # noqa: FBT001
+) -> None:
+    stage = network.routed(lab)
+    hook = "input" if place == "destination" else "forward"
+    stage.host(place).nft(BAN.replace("HOOK", hook))
+    checks = run(stage, as_user=as_user, options=["--fast"])["checks"]
+    told, open_to = named(checks), candidates(checks)
+    assert told.keys() == set(range(1024, 7000))
+    blamed = [port for port, (_, codes) in told.items() if not codes <= CLOSED]
+    assert not blamed, format_ports(blamed)
+    truth = NETWORK_DROP if place == "router1" else DROP
+    assert any(truth in codes for codes in open_to.values())
+
+
 def test_the_control_port_is_left_out_of_a_wide_range(lab: Lab) -> None:
     stage = network.lan(lab)
     told = named(run(stage, "20000-29999")["checks"])
