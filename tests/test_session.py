@@ -1152,6 +1152,15 @@ def test_of_thousands_of_ports_each_gets_a_request_and_a_few_are_tested_in_depth
     assert sorted(set(in_depth(pair))) == [53, 1000, 2000, 2499, 2999, 5999, 9999]
 
 
+@pytest.mark.parametrize(("room", "all_ports"), [(70, True), (69, False)])
+def test_with_few_sockets_all_ports_get_a_request_where_that_takes_few_waves(
+    room: int, *, all_ports: bool
+) -> None:
+    world = SweptWorld()
+    swept(world, source=changed(SWEEPER, room=room))
+    assert (len(set(world.requests)) == 9000) is all_ports
+
+
 def test_fewer_ports_are_all_tested_in_depth() -> None:
     few = changed(MANY, ports=(f"tcp:1001-{1000 + SWEEP_FROM - 1}",))
     pair = swept(destination=few)

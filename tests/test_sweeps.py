@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from bothends_protocol.errors import ProtocolError
-from bothends_protocol.evidence import Probe, RoundPlan, Swept
+from bothends_protocol.evidence import Probe, RoundPlan, Swept, Witness
 from bothends_protocol.messages import Seen, write_message
 from bothends_protocol.pairing import SOURCE
 from bothends_protocol.plan import MAX_WAVE, SWEEP, sweep_rounds, swept_ports, well_formed
@@ -24,10 +24,11 @@ from bothends_protocol.sweeps import (
     between,
     choose,
     sample,
+    sweep_between,
     sweep_of,
     unsettled,
 )
-from evidence_builder import THERE
+from evidence_builder import THERE, Story
 
 ALL = range(1000, 1100)
 
@@ -214,6 +215,26 @@ def test_others_are_stood_for_where_it_was_seen_how_far_each_got(
     placed: bool,  # noqa: FBT001  a parameter of the test
 ) -> None:
     assert swept(dict(sent), dict(came)).placed(1050) == placed
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_a_witness_that_missed_packets_does_not_show_that_there_were_none(side: str) -> None:
+    source, destination = Story().evidence()
+    ends = [
+        replace(source, rounds=tuple(plans()), swept=(told(**LEFT),)),
+        replace(destination, swept=(told(arrived=ALL[:50]),)),
+    ]
+    found = sweep_between(*ends)
+    assert found is not None
+    assert found.placed(1000)
+    assert found.placed(1099)
+    missed = Witness(name="packets", available=True, lost=1)
+    changed = [replace(end, witnesses=(missed,)) if end.role == side else end for end in ends]
+    found = sweep_between(*changed)
+    assert found is not None
+    # What it saw was there; what it did not see may have been.
+    assert found.placed(1000)
+    assert not found.placed(1099)
 
 
 def test_where_packets_are_lost_nothing_between_the_hosts_is_stood_for() -> None:

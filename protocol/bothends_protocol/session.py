@@ -152,9 +152,9 @@ minute, of the whole that a run may take."""
 LOST_PARTS = 2
 """Segments of the contact sent again in one wave that are taken for its doing: one may be late."""
 
-LEAST_ROOM = 1024
-"""Sockets that both sides may open for all ports to be swept. With less no more ports are than
-across a router: it would take too many rounds."""
+MOST_WAVES = 130
+"""Waves in which each port gets its first request: all 65,535 where both sides have room for 512
+sockets. Where it would take more, a sample gets them, as across a router."""
 
 MAX_OFFERED = MAX_PORT + 4096
 """Ports that one offer may name: all of TCP, and as many of UDP as are tested in a run."""
@@ -393,7 +393,7 @@ class Session:
         if len(wanted) < least or not addresses:
             return first_round(number, prober, addresses, destination.ports)
         self._sweeping, self._slowed = True, 0
-        if self._samples() and len(wanted) > WHOLE:
+        if self._samples(wanted) and len(wanted) > WHOLE:
             held = unpack_ports(destination.held) if prober == SOURCE else ()
             wanted = sample(wanted, SAMPLED, held)
         return sweep_rounds(number, prober, addresses[0], wanted, self._room())
@@ -407,9 +407,10 @@ class Session:
         routed = self._offer.routed or (theirs is not None and theirs.routed)
         return routed and not (self._offer.fast and theirs is not None and theirs.fast)
 
-    def _samples(self) -> bool:
+    def _samples(self, wanted: Sequence[int]) -> bool:
         """Whether only some of the ports get requests, for the sake of a router or of room."""
-        return self._spares_routers() or self._room() < LEAST_ROOM
+        waves = -(-len(wanted) // max(LEAST_WAVE, self._room()))
+        return self._spares_routers() or waves > MOST_WAVES
 
     def _room(self) -> int:
         """Sockets that both sides may have open."""
@@ -446,11 +447,12 @@ class Session:
     def _again(self, sweep: Sweep, prober: str, wanted: Sequence[int]) -> list[int]:
         """The ports that get the next requests: what was not seen, and then what lies between."""
         asked = self._asked(prober)
-        most = MAX_ROUTED - asked.total() if self._samples() else MAX_PORT
+        samples = self._samples(wanted)
+        most = MAX_ROUTED - asked.total() if samples else MAX_PORT
         again = [port for port in unsettled(sweep) if asked[port] < MAX_SWEEPS]
         if again and len(again) <= most:
             return again
-        return between(sweep, wanted, most) if self._samples() and most > 0 else []
+        return between(sweep, wanted, most) if samples and most > 0 else []
 
     def _asked(self, prober: str) -> Counter[int]:
         """How many requests of a sweep each port got from `prober` by now."""

@@ -63,6 +63,8 @@ class Sweep(msgspec.Struct, frozen=True):
     sent_seen: bool
     """Whether the packets of who sent were seen; `came_seen`: those that came to the other side."""
     came_seen: bool
+    whole: bool = True
+    """Whether no packet escaped those who watched: what they did not see was not there."""
     late: float = 0.0
     """Of the ports that answered, the share that stayed silent at least once before."""
 
@@ -99,7 +101,7 @@ class Sweep(msgspec.Struct, frozen=True):
         if fate & _BITS["arrived"] and not fate & _BITS["accepted"]:
             return True
         kept = not fate & (_BITS["arrived"] | _BITS["left"])
-        return self.sent_seen and (kept or not self.loses)
+        return self.sent_seen and self.whole and (kept or not self.loses)
 
     def held(self, port: int) -> bool:
         """Whether a program listens on the port."""
@@ -268,4 +270,8 @@ def sweep_between(prober: Evidence, observer: Evidence) -> Sweep | None:
     Raises `ProtocolError` where they hold one that no agent makes.
     """
     rounds = prober.rounds or observer.rounds
-    return sweep_of(rounds, prober.role, prober.swept, observer.swept)
+    found = sweep_of(rounds, prober.role, prober.swept, observer.swept)
+    if found is None:
+        return None
+    seen = [w for side in (prober, observer) for w in side.witnesses if w.name == "packets"]
+    return msgspec.structs.replace(found, whole=not any(witness.lost for witness in seen))

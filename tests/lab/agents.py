@@ -107,9 +107,15 @@ class Result:
         return []
 
 
-def agent(host: Host, *arguments: str, as_user: bool = False, piped: bool = False) -> Process:
-    """Run ``bothends`` with any arguments."""
-    argv = [sys.executable, "-m", "bothends", *arguments]
+def agent(
+    host: Host,
+    *arguments: str,
+    as_user: bool = False,
+    piped: bool = False,
+    before: Sequence[str] = (),
+) -> Process:
+    """Run ``bothends`` with any arguments, by the program ``before`` where one is given."""
+    argv = [*before, sys.executable, "-m", "bothends", *arguments]
     return host.popen(argv, as_user=as_user, piped=piped)
 
 

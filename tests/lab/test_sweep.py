@@ -250,6 +250,28 @@ def test_a_router_that_passes_few_requests_on_is_no_firewall(lab: Lab) -> None:
     assert [port for port, (_, codes) in told.items() if NETWORK_DROP in codes] == []
 
 
+@pytest.mark.parametrize("room", [1024, 400])
+def test_few_descriptors_make_smaller_waves(lab: Lab, room: int) -> None:
+    stage, case = network.lan(lab), CASES["mixed"]
+    Service()(stage)
+    for fault in case.faults:
+        fault(stage)
+    limit = ["prlimit", f"--nofile={room}:{room}"]
+    common = ["--json", "--no-mdns", "--code", agents.CODE, "--peer"]
+    ends = [
+        agents.agent(host, *words, *common, peer, before=limit)
+        for host, words, peer in (
+            (stage.destination, ("destination", RANGE), stage.source_address),
+            (stage.source, ("source",), stage.destination_address),
+        )
+    ]
+    results = agents.finish(ends)
+    documents = [result.document for result in results]
+    told = "\n".join(f"{r.side} ({r.code}): {r.stdout[:3000]}\n{r.stderr}" for r in results)
+    assert documents[0], told
+    assert named(documents[0]["checks"]) == expected(case)
+
+
 BAN = """
 table inet ban {
     set banned { type ipv4_addr; timeout 10m; }
