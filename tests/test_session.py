@@ -89,6 +89,7 @@ from bothends_protocol.session import (
     State,
 )
 from bothends_protocol.stages import Stage
+from bothends_protocol.sweeps import MAX_LOSSY_SWEEPS
 from bothends_protocol.wire import compress, pack
 from evidence_builder import DROPPED, HERE, THERE, Story
 
@@ -1106,6 +1107,17 @@ class LossyWorld(SweptWorld):
     resent: int = 0
 
 
+@dataclass
+class UnseenWorld(LossyWorld):
+    """The same where nobody sees packets."""
+
+    def came(self, plan: RoundPlan) -> Swept | None:
+        if plan.kind != SWEEP:
+            return None
+        ports = set(swept_ports(plan))
+        return swept_record(plan, own=ports, taken=ports.difference(self.dropped))
+
+
 def swept_record(plan: RoundPlan, **sets: Iterable[int]) -> Swept:
     packed = {name: pack_ports(ports) for name, ports in sets.items()}
     return Swept(round=plan.number, transport="tcp", address=THERE, sets=packed)
@@ -1159,6 +1171,23 @@ def test_with_few_sockets_all_ports_get_a_request_where_that_takes_few_waves(
     world = SweptWorld()
     swept(world, source=changed(SWEEPER, room=room))
     assert (len(set(world.requests)) == 9000) is all_ports
+
+
+def test_of_many_waves_not_each_is_made_again_while_packets_are_lost() -> None:
+    world = UnseenWorld(dropped=range(1000, 10_000))
+    pair = swept(world, source=changed(SWEEPER, room=70))
+    assert pair.agreed()
+    # Three times is what fits; six would leave no room for anything else.
+    assert len(world.requests) == 3 * 9000
+    assert len(pair.plans()) < MAX_ROUNDS
+    assert in_depth(pair)
+
+
+def test_what_stays_silent_is_asked_more_often_while_packets_are_lost() -> None:
+    unseen = UnseenWorld()
+    swept(unseen)
+    assert unseen.requests.count(2500) == MAX_LOSSY_SWEEPS
+    assert unseen.requests.count(1500) == 1
 
 
 def test_fewer_ports_are_all_tested_in_depth() -> None:

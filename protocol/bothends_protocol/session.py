@@ -85,7 +85,17 @@ from .plan import (
     well_formed,
 )
 from .ports import MAX_PORT, TRANSPORTS, PortSet, parse_ports, unpack_ports
-from .sweeps import MAX_SWEEPS, Sweep, between, check, choose, sample, sweep_of, unsettled
+from .sweeps import (
+    MAX_LOSSY_SWEEPS,
+    MAX_SWEEPS,
+    Sweep,
+    between,
+    check,
+    choose,
+    sample,
+    sweep_of,
+    unsettled,
+)
 from .verdict import Verdict
 from .wire import compress, decompress
 
@@ -113,9 +123,12 @@ PART_SIZE = 8 * 1024
 """Bytes of compressed evidence per message: few packets, so that on a slow way something whole
 comes through now and then."""
 
-MAX_ROUNDS = 400
+MAX_ROUNDS = 600
 """Rounds in one run: all 65,535 ports twice over, in waves of 512, and repeats."""
 
+
+KEPT_ROUNDS = 200
+"""Of them those that requests of a sweep are not made again for: they are for what follows."""
 
 MAX_ROUND_ATTEMPTS = 32
 """Attempts per probe that a leader may ask for in one round."""
@@ -449,8 +462,11 @@ class Session:
         asked = self._asked(prober)
         samples = self._samples(wanted)
         most = MAX_ROUTED - asked.total() if samples else MAX_PORT
-        again = [port for port in unsettled(sweep) if asked[port] < MAX_SWEEPS]
-        if again and len(again) <= most:
+        times = MAX_LOSSY_SWEEPS if self._loses else MAX_SWEEPS
+        again = [port for port in unsettled(sweep) if asked[port] < times]
+        size = max(LEAST_WAVE, min(MAX_WAVE, self._room()))
+        rounds = len(self.rounds) + -(-len(again) // size)
+        if again and len(again) <= most and rounds <= MAX_ROUNDS - KEPT_ROUNDS:
             return again
         return between(sweep, wanted, most) if samples and most > 0 else []
 

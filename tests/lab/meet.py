@@ -28,7 +28,7 @@ __all__ = ["CUTS", "cut_every_second", "main"]
 TIMES, LOSSES, CUTS_WANTED = 15, 50, 34
 LOST = 40
 """Percent lost each way."""
-MANY_PORTS = "4000-4400"
+MANY_PORTS = "4000-4255"
 """So many, and a lossy way, make a run of five to ten seconds."""
 
 CUT_SILENT = """

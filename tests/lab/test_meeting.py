@@ -33,7 +33,7 @@ NEAR = (*TCP, PUNCHED)
 
 OPEN = open_()
 DROPPED = blocked(DESTINATION_DROP)
-LONG = "4000-4400"
+LONG = "4000-4255"
 LONG_DROPPED = blocked(DESTINATION_DROP, NOT_RUNNING)
 """Of many ports one is served."""
 LOSSY_DROPPED = dataclasses.replace(LONG_DROPPED, allowed_warnings=frozenset({"network.loss"}))
