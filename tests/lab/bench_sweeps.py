@@ -72,8 +72,9 @@ def _mixed(stage: Stage) -> None:
     faults.rules(
         "destination",
         "input",
-        "tcp dport { 2000-6999, 10000-10333, 30000-45000 } counter drop",
-        f"tcp dport {{ 7000-9999, 10334-10666, 50000-59999 }} counter reject with {faults.RESET}",
+        "tcp dport {{ 2000-6999, 10000-10333, 30000-45000 }} counter drop",
+        "tcp dport {{ 7000-9999, 10334-10666, 50000-59999 }} "
+        f"counter reject with {faults.RESET}",
     )(stage)
 
 
