@@ -126,7 +126,12 @@ def test_a_host_without_ipv6_has_only_one_table(
     (tmp_path / "tcp").write_text(TCP)
     paths = tuple(("tcp", str(tmp_path / name)) for name in ("tcp", "no-tcp6"))
     monkeypatch.setattr(sockets, "_TABLES", paths)
-    assert len(read_table() or ()) == 7
+    rows = read_table() or []
+    assert len(rows) == 7
+    listening = [row for row in rows if row.state == "LISTEN"]
+    assert 0 < len(listening) < len(rows)
+    assert read_table(listening=True) == listening
+    assert read_table(listening=False) == [row for row in rows if row not in listening]
 
 
 def test_a_table_that_cannot_be_read_is_unknown_and_not_empty(

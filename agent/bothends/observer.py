@@ -43,7 +43,7 @@ from bothends_protocol.plan import (
     by_datagrams,
     swept_ports,
 )
-from bothends_protocol.ports import MAX_PORT, pack_ports
+from bothends_protocol.ports import pack_ports
 from bothends_protocol.services import is_supervisor
 from bothends_protocol.sweeps import MAX_HELD
 from bothends_protocol.tags import TRACE_TAG
@@ -94,9 +94,6 @@ MAX_PEER_ADDRESSES = 16
 """Addresses of the other side for which the way back is looked up."""
 
 
-_ALL_PORTS = range(1, MAX_PORT + 1)
-
-
 class Observer:
     """Watches the rounds that the other side probes."""
 
@@ -144,7 +141,9 @@ class Observer:
         self._indexed: tuple[tuple[int, int], DatagramsSeen] | None = None
         self._mark = 0
         self._round = 0
-        self._before = {_ends(row) for row in connections(read_table() or (), None, 0)}
+        self._before = {
+            _ends(row) for row in connections(read_table(listening=False) or (), None, 0)
+        }
         """Connections that were there before the test: of an earlier one, or of the real program.
         They say nothing of its requests."""
 
@@ -224,8 +223,8 @@ class Observer:
         """Listen on the ports of a sweep that nobody holds, and watch for its packets."""
         probe = plan.probes[0]
         ports = frozenset(swept_ports(plan))
-        rows = listeners(read_table() or (), _ALL_PORTS, self._own.inodes)
-        everywhere = {row.port for row in rows}
+        rows = read_table(listening=True) or ()
+        everywhere = {row.local_port for row in rows if row.inode not in self._own.inodes}
         held = everywhere & ports
         # A program is not to be woken by a connection that says nothing and is cut off.
         if len(everywhere) <= MAX_HELD:
@@ -255,7 +254,7 @@ class Observer:
         sweep.take(origins)
         if self._packets is not None:
             self._packets.divert(None)
-        rows = connections(read_table() or (), frozenset(sweep.ports), plan.number)
+        rows = connections(read_table(listening=False) or (), frozenset(sweep.ports), plan.number)
         pending = (row.local_port for row in rows if row.state == "SYN_RECV")
         self.swept = sweep.told(witness, pending)
         self._sweep = None
@@ -403,7 +402,7 @@ class Observer:
         return result
 
     def _note_listeners(self, ports: Collection[int], *, udp: bool) -> None:
-        table = read_udp_table() if udp else read_table()
+        table = read_udp_table() if udp else read_table(listening=True)
         self._recorder.witnesses["sockets"] = Witness(name="sockets", available=table is not None)
         for row in listeners(table or (), ports, self._own.inodes):
             self._recorder.listeners[row] = None
@@ -445,7 +444,9 @@ class Observer:
         """The rows about the ports; behind a router the other side's at any other port, too."""
         ports = {probe.port for probe in plan.probes}
         foreign = any(self._is_foreign(probe) for probe in plan.probes)
-        found = connections(read_table() or (), None if foreign else ports, plan.number)
+        found = connections(
+            read_table(listening=False) or (), None if foreign else ports, plan.number
+        )
         found = tuple(row for row in found if _ends(row) not in self._before)
         if not foreign:
             return found

@@ -621,8 +621,8 @@ class Run:
         if sum(map(len, tcp)) < SEEK_FROM:
             return b""
         wanted = frozenset(port for part in tcp for port in part)
-        rows = read_table() or ()
-        return pack_ports({r.local_port for r in rows if r.state == "LISTEN"} & wanted)
+        rows = read_table(listening=True) or ()
+        return pack_ports({row.local_port for row in rows} & wanted)
 
     def _resent(self) -> int:
         """Segments of the contact that this side had to send again since the test began."""

@@ -136,7 +136,7 @@ def _accepted(sock: socket.socket) -> bool | None:
         there, at = sock.getpeername()[:2]
     except OSError:  # reset meanwhile
         return None
-    for row in connections(read_table() or (), {at}, 0):
+    for row in connections(read_table(listening=False) or (), {at}, 0):
         ends = bare(row.local_address), row.local_port, bare(row.remote_address), row.remote_port
         if ends == (bare(there), at, bare(local), port):
             return row.accepted

@@ -11,11 +11,12 @@ Whose program it is can be read for one's own processes only, or by root.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import struct
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -53,6 +54,8 @@ _STATES = {
 }
 """include/net/tcp_states.h; 12 is NEW_SYN_RECV."""
 
+_LISTEN = "0A"
+
 _HELD = ("ESTABLISHED", "CLOSE_WAIT")
 """States in which a row without an inode is a connection that no program has accepted."""
 
@@ -83,11 +86,18 @@ class Row(msgspec.Struct, frozen=True):
     """UDP: datagrams lost at the socket since it was opened."""
 
 
-def read_table() -> list[Row] | None:
-    """Return all TCP rows, or None where the table cannot be read."""
+def read_table(*, listening: bool | None = None) -> list[Row] | None:
+    """Return all TCP rows, or None where the table cannot be read.
+
+    With `listening` only those that listen, or only the others: of thousands the rest is not even
+    taken apart.
+    """
     if not sys.platform.startswith("linux"):
-        return _psutil_table()
-    return _read(_TABLES)
+        rows = _psutil_table()
+        if rows is None or listening is None:
+            return rows
+        return [row for row in rows if (row.state == "LISTEN") == listening]
+    return _read(_TABLES, listening)
 
 
 def read_udp_table() -> list[Row] | None:
@@ -98,7 +108,10 @@ def read_udp_table() -> list[Row] | None:
     return None if rows is None else [row for row in rows if row.state == "LISTEN"]
 
 
-def _read(tables: Iterable[tuple[str, str]]) -> list[Row] | None:
+def _read(
+    tables: Iterable[tuple[str, str]],
+    listening: bool | None = None,  # noqa: FBT001  as above
+) -> list[Row] | None:
     rows: list[Row] = []
     for transport, path in tables:
         try:
@@ -107,7 +120,12 @@ def _read(tables: Iterable[tuple[str, str]]) -> list[Row] | None:
             continue  # no IPv6 on this host
         except OSError:
             return None
-        rows += [_row(transport, line) for line in lines]
+        parts = (line.split() for line in lines)
+        rows += [
+            _row(transport, part)
+            for part in parts
+            if listening is None or (part[3] == _LISTEN) == listening
+        ]
     return rows
 
 
@@ -213,9 +231,8 @@ def connections(
     )
 
 
-def _row(transport: str, line: str) -> Row:
+def _row(transport: str, part: Sequence[str]) -> Row:
     # sl local remote st tx:rx tr:when retrnsmt uid timeout inode …
-    part = line.split()
     local, local_port = _endpoint(part[1])
     remote, remote_port = _endpoint(part[2])
     number = int(part[3], 16)
@@ -236,12 +253,17 @@ def _row(transport: str, line: str) -> Row:
 
 
 def _endpoint(text: str) -> tuple[str, int]:
-    # The kernel prints each 32-bit word of the address in host order.
     raw, _, port = text.partition(":")
+    return _address(raw), int(port, 16)
+
+
+@functools.lru_cache(maxsize=256)
+def _address(raw: str) -> str:
+    # The kernel prints each 32-bit word of the address in host order.
     words = [int(raw[at : at + 8], 16) for at in range(0, len(raw), 8)]
     packed = b"".join(struct.pack("=I", word) for word in words)
     family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
-    return normal(socket.inet_ntop(family, packed)), int(port, 16)
+    return normal(socket.inet_ntop(family, packed))
 
 
 def _programs(inodes: Collection[int]) -> dict[int, int]:
