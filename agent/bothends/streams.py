@@ -22,6 +22,7 @@ __all__ = [
     "RENDEZVOUS",
     "Stream",
     "TcpStream",
+    "resent_of",
     "share_port",
     "tune",
 ]
@@ -36,6 +37,23 @@ CONTACT_SEGMENT = 1200
 
 _RESENT_AT = 100
 """Offset of tcpi_total_retrans in struct tcp_info (linux/tcp.h)."""
+
+
+_TWICE_AT = 216
+"""The same of tcpi_dsack_dups (Linux 4.19): segments that the other side says it got twice."""
+
+
+def resent_of(info: bytes) -> int:
+    """Return how many segments had to be sent again, of what TCP_INFO says.
+
+    What came twice was not lost: the kernel sends the last segment again after a few milliseconds
+    without a word (RFC 8985, section 7), and a busy computer takes longer. Measured on a clean
+    segment that was so in every other run, and each of them then measured loss for half a second.
+    Raises `struct.error` where `info` is too short.
+    """
+    (resent,) = struct.unpack_from("=I", info, _RESENT_AT)
+    twice = struct.unpack_from("=I", info, _TWICE_AT)[0] if len(info) >= _TWICE_AT + 4 else 0
+    return max(0, int(resent) - int(twice))
 
 
 class Stream(Protocol):
@@ -107,8 +125,8 @@ class TcpStream:
         """See `Stream`. Of Linux, tcp(7)."""
         sock = self._writer.get_extra_info("socket")
         with contextlib.suppress(OSError, AttributeError, struct.error):
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RESENT_AT + 4)
-            return int(struct.unpack_from("=I", info, _RESENT_AT)[0])
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TWICE_AT + 4)
+            return resent_of(info)
         return 0
 
     async def read(self, size: int) -> bytes:
