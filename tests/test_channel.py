@@ -151,21 +151,31 @@ async def test_a_record_that_does_not_open_ends_the_link_and_not_the_session(
         ([(0.0, 0), *[(LOSSES_OVER, LOSSES)] * (2 * LOSSES)], LOSSY * LOST_SECONDS),
         # The first moments of a run.
         ([(0.0, 0), (LOSSES_OVER - 0.1, LOSSES)], LOST_SECONDS),
+        # What the other side got twice after all was not lost.
+        ([(0.0, LOSSES), (0.5, 1), (LOSSES_OVER, LOSSES)], LOST_SECONDS),
         # Another link took over, and counts from its own beginning.
-        ([(0.0, 7), (0.5, 1), (1.0, LOSSES)], LOSSY * LOST_SECONDS),
+        ([(0.0, 7), (-1.0, 0), (0.5, 1), (LOSSES_OVER, LOSSES)], LOSSY * LOST_SECONDS),
     ],
 )
 async def test_where_packets_were_lost_the_other_side_has_longer_to_come_again(
     monkeypatch: pytest.MonkeyPatch, heard: list[tuple[float, int]], seconds: float
 ) -> None:
+    """`heard`: when, and what the link had sent again by then; before the start: another link."""
     contact: Any = SimpleNamespace(redial=lambda: None, drop=lambda _: None)
     channel = Channel(contact, SOURCE, lambda _: None)
     link: Any = StubLink(None)
     clock = [0.0]
     monkeypatch.setattr(channel, "_now", lambda: clock[0])
     using = asyncio.ensure_future(channel._use(link, None))
-    for clock[0], link.resent in heard:
-        link.heard = clock[0]
+    for at, resent in heard:
+        if at < 0:
+            link.said.put_nowait(LinkClosedError("cut"))
+            await using
+            former, link = link, StubLink(None)
+            link.peer = former.peer
+            using = asyncio.ensure_future(channel._use(link, None))
+            continue
+        clock[0], link.resent, link.heard = at, resent, at
         link.peer.ping(0.0)
         link.said.put_nowait(link.peer.outgoing()[0])
         await turns()

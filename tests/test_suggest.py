@@ -62,7 +62,7 @@ def test_where_none_is_reached_it_is_said_what_keeps_most() -> None:
         transport="tcp", port=2001, ready=False, change=DROP, ports="2001-2002"
     )
     assert (found.status, found.blockers) == ("blocked", (DROP,))
-    assert "keep most of them (2)" in found.summary
+    assert "in the way of 2 of them" in found.summary
     assert "TCP port 2001" in found.summary
     (check,) = [check for check in found.checks if check.primary]
     steps = [word for fix in check.blockers[0].fix for word in fix.argv]
@@ -109,7 +109,7 @@ def test_where_bothends_may_not_listen_it_is_said_so() -> None:
 
 
 @pytest.mark.parametrize("asks", ["source", "destination"])
-def test_with_both_ways_it_is_of_the_way_to_the_destination(asks: str) -> None:
+def test_only_the_way_to_the_destination_counts(asks: str) -> None:
     story = Story(ports=(2000,), fates=(OPEN,) * 3, listening=())
     source, destination = story.evidence()
     source = msgspec.structs.replace(source, both_ways=asks == "source")
@@ -118,9 +118,8 @@ def test_with_both_ways_it_is_of_the_way_to_the_destination(asks: str) -> None:
     )
     found = judge(source, destination)
     assert found.suggestion is not None
-    assert (found.suggestion.port, found.suggestion.ready) == (2000, True)
-    assert found.directions is not None
-    assert found.directions["source-to-destination"]["status"] == "open"
+    assert (found.status, found.suggestion.port, found.suggestion.ready) == ("open", 2000, True)
+    assert found.directions is None
 
 
 def test_of_a_name_no_address_is_said_to_take_nothing() -> None:
@@ -230,14 +229,20 @@ def test_where_nothing_is_known_nothing_is_made_primary() -> None:
     assert made.port is None
     checks, sentence = suggested(made, found)
     assert checks == tuple(p.check for p in found)
-    assert "of none is it known" in sentence
+    assert "not known what is in the way" in sentence
+    # Ports of which nothing is known are neither free nor held.
+    unknown = [part("1000-1999", status="undetermined", free=False)]
+    unknown[0] = msgspec.structs.replace(unknown[0], in_use=())
+    made = suggest(unknown, ["tcp"])
+    assert made is not None
+    assert "Of none of the ports is it known" in suggested(made, unknown)[1]
 
 
 @pytest.mark.parametrize(
     ("ports", "words"),
     [
-        ("1000-1999", "so it does all of 1000-1999"),
-        ("1,3,5,7,9", "so it does 4 more"),
+        ("1000-1999", "(the same holds for 1000-1999)"),
+        ("1,3,5,7,9", "(the same holds for 4 others)"),
     ],
 )
 def test_others_are_named_where_they_are_few_ranges(ports: str, words: str) -> None:

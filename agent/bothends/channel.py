@@ -97,7 +97,7 @@ class Channel:
         self._link: Link | None = None
         self._heard = 0.0
         """When something came last, or can have come at the earliest."""
-        self._resent: deque[tuple[float, int]] = deque()
+        self._resent: deque[tuple[float, int, int]] = deque()
         """When it was heard on lately, and how many parts had been sent again by then."""
         self._finishing = False
         self._silent = False
@@ -245,7 +245,7 @@ class Channel:
         """Once for each time that something came, however many frames that was."""
         if self._resent and self._resent[-1][0] == link.heard:
             return
-        self._resent.append((link.heard, link.resent))
+        self._resent.append((link.heard, link.resent, id(link)))
         while self._resent[0][0] < link.heard - LOST_SECONDS:
             self._resent.popleft()
 
@@ -255,9 +255,13 @@ class Channel:
 
     def _loses(self) -> bool:
         """Whether much was lost in the time before the silence."""
-        pairs = itertools.pairwise(count for _, count in self._resent)
-        # A link that took over counts from its own beginning.
-        again = sum(after - before if after >= before else after for before, after in pairs)
+        pairs = itertools.pairwise((link, count) for _, count, link in self._resent)
+        # A link that took over counts from its own beginning; on the same one fewer are those of
+        # which the other side said meanwhile that it got them twice.
+        again = sum(
+            max(0, after[1] - before[1]) if after[0] == before[0] else after[1]
+            for before, after in pairs
+        )
         heard_over = self._resent[-1][0] - self._resent[0][0] if self._resent else 0.0
         return heard_over >= LOSSES_OVER and again >= max(LOSSES, len(self._resent) / 2)
 

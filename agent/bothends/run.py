@@ -121,6 +121,9 @@ addresses, to open the way and to authenticate there."""
 LONGEST_MOVE = 3.0
 """Seconds of all that at most: what is slower than any network is no reason to wait."""
 
+ROUTER_SECONDS = 120.0
+"""With --watch, after requests that routers keep in mind (nf_conntrack_tcp_timeout_syn_sent)."""
+
 FINISH_SECONDS = 5.0
 """After --timeout, for both sides to exchange what they have."""
 
@@ -200,6 +203,8 @@ class Run:
         self._task: asyncio.Task[Any] | None = None
         self._stopping = False
         self._resent_before = 0
+        self._resent_on: Link | None = None
+        """Of which link that was."""
         self._allowed = options.timeout
         """Seconds for one test: with --watch the shorter of both sides' time-outs."""
 
@@ -558,8 +563,8 @@ class Run:
         offer = self._offer(contact)
         self._recorder.seen_as = list(self._how_seen(contact))
         self._recorder.confirmed = offer.confirmed
-        self._resent_before = 0
-        self._resent_before = self._resent()
+        self._resent_on = self._channel.link if self._channel else None
+        self._resent_before = self._resent_on.resent if self._resent_on else 0
         session = self._session = Session(self.options.role, offer, secrets.token_bytes)
         # The leader ends the probing; the other waits for that a little longer.
         self._set_deadline(
@@ -568,9 +573,12 @@ class Run:
             last=not session.leads,
         )
         try:
-            return await self._drive(session, channel)
+            outcome = await self._drive(session, channel)
         finally:
             await self._end_test()
+        if self._watch is not None:
+            self._watch.rest = ROUTER_SECONDS if session.filled_router else 0.0
+        return outcome
 
     async def _test_again(self, contact: Contact) -> Outcome:
         """Make a further test: everything may have changed."""
@@ -629,7 +637,8 @@ class Run:
         link = self._channel.link if self._channel else None
         total = link.resent if link is not None else 0
         # A link that took over counts from its own beginning.
-        return total - self._resent_before if total >= self._resent_before else total
+        before = self._resent_before if link is self._resent_on else 0
+        return max(0, total - before)
 
     async def _drive(self, session: Session, channel: Channel) -> Outcome:
         while True:

@@ -131,6 +131,8 @@ class Watch:
         """Of the test that is on, or that ended last."""
         self.last: Outcome | None = None
         """Of the last test that is listed."""
+        self.rest = 0.0
+        """Seconds until the next test at least, unless something changes."""
         self._role = role
         self._channel = channel
         self._post = post
@@ -239,7 +241,7 @@ class Watch:
         self, test: Callable[[], Awaitable[Outcome]], next_event: Callable[[], Awaitable[Event]]
     ) -> NoReturn:
         clock = asyncio.get_running_loop().time
-        pause = AGAIN_SECONDS
+        pause = max(AGAIN_SECONDS, self.rest)
         while True:
             await self._wait(clock() + pause, next_event)
             began = clock()
@@ -254,7 +256,7 @@ class Watch:
             self._stale = not name
             self._channel.send(Listed(number=self.number, verdict_id=name, changed=changed))
             self._list(outcome, changed)
-            pause = max(AGAIN_SECONDS, REST * (clock() - began))
+            pause = max(AGAIN_SECONDS, REST * (clock() - began), self.rest)
 
     async def _wait(self, due: float, next_event: Callable[[], Awaitable[Event]]) -> None:
         """Wait until it is time for the next test."""

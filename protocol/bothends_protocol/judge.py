@@ -175,7 +175,7 @@ def verdict_digest(verdict: Verdict) -> bytes:
 
 def _directions(source: Evidence, destination: Evidence) -> Iterable[tuple[Evidence, Evidence]]:
     yield source, destination
-    if source.both_ways or destination.both_ways:
+    if (source.both_ways or destination.both_ways) and not destination.suggest:
         yield destination, source
 
 
@@ -211,19 +211,24 @@ def _after_sweep(journeys: Sequence[Journey], sweep: Sweep) -> list[Journey]:
     mine = [j for j in journeys if j.transport == "tcp" and bare(j.address) == bare(sweep.address)]
     usual = max((j.loss.interval[1] for j in mine if j.loss is not None), default=0.0)
     crowded = sweep.loses and (sweep.late > USUAL_TIMES * usual or usual > MOST_LOST)
-    shut_out = any(
-        sweep.outcome(j.port) in ("connected", "refused")
-        and j.failed
-        and j.symptoms == {Symptom.SILENT}
-        and not any(trail.connected for trail in j.trails)
-        for j in mine
-        if j.port in sweep.fates
-    )
-    marked = {id(j) for j in mine}
+    answered = [j for j in mine if j.port in sweep.fates and sweep.answered(j.port)]
+    silent = [j for j in answered if _only_silent(j)]
+    since = min((t.attempt.started for j in silent for t in j.trails), default=0.0)
+    # Who is shut out gets no answer from any port since; else it is a matter of that port.
+    others = [t for j in answered for t in j.trails if t.symptom is not Symptom.SILENT]
+    banned = bool(silent) and not any(t.attempt.started > since for t in others)
+    marked, alone = {id(j) for j in mine}, {id(j) for j in silent}
     return [
-        msgspec.structs.replace(j, crowded=crowded, shut_out=shut_out) if id(j) in marked else j
+        msgspec.structs.replace(
+            j, crowded=crowded and id(j) in marked, shut_out=banned or id(j) in alone
+        )
         for j in journeys
     ]
+
+
+def _only_silent(j: Journey) -> bool:
+    """Whether no attempt was answered."""
+    return bool(j.failed) and len(j.failed) == len(j.trails) and j.symptoms == {Symptom.SILENT}
 
 
 USUAL_TIMES = 2.0
@@ -296,7 +301,7 @@ def _checked(check: Check, alike: Sequence[Journey]) -> Checked:
     held = _in_use(j)
     tested = tuple(one.port for one in alike)
     free = j.own and not held
-    part = Checked(check, free=free, tested=tested)
+    part = Checked(check, free=free, tested=tested, untried=not j.own and not held)
     return msgspec.structs.replace(part, in_use=tuple(sorted(part.ports))) if held else part
 
 
@@ -755,6 +760,7 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
     codes = [c[0] for c in path] or [c.code for c in left]
     codes += _REFUSING if limited else []
     crowd = _SHUT_OUT if j.shut_out else _CROWDED if j.crowded else ""
+    crowd = crowd if Symptom.SILENT in j.symptoms else ""
     next_step = "" if path else crowd or _decide(j, left)
     return _Finding(
         path_clear=False,
@@ -772,8 +778,8 @@ _SHUT_OUT = (
     "asking at so many. Wait some minutes, and test this port alone."
 )
 _CROWDED = (
-    "Of many requests at once far more are lost on this way than of single ones. Test this port "
-    "alone: name it on the destination instead of so many."
+    "Of many requests at once some are lost on this way, and it is not known that single ones are. "
+    "Test this port alone: name it on the destination instead of so many."
 )
 
 _REFUSING = ["destination.firewall-reject", "network.reject"]
@@ -1058,7 +1064,7 @@ def _apart(part: Apart, checks: Sequence[Check], prober: Evidence, observer: Evi
     """
     primary = any(c.primary for c in checks if bare(c.address) == bare(part.address))
     near = [check for index, check in enumerate(checks) if index in part.like]
-    codes = _union(*(c.candidates for c in near), _MAY_BE.get(part.outcome, ()))
+    codes = _union(*(c.candidates for c in near), _may_be(part, seeks=_seeks(observer)))
     nobody = _nobody(near) if part.free and part.outcome != "connected" else ()
     states = {"service": _BLOCKED} if nobody else {}
     because = {"service": nobody[0].because} if nobody else {}
@@ -1079,6 +1085,12 @@ def _apart(part: Apart, checks: Sequence[Check], prober: Evidence, observer: Evi
         ),
         notes=(part.why,),
     )
+
+
+def _may_be(part: Apart, *, seeks: bool) -> tuple[str, ...]:
+    if part.free and part.outcome == "connected":
+        return () if seeks else ("service.not-running",)
+    return _MAY_BE.get(part.outcome, ())
 
 
 def _nobody(near: Sequence[Check]) -> tuple[Blocker, ...]:

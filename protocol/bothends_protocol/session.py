@@ -162,6 +162,9 @@ SLOWED = (8192, 2048)
 """Requests a second once packets are lost, and where more are lost even so: for all ports half a
 minute, of the whole that a run may take."""
 
+MANY_AGAIN = 4096
+"""Of more ports none gets as many requests as loss asks for: the time is for the tests in depth."""
+
 LOST_PARTS = 2
 """Segments of the contact sent again in one wave that are taken for its doing: one may be late."""
 
@@ -318,6 +321,8 @@ class Session:
         self._slowed = 0
         """How often the pace was taken back (`SLOWED`), and after which round the last time."""
         self._slowed_at = 0
+        self._late = 0.0
+        """The share of ports that answered late, as it was when the pace was looked at last."""
         self._resent: dict[str, int] = {}
         """Segments of the contact that each side sent again by the last wave."""
         self._loses = False
@@ -338,6 +343,11 @@ class Session:
     def leads(self) -> bool:
         """Whether this side announces the rounds."""
         return self.role == SOURCE
+
+    @property
+    def filled_router(self) -> bool:
+        """Whether a router now remembers as many requests as it is to have at one time."""
+        return self._spares_routers() and any(plan.kind == SWEEP for plan in self.rounds)
 
     @property
     def frozen(self) -> bytes:
@@ -405,7 +415,7 @@ class Session:
         least = SEEK_FROM if destination.suggest else SWEEP_FROM
         if len(wanted) < least or not addresses:
             return first_round(number, prober, addresses, destination.ports)
-        self._sweeping, self._slowed = True, 0
+        self._sweeping, self._slowed, self._late = True, 0, 0.0
         if self._samples(wanted) and len(wanted) > WHOLE:
             held = unpack_ports(destination.held) if prober == SOURCE else ()
             wanted = sample(wanted, SAMPLED, held)
@@ -441,8 +451,9 @@ class Session:
         sends = self._offer if last.prober == self.role else self.peer_offer
         if destination is None or sends is None:
             raise MisuseError("no offer yet")
-        if sweep.loses:
-            self._loses = True
+        self._loses |= sweep.loses
+        if sweep.late > self._late:
+            self._late = sweep.late
             self._slow_down()
         again = self._again(sweep, last.prober, self._to_sweep(destination))
         if again:
@@ -462,8 +473,9 @@ class Session:
         asked = self._asked(prober)
         samples = self._samples(wanted)
         most = MAX_ROUTED - asked.total() if samples else MAX_PORT
-        times = MAX_LOSSY_SWEEPS if self._loses else MAX_SWEEPS
-        again = [port for port in unsettled(sweep) if asked[port] < times]
+        again = [port for port in unsettled(sweep) if asked[port] < MAX_LOSSY_SWEEPS]
+        if not self._loses or len(again) > MANY_AGAIN:
+            again = [port for port in again if asked[port] < MAX_SWEEPS]
         size = max(LEAST_WAVE, min(MAX_WAVE, self._room()))
         rounds = len(self.rounds) + -(-len(again) // size)
         if again and len(again) <= most and rounds <= MAX_ROUNDS - KEPT_ROUNDS:
@@ -546,7 +558,9 @@ class Session:
         return loss_rounds(len(self.rounds) + 1, prober, tallies, observer.control_port)
 
     def _both_ways(self) -> bool:
-        return self._offer.both_ways or bool(self.peer_offer and self.peer_offer.both_ways)
+        """Whether the other direction is tested, too; not where a port of one side is sought."""
+        offers = [self._offer, *([self.peer_offer] if self.peer_offer else [])]
+        return any(o.both_ways for o in offers) and not any(o.suggest for o in offers)
 
     def _repeat(self, tried: Sequence[Tried]) -> None:
         """Queue what the outcomes of a round of connects still leave open."""

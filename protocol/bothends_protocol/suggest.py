@@ -32,6 +32,8 @@ class Checked(msgspec.Struct, frozen=True):
     """Those of them that were tested in depth."""
     in_use: tuple[int, ...] = ()
     """Those of them that programs hold."""
+    untried: bool = False
+    """Whether nobody holds them, and the agent itself could not listen all the same."""
 
     @property
     def ports(self) -> frozenset[int]:
@@ -139,16 +141,16 @@ def _sentence(suggestion: Suggestion, checks: Iterable[Check]) -> str:
         more = _more(part)
         return (
             f"Use {name}: it is free on the destination, and the source reaches it"
-            f"{f' (so it does {more})' if more else ''}."
+            f"{f' (the same holds for {more})' if more else ''}."
         )
     rests = [check for check in checks if check.primary]
     codes = dict.fromkeys(blocker.code for check in rests for blocker in check.blockers)
     direction = next((check.direction for check in rests), "")
     causes = ", and ".join(words(code, direction, suggestion.transport) for code in codes)
-    keeps = "keep most of them" if suggestion.change else "keep those with the fewest causes"
+    count = f"{len(part):,} of them" if len(part) > 1 else "one of them"
     return (
         "No port that is free on the destination is known to be reachable as things are. What is "
-        f"known to {keeps} ({len(part):,}): {causes}. Mend that for {name}, and use it."
+        f"in the way of {count}: {causes}. Mend that for {name}, and use it."
     )
 
 
@@ -156,24 +158,26 @@ def _more(part: PortSet) -> str:
     if len(part) <= 1:
         return ""
     if len(part.ranges) > RANGES_TOLD:
-        return f"{len(part) - 1:,} more"
-    return f"all of {part}"
+        return f"{len(part) - 1:,} others"
+    return str(part)
 
 
 def _why_none(suggestion: Suggestion, found: Iterable[Checked]) -> str:
     parts = [part for part in found if part.check.primary]
     if any(part.free for part in parts):
         return (
-            "No port that is free on the destination is known to be reachable, and of none is it "
-            "known what keeps it."
+            "No port that is free on the destination is known to be reachable, and it is not known "
+            "what is in the way of any."
         )
     everything = frozenset[int]().union(*(part.ports for part in parts))
     held = frozenset(port for part in parts for port in part.in_use)
-    if everything - held:
+    if everything - held and any(part.untried for part in parts):
         return (
             "None of the ports could be tried for a new listener: bothends itself could not listen "
             "on those that no program holds (below 1024 that takes root)."
         )
+    if everything - held:
+        return "Of none of the ports is it known that it is free and that the source reaches it."
     (part,) = parse_ports(f"{suggestion.transport}:{format_ports(held)}")
     what = str(part) if len(part.ranges) <= RANGES_TOLD else f"all {len(part):,}"
     return f"None of the ports is free: programs on the destination hold {what}."

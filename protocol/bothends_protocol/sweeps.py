@@ -107,6 +107,10 @@ class Sweep(msgspec.Struct, frozen=True):
         kept = not fate & (_BITS["arrived"] | _BITS["left"])
         return self.sent_seen and self.whole and (kept or not self.loses)
 
+    def answered(self, port: int) -> bool:
+        """Whether something answered the sender, and not by ICMP."""
+        return self.outcome(port) in ("connected", "refused")
+
     def held(self, port: int) -> bool:
         """Whether a program listens on the port."""
         return bool(self.fates[port] & _BITS["held"])

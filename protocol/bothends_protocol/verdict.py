@@ -91,8 +91,7 @@ class Suggestion(_Part, frozen=True):
     ready: bool
     """Whether the source reaches it as things are; else `change` is to be mended first."""
     change: str = ""
-    """The one cause without which most of the free ports would be reachable, `port` among them;
-    empty where each of them has several."""
+    """The one cause in the way of `ports`; empty where each of them has several."""
     ports: str = ""
     """All free ports of which the same is known, as numbers and ranges."""
     in_use: str = ""

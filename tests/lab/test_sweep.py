@@ -306,6 +306,28 @@ def test_who_is_shut_out_for_asking_so_much_blames_no_port_on_it(
     assert any(truth in codes for codes in open_to.values())
 
 
+LIMITED = """
+table inet limited {
+    chain input {
+        type filter hook input priority -5; policy accept;
+        tcp dport 4000-4100 tcp flags & (syn | ack) == syn \
+            limit rate over 1/minute burst 101 packets drop
+    }
+}
+"""
+
+
+def test_ports_that_are_limited_hide_no_cause_of_others(lab: Lab) -> None:
+    stage = network.lan(lab)
+    stage.destination.nft(LIMITED)
+    faults.destination_drop("5000-5999")(stage)
+    told = named(run(stage)["checks"])
+    assert {told[port][1] for port in range(5000, 6000)} == {frozenset({DROP, NOT_RUNNING})}
+    assert {told[port][1] for port in range(4101, 5000)} == {CLOSED}
+    # They answered, and then no more: that is not called a filter of these ports.
+    assert all(told[port][1] <= CLOSED for port in range(4000, 4101))
+
+
 def test_the_control_port_is_left_out_of_a_wide_range(lab: Lab) -> None:
     stage = network.lan(lab)
     told = named(run(stage, "20000-29999")["checks"])
