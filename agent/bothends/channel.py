@@ -255,13 +255,13 @@ class Channel:
 
     def _loses(self) -> bool:
         """Whether much was lost in the time before the silence."""
-        pairs = itertools.pairwise((link, count) for _, count, link in self._resent)
-        # A link that took over counts from its own beginning; on the same one fewer are those of
-        # which the other side said meanwhile that it got them twice.
-        again = sum(
-            max(0, after[1] - before[1]) if after[0] == before[0] else after[1]
-            for before, after in pairs
-        )
+        again = before = 0
+        for index, (_, of) in enumerate(itertools.groupby(self._resent, lambda item: item[2])):
+            counts = [count for _, count, _ in of]
+            # A link that took over counts from its own beginning; on the same one fewer are those
+            # of which the other side said meanwhile that it got them twice.
+            before = counts[0] if not index else 0
+            again += max(0, counts[-1] - before)
         heard_over = self._resent[-1][0] - self._resent[0][0] if self._resent else 0.0
         return heard_over >= LOSSES_OVER and again >= max(LOSSES, len(self._resent) / 2)
 

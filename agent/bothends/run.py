@@ -712,7 +712,8 @@ class Run:
             self._say("The other side asked to keep testing (--watch). Ctrl-C ends both sides.")
         self._allowed = min(self.options.timeout, max(theirs.timeout, 0.0))
         self._watch = Watch(self.options.role, channel, self._events.put_nowait, self._screen)
-        both = self.options.both_ways or theirs.both_ways
+        seeks = self.options.suggest or theirs.suggest
+        both = (self.options.both_ways or theirs.both_ways) and not seeks
         wanted = self.options.ports or (theirs.ports if both else ())
         ports = [
             p for t in wanted for part in parse_ports(t) if part.transport == "tcp" for p in part

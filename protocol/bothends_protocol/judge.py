@@ -215,12 +215,17 @@ def _after_sweep(journeys: Sequence[Journey], sweep: Sweep) -> list[Journey]:
     silent = [j for j in answered if _only_silent(j)]
     since = min((t.attempt.started for j in silent for t in j.trails), default=0.0)
     # Who is shut out gets no answer from any port since; else it is a matter of that port.
-    others = [t for j in answered for t in j.trails if t.symptom is not Symptom.SILENT]
+    told = [t for j in answered for t in j.trails]
+    others = [t for t in told if t.connected or t.symptom is Symptom.RESET]
     banned = bool(silent) and not any(t.attempt.started > since for t in others)
     marked, alone = {id(j) for j in mine}, {id(j) for j in silent}
+    kind = family(bare(sweep.address))
     return [
         msgspec.structs.replace(
-            j, crowded=crowded and id(j) in marked, shut_out=banned or id(j) in alone
+            j,
+            crowded=crowded and id(j) in marked,
+            # A ban is one of the source's address, whatever it asks for.
+            shut_out=(banned and family(bare(j.address)) == kind) or id(j) in alone,
         )
         for j in journeys
     ]
@@ -778,8 +783,8 @@ _SHUT_OUT = (
     "asking at so many. Wait some minutes, and test this port alone."
 )
 _CROWDED = (
-    "Of many requests at once some are lost on this way, and it is not known that single ones are. "
-    "Test this port alone: name it on the destination instead of so many."
+    "Of many requests at once so many are lost on this way that silence shows no filter. Test this "
+    "port alone: name it on the destination instead of so many."
 )
 
 _REFUSING = ["destination.firewall-reject", "network.reject"]
@@ -1064,7 +1069,9 @@ def _apart(part: Apart, checks: Sequence[Check], prober: Evidence, observer: Evi
     """
     primary = any(c.primary for c in checks if bare(c.address) == bare(part.address))
     near = [check for index, check in enumerate(checks) if index in part.like]
-    codes = _union(*(c.candidates for c in near), _may_be(part, seeks=_seeks(observer)))
+    codes = _union(*(c.candidates for c in near), _may_be(part))
+    if part.free and _seeks(observer):
+        codes = tuple(code for code in codes if not code.startswith("service."))
     nobody = _nobody(near) if part.free and part.outcome != "connected" else ()
     states = {"service": _BLOCKED} if nobody else {}
     because = {"service": nobody[0].because} if nobody else {}
@@ -1087,9 +1094,9 @@ def _apart(part: Apart, checks: Sequence[Check], prober: Evidence, observer: Evi
     )
 
 
-def _may_be(part: Apart, *, seeks: bool) -> tuple[str, ...]:
+def _may_be(part: Apart) -> tuple[str, ...]:
     if part.free and part.outcome == "connected":
-        return () if seeks else ("service.not-running",)
+        return ("service.not-running",)
     return _MAY_BE.get(part.outcome, ())
 
 

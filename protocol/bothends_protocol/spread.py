@@ -99,6 +99,7 @@ def spread_over(
     for ports in sweep.alike():
         rest = [port for port in ports if port not in group_of]
         like = tuple(sorted({group_of[port] for port in ports if port in group_of}))
+        like = _telling(like, groups) if sweep.taken(ports[0]) else like
         kinds = _kinds(groups[index][0] for index in like)
         whole = all(port in group_of for port in ports if port in needed)
         if len(kinds) == 1 and whole and sweep.placed(ports[0]):
@@ -118,6 +119,16 @@ def spread_over(
             for (address, why, like, outcome, free), ports in left.items()
         ),
     )
+
+
+def _telling(
+    like: tuple[int, ...], groups: Sequence[tuple[object, Sequence[_Place]]]
+) -> tuple[int, ...]:
+    """Leave out the groups that say nothing of others.
+
+    Where the agent itself took a connection at each port, those that tell are enough.
+    """
+    return tuple(index for index in like if groups[index][0] is not None)
 
 
 def _kinds(found: Iterable[object]) -> set[object]:

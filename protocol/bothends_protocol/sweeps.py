@@ -111,6 +111,10 @@ class Sweep(msgspec.Struct, frozen=True):
         """Whether something answered the sender, and not by ICMP."""
         return self.outcome(port) in ("connected", "refused")
 
+    def taken(self, port: int) -> bool:
+        """Whether the agent on the other side took a connection there."""
+        return bool(self.fates[port] & _BITS["taken"])
+
     def held(self, port: int) -> bool:
         """Whether a program listens on the port."""
         return bool(self.fates[port] & _BITS["held"])
