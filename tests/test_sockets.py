@@ -259,7 +259,7 @@ def test_a_real_udp_socket_is_seen_with_what_waits_in_it(*, only: bool) -> None:
 def test_a_socket_that_waits_for_answers_is_no_listener_of_its_program(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sockets, "_given_ports", lambda: (40_000, 50_000))
+    monkeypatch.setattr(sockets, "given_ports", lambda: (40_000, 50_000))
     monkeypatch.setattr(sockets, "_programs", lambda inodes: dict.fromkeys(inodes, 1))
     monkeypatch.setattr(sockets, "_names", lambda _pid: ("backupd",))
     rows = [

@@ -98,7 +98,8 @@ class Channel:
         self._heard = 0.0
         """When something came last, or can have come at the earliest."""
         self._resent: deque[tuple[float, int, int]] = deque()
-        """When it was heard on lately, and how many parts had been sent again by then."""
+        """When it was heard on lately, how many parts had been sent again by then, and which link
+        that was."""
         self._finishing = False
         self._silent = False
         """Whether the last link was given up here, because nothing came any more."""
@@ -255,7 +256,7 @@ class Channel:
 
     def _loses(self) -> bool:
         """Whether much was lost in the time before the silence."""
-        again = before = 0
+        again = 0
         for index, (_, of) in enumerate(itertools.groupby(self._resent, lambda item: item[2])):
             counts = [count for _, count, _ in of]
             # A link that took over counts from its own beginning; on the same one fewer are those

@@ -157,7 +157,7 @@ def _add_suggest(commands: _Commands) -> None:
         help="in place of destination: which free port could a service take?",
         description="Run on the computer that should accept connections, in place of "
         "destination: finds a port that no program holds there and that the source reaches. Where "
-        "there is none, says what one change would open most.",
+        "there is none, says what is in the way, and how to open one.",
     )
     command.add_argument(
         "ports",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bothends_protocol.ports import MAX_PORT, PortSet, format_ports, parse_ports
 
 from .options import SERVICE_PORT
+from .witness.sockets import given_ports
 
 __all__ = ["own_choice", "sought"]
 
@@ -16,19 +15,13 @@ USUAL = (SERVICE_PORT, SERVICE_PORT + 1)
 _DYNAMIC = (49152, MAX_PORT)
 """What systems choose from where they say nothing else (RFC 6335, section 6)."""
 
-_LOCAL_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
-
-def own_choice(file: Path = _LOCAL_PORT_RANGE) -> tuple[int, int]:
+def own_choice() -> tuple[int, int]:
     """Return the first and the last port that this system chooses for connections it opens.
 
     A listener there may find its port taken at the next start.
     """
-    try:
-        first, last = map(int, file.read_text(encoding="ascii").split())
-    except (OSError, ValueError):
-        return _DYNAMIC
-    return first, last
+    return given_ports(_DYNAMIC)
 
 
 def sought(text: str, control_port: int, own: tuple[int, int]) -> tuple[list[PortSet], str]:

@@ -316,8 +316,9 @@ def _in_use(j: Journey) -> bool:
 
 
 def _held(ports: Sequence[int], sweep: Sweep | None) -> tuple[int, ...]:
-    known = sweep.fates if sweep is not None else {}
-    return tuple(port for port in ports if sweep is not None and port in known and sweep.held(port))
+    if sweep is None:
+        return ()
+    return tuple(port for port in ports if port in sweep.fates and sweep.held(port))
 
 
 def _kind(finding: _Finding, j: Journey) -> object:

@@ -31,6 +31,7 @@ from .netlink import Queue, ipv6_only, listening_queues
 __all__ = [
     "Row",
     "connections",
+    "given_ports",
     "is_running",
     "listeners",
     "read_table",
@@ -65,7 +66,7 @@ _UDP_TABLES = (("udp", "/proc/net/udp"), ("udp", "/proc/net/udp6"))
 _UNCONNECTED = 7
 """State of a UDP socket that takes datagrams from anybody (TCP_CLOSE; net/ipv4/udp.c)."""
 
-_PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
+_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _USUAL_RANGE = (32768, 60999)
 
 
@@ -149,7 +150,7 @@ def service_listeners(
     By UDP not on the ports that the system gives to those who ask for none: there a program waits
     for answers to what it sent itself.
     """
-    first, last = _given_ports()
+    first, last = given_ports()
     rows = [
         row
         for row in table
@@ -170,11 +171,17 @@ def is_running(name: str) -> bool | None:
     return any(is_named(name, _names(pid)) for pid in _processes())
 
 
-def _given_ports() -> tuple[int, int]:
+def given_ports(
+    otherwise: tuple[int, int] = _USUAL_RANGE, file: Path = _PORT_RANGE
+) -> tuple[int, int]:
+    """Return the first and the last port that this system gives to those who ask for none.
+
+    `otherwise` where it does not say.
+    """
     with contextlib.suppress(OSError, ValueError):
-        first, last = Path(_PORT_RANGE).read_text(encoding="ascii").split()
+        first, last = file.read_text(encoding="ascii").split()
         return int(first), int(last)
-    return _USUAL_RANGE
+    return otherwise
 
 
 def _described(rows: list[Row]) -> tuple[Listener, ...]:
