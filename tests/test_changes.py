@@ -186,7 +186,7 @@ async def test_where_there_is_no_netlink_listeners_are_watched_still(
     told, begin = watching
     with listening() as sock:
         port = sock.getsockname()[1]
-        monkeypatch.setattr(changes, "_dumped", lambda: None)
+        monkeypatch.setattr(changes, "tcp_sockets", lambda _: None)
         monkeypatch.setattr(changes, "_joined", lambda *_: None)
         made = begin([port])
         sock.listen()

@@ -136,6 +136,41 @@ def test_a_lost_segment_is_repeated_after_a_round_trip_and_hardly_backs_off() ->
     assert times[5] < 2.5  # the kernel's TCP is at its third repetition by then
 
 
+def test_what_was_sent_again_too_early_does_not_count_as_lost() -> None:
+    one, other = Flow(0.0), Flow(0.0)
+    one.write(b"x")
+    (first,) = one.outgoing(0.0)
+    at = one.next_time()
+    assert at is not None
+    (again,) = one.outgoing(at)
+    assert one.resent == 1
+    other.receive(first, at + 0.01)  # a busy computer takes it late
+    (acknowledgement,) = other.outgoing(at + 0.01)
+    one.receive(acknowledgement, at + 0.02)
+    assert one.settled
+    assert one.resent == 0
+    other.receive(again, at + 0.03)
+    (acknowledgement,) = other.outgoing(at + 0.03)
+    one.receive(acknowledgement, at + 0.04)
+    assert one.resent == 0
+
+
+def test_what_had_to_be_sent_again_counts() -> None:
+    one, other = Flow(0.0), Flow(0.0)
+    one.write(b"x")
+    one.outgoing(0.0)  # lost
+    at = 0.0
+    again = b""
+    for _ in range(2):
+        at = one.next_time() or at
+        (again,) = one.outgoing(at)  # the first of them is lost as well
+    other.receive(again, at + 0.01)
+    (acknowledgement,) = other.outgoing(at + 0.01)
+    one.receive(acknowledgement, at + 0.02)
+    assert one.settled
+    assert one.resent == 2
+
+
 def test_waiting_follows_the_measured_round_trip() -> None:
     for delay, least in ((0.001, LEAST_WAIT), (0.3, 0.6)):
         way = Way(delay=delay)

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from bothends.witness import sockets
+from bothends.witness.netlink import tcp_sockets
 from bothends.witness.sockets import (
     Row,
     connections,
+    half_open_ports,
     listeners,
+    listening_ports,
     read_table,
     read_udp_table,
     service_listeners,
@@ -130,9 +133,11 @@ def test_a_host_without_ipv6_has_only_one_table(
     rows = read_table() or []
     assert len(rows) == 7
     listening = [row for row in rows if row.state == "LISTEN"]
-    assert 0 < len(listening) < len(rows)
+    others = [row for row in rows if row.state not in ("LISTEN", "TIME_WAIT")]
+    assert 0 < len(listening) < len(rows) - len(others)
     assert read_table(listening=True) == listening
-    assert read_table(listening=False) == [row for row in rows if row not in listening]
+    assert read_table(listening=False) == others
+    assert read_table(ports=[22]) == [row for row in rows if row.local_port == 22] != []
 
 
 def test_a_table_that_cannot_be_read_is_unknown_and_not_empty(
@@ -189,6 +194,34 @@ def test_a_connection_that_waits_to_be_accepted_is_seen(listener: socket.socket)
         with listener.accept()[0]:
             (taken,) = seen()
             assert taken.accepted is True
+
+
+def test_the_ports_of_listeners_and_of_half_open_connections(
+    monkeypatch: pytest.MonkeyPatch, listener: socket.socket
+) -> None:
+    port, inode = listener.getsockname()[1], os.fstat(listener.fileno()).st_ino
+    with socket.socket(listener.family) as closed:
+        closed.bind((listener.getsockname()[0], 0))
+        bound = closed.getsockname()[1]
+        for told in (tcp_sockets, lambda _: None):  # and where netlink cannot be asked
+            monkeypatch.setattr(sockets, "tcp_sockets", told)
+            # At 127.0.0.2 the neighbour's stays.
+            assert port in listening_ports([inode])
+            assert port in listening_ports()
+            assert bound not in listening_ports()
+            assert port not in half_open_ports()
+
+
+@little_endian
+def test_half_open_connections_are_told_from_the_table_where_netlink_is_missing(
+    table: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "tcp_sockets", lambda _: None)
+    assert (
+        half_open_ports() == {row.local_port for row in table if row.state == "SYN_RECV"} != set()
+    )
+    assert listening_ports([11111]) == {4242}
+    assert listening_ports([11111, 22222, 55555, 66666]) == set()
 
 
 def test_an_own_listener_is_left_out(listener: socket.socket) -> None:

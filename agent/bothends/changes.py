@@ -25,7 +25,7 @@ from bothends_protocol.timeline import What
 
 from .interfaces import interface_addresses
 from .tasks import Tasks
-from .witness.netlink import NetlinkError, ask, attributes_of
+from .witness.netlink import LISTENING, NetlinkError, ask, attributes_of, tcp_sockets
 from .witness.rules import legacy_saves
 from .witness.sockets import read_table
 
@@ -44,7 +44,7 @@ loop must go on."""
 _CHUNK = 1 << 16
 
 # linux/netlink.h, linux/rtnetlink.h
-_NETLINK_ROUTE, _NETLINK_SOCK_DIAG, _NETLINK_NETFILTER = 0, 4, 12
+_NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40
 _RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE = 0x100, 0x400
 _ROUTE_GROUPS = (
@@ -73,8 +73,6 @@ _NFT_MSG_NEWGEN = 15
 """Announces that a transaction ended, with whatever it held."""
 
 # linux/inet_diag.h, linux/sock_diag.h
-_SOCK_DIAG_BY_FAMILY = 20
-_TCP_LISTEN_ONLY = 1 << 10
 
 _TRANSIENT = re.compile(r"^#.*$|\[\d+:\d+\]", re.MULTILINE)
 """What differs from listing to listing of iptables-save: times and counters."""
@@ -281,28 +279,12 @@ def _addresses() -> frozenset[tuple[str, str, int]]:
 
 def _listening() -> Iterator[tuple[str, int, int]]:
     """Yield address, port and inode of each listening TCP socket."""
-    rows = _dumped() if sys.platform.startswith("linux") else None
-    if rows is not None:
-        yield from rows
-        return
-    for row in read_table() or ():
-        if row.state == "LISTEN":
-            yield row.local, row.local_port, row.inode
+    told = tcp_sockets(LISTENING)
+    for address, port, inode in told or ():
+        yield socket.inet_ntop(_FAMILIES[len(address)], address), port, inode
+    for row in (read_table(listening=True) or ()) if told is None else ():
+        yield row.local, row.local_port, row.inode
 
 
-def _dumped() -> list[tuple[str, int, int]] | None:
-    """The same from the kernel, which leaves all other sockets out; None where it does not."""
-    rows = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _TCP_LISTEN_ONLY)
-        try:
-            answers = ask(_SOCK_DIAG_BY_FAMILY, _DUMP, body + bytes(48), netlink=_NETLINK_SOCK_DIAG)
-        except NetlinkError:
-            return None
-        for _, answer in answers:
-            if len(answer) >= 72:
-                size = 4 if family == socket.AF_INET else 16
-                (port,) = struct.unpack_from("!H", answer, 4)
-                (inode,) = struct.unpack_from("=I", answer, 68)
-                rows.append((socket.inet_ntop(family, answer[8 : 8 + size]), port, inode))
-    return rows
+_FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
+"""By the size of an address."""

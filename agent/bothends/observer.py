@@ -62,8 +62,10 @@ from .witness.netlink import NetlinkError, find_route, neighbour_state, returns_
 from .witness.packets import PacketWitness
 from .witness.sockets import (
     connections,
+    half_open_ports,
     is_running,
     listeners,
+    listening_ports,
     read_table,
     read_udp_table,
     service_listeners,
@@ -223,8 +225,7 @@ class Observer:
         """Listen on the ports of a sweep that nobody holds, and watch for its packets."""
         probe = plan.probes[0]
         ports = frozenset(swept_ports(plan))
-        rows = read_table(listening=True) or ()
-        everywhere = {row.local_port for row in rows if row.inode not in self._own.inodes}
+        everywhere = listening_ports(self._own.inodes)
         held = everywhere & ports
         # A program is not to be woken by a connection that says nothing and is cut off.
         if len(everywhere) <= MAX_HELD:
@@ -254,9 +255,7 @@ class Observer:
         sweep.take(origins)
         if self._packets is not None:
             self._packets.divert(None)
-        rows = connections(read_table(listening=False) or (), frozenset(sweep.ports), plan.number)
-        pending = (row.local_port for row in rows if row.state == "SYN_RECV")
-        self.swept = sweep.told(witness, pending)
+        self.swept = sweep.told(witness, half_open_ports())
         self._sweep = None
         self._recorder.swept.append(self.swept)
 
@@ -402,7 +401,8 @@ class Observer:
         return result
 
     def _note_listeners(self, ports: Collection[int], *, udp: bool) -> None:
-        table = read_udp_table() if udp else read_table(listening=True)
+        wanted = ports if self._service is None else None
+        table = read_udp_table() if udp else read_table(listening=True, ports=wanted)
         self._recorder.witnesses["sockets"] = Witness(name="sockets", available=table is not None)
         for row in listeners(table or (), ports, self._own.inodes):
             self._recorder.listeners[row] = None
@@ -444,9 +444,8 @@ class Observer:
         """The rows about the ports; behind a router the other side's at any other port, too."""
         ports = {probe.port for probe in plan.probes}
         foreign = any(self._is_foreign(probe) for probe in plan.probes)
-        found = connections(
-            read_table(listening=False) or (), None if foreign else ports, plan.number
-        )
+        table = read_table(listening=False, ports=None if foreign else ports)
+        found = connections(table or (), None, plan.number)
         found = tuple(row for row in found if _ends(row) not in self._before)
         if not foreign:
             return found

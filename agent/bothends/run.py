@@ -94,7 +94,7 @@ from .tasks import Tasks
 from .watch import LeftError, Note, Screen, Stop, Watch, why_left
 from .witness.netlink import is_routed
 from .witness.packets import PacketWitness, may_see_packets
-from .witness.sockets import read_table
+from .witness.sockets import listening_ports
 
 if TYPE_CHECKING:
     from .standalone import Standalone
@@ -629,8 +629,7 @@ class Run:
         if sum(map(len, tcp)) < SEEK_FROM:
             return b""
         wanted = frozenset(port for part in tcp for port in part)
-        rows = read_table(listening=True) or ()
-        return pack_ports({row.local_port for row in rows} & wanted)
+        return pack_ports(listening_ports() & wanted)
 
     def _resent(self) -> int:
         """Segments of the contact that this side had to send again since the test began."""

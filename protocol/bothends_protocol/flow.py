@@ -67,7 +67,8 @@ class _Sent(msgspec.Struct):
     payload: bytes
     last: bool
     at: float
-    tries: int = 1
+    again: list[float] = []
+    """When it was sent again."""
     passed: int = 0
     """Segments sent after it that arrived before it."""
 
@@ -85,7 +86,7 @@ class Flow:
         self.round_trip: float | None = None
         """Smoothed, in seconds (RFC 6298, 2)."""
         self.resent = 0
-        """Segments that were sent again."""
+        """Times that a segment was sent again, but for those shown to have been too early."""
         self._variation = 0.0
         self._unsent = bytearray()
         self._ending = False
@@ -139,8 +140,9 @@ class Flow:
         if flags & _ABORT:
             self.broken = True
             return
-        if self._acknowledged(expected, bitmap) and echo:
-            self._measure((_stamp_of(now) - echo) % _STAMPS * _TICK)
+        trip = (_stamp_of(now) - echo) % _STAMPS * _TICK if echo else None
+        if self._acknowledged(expected, bitmap, None if trip is None else now - trip):
+            self._measure(trip)
         if flags & (_DATA | _END):
             self._owes, self._stamp = True, stamp
             self._take(number, payload, last=bool(flags & _END))
@@ -192,15 +194,15 @@ class Flow:
                 continue
             self._shrink(now)
             self.resent += 1
-            sent.tries += 1
+            sent.again.append(now)
             sent.at, sent.passed = now, 0
             out.append(self._data(number, sent, now))
         return out
 
     def _due(self, sent: _Sent) -> float:
-        if sent.passed >= _PASSED and sent.tries == 1:
+        if sent.passed >= _PASSED and not sent.again:
             return sent.at  # RFC 9002, 6.1.1: others overtook it, so it is lost
-        longer = min(BACK_OFF ** (sent.tries - 1), MOST_BACK_OFF)
+        longer = min(BACK_OFF ** len(sent.again), MOST_BACK_OFF)
         return sent.at + min(self._wait() * longer, LONGEST_WAIT)
 
     def _wait(self) -> float:
@@ -232,8 +234,12 @@ class Flow:
 
     # Receiving ---------------------------------------------------------------------------
 
-    def _acknowledged(self, expected: int, bitmap: int) -> bool:
-        """Note what arrived at the other end; return whether any of it is news."""
+    def _acknowledged(self, expected: int, bitmap: int, echoed: float | None) -> bool:
+        """Note what arrived at the other end; return whether any of it is news.
+
+        What was sent again after the segment that is acknowledged now, sent at `echoed`, had
+        arrived before: a busy computer answers late, and nothing was lost (RFC 3522, 3.2).
+        """
         arrived = [
             number
             for number in self._under_way
@@ -241,16 +247,18 @@ class Flow:
             or (0 <= number - expected - 1 < 64 and bitmap >> (number - expected - 1) & 1)
         ]
         for number in arrived:
-            del self._under_way[number]
+            again = self._under_way.pop(number).again
+            if echoed is not None:
+                self.resent -= sum(at > echoed + _TICK for at in again)
             self._window = min(self._window + 1 / max(self._window / FIRST_WINDOW, 1), _WIDEST)
         if arrived:
             for number, sent in self._under_way.items():
                 sent.passed += sum(later > number for later in arrived)
         return bool(arrived)
 
-    def _measure(self, trip: float) -> None:
-        if trip > _LONGEST_TRIP:
-            return  # made up, or a computer that slept
+    def _measure(self, trip: float | None) -> None:
+        if trip is None or trip > _LONGEST_TRIP:
+            return  # none, made up, or a computer that slept
         if self.round_trip is None:
             self.round_trip, self._variation = trip, trip / 2
             return

@@ -33,9 +33,9 @@ KIBI = 1024
 
 _HOLD = """
 import selectors, socket, sys
-first, last = map(int, sys.argv[1:])
+first, last = map(int, sys.argv[1:3])
 loop = selectors.DefaultSelector()
-for port in range(first, last):
+for port in sorted({*range(first, last)} - {int(sys.argv[3])}):
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -63,6 +63,7 @@ def _open(stage: Stage) -> None:
             _HOLD,
             str(max(1, at * step)),
             str(min(65536, (at + 1) * step)),
+            str(agents.CONTROL_PORT),
         ]
         stage.destination.popen(argv, piped=True).wait_for_output("ready")
 

@@ -15,10 +15,13 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Collection
 
 import msgspec
 
 __all__ = [
+    "HALF_OPEN",
+    "LISTENING",
     "Hop",
     "NetlinkError",
     "Queue",
@@ -31,6 +34,7 @@ __all__ = [
     "neighbour_answers",
     "neighbour_state",
     "returns_from",
+    "tcp_sockets",
 ]
 
 _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
@@ -43,7 +47,9 @@ _RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NETLINK_ROUTE, _NETLINK_SOCK_DIAG = 0, 4
 _SOCK_DIAG_BY_FAMILY = 20
-_TCP_LISTEN_ONLY = 1 << 10
+LISTENING, HALF_OPEN = 1 << 10, 1 << 3
+"""States of TCP, as bits: LISTEN; SYN_RECV, by which the kernel also gives the requests that have
+no socket yet (net/ipv4/inet_diag.c)."""
 _UDP_UNCONNECTED_ONLY = 1 << 7
 _INET_DIAG_SKV6ONLY = 11
 _INET_DIAG_MSG = 72
@@ -55,6 +61,9 @@ _NUD_STALE = 0x04 | 0x08 | 0x10
 _TIMEOUT = 0.5
 """Seconds. The kernel answers within the call; this only bounds a broken one."""
 
+
+_EVERY_PORT = 4 * 65536
+"""Sockets of which each port may have some, listed in half a second."""
 
 _MAX_ANSWERS = 50_000
 """After which a dump is not read on, some tenths of a second's work: only the routing table of a
@@ -146,13 +155,16 @@ class Queue(msgspec.Struct, frozen=True):
     """None for IPv4."""
 
 
-def listening_queues() -> dict[int, Queue]:
-    """Return the queues of all listening TCP sockets by inode; empty where it cannot be asked."""
+def listening_queues(wanted: Collection[int]) -> dict[int, Queue]:
+    """Return the queues of the listening TCP sockets with the inodes `wanted`, by inode.
+
+    Empty where it cannot be asked.
+    """
     if not _possible():
         return {}
     queues: dict[int, Queue] = {}
     for family in (socket.AF_INET, socket.AF_INET6):
-        body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _TCP_LISTEN_ONLY)
+        body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, LISTENING)
         try:
             answers = ask(
                 _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, body + bytes(48), netlink=_NETLINK_SOCK_DIAG
@@ -161,9 +173,40 @@ def listening_queues() -> dict[int, Queue]:
             continue  # a kernel without inet_diag
         for _, answer in answers:
             waiting, backlog, _, inode = struct.unpack_from("=IIII", answer, 56)
+            if inode not in wanted:
+                continue
             only = attributes_of(answer[_INET_DIAG_MSG:]).get(_INET_DIAG_SKV6ONLY)
             queues[inode] = Queue(waiting, backlog, bool(only[0]) if only else None)
     return queues
+
+
+def tcp_sockets(states: int) -> list[tuple[bytes, int, int]] | None:
+    """Return address and port at this end, and the inode, of the TCP sockets in `states`.
+
+    None where the kernel does not tell all. Without the many that wait out a closed connection,
+    which every reader of /proc/net/tcp gets as well.
+    """
+    if not _possible():
+        return None
+    found = []
+    for family, size in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
+        body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, states) + bytes(48)
+        try:
+            answers, whole = _asked(
+                _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, body, _NETLINK_SOCK_DIAG, _EVERY_PORT
+            )
+        except NetlinkError:
+            return None
+        if not whole:
+            return None
+        for _, answer in answers:
+            if len(answer) >= _INET_DIAG_MSG:
+                (port,), (inode,) = _PORT.unpack_from(answer, 4), _INODE.unpack_from(answer, 68)
+                found.append((answer[8 : 8 + size], port, inode))
+    return found
+
+
+_PORT, _INODE = struct.Struct("!H"), struct.Struct("=I")
 
 
 def ipv6_only() -> dict[int, bool | None]:
@@ -356,6 +399,13 @@ def ask(
     `body` is the request behind its netlink header. Raises `NetlinkError` where the kernel
     answers with an error; where it does not answer, or too much, what came so far is returned.
     """
+    return _asked(kind, flags, body, netlink, _MAX_ANSWERS)[0]
+
+
+def _asked(
+    kind: int, flags: int, body: bytes, netlink: int, most: int
+) -> tuple[list[tuple[int, bytes]], bool]:
+    """As `ask`; whether that is all, beside it. After `most` answers nothing more is read."""
     answers: list[tuple[int, bytes]] = []
     header = struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_REQUEST | flags, 1, 0)
     try:
@@ -363,25 +413,29 @@ def ask(
             sock.settimeout(_TIMEOUT)
             sock.bind((0, 0))
             sock.send(header + body)
-            while True:
-                done = _read(sock.recv(1 << 16), answers)
-                if done or not flags & _NLM_F_DUMP or len(answers) > _MAX_ANSWERS:
-                    return answers
+            while len(answers) <= most:
+                if _read(sock.recv(1 << 16), answers) or not flags & _NLM_F_DUMP:
+                    return answers, True
     except OSError:
-        return answers
+        pass
+    return answers, False
+
+
+_HEADER = struct.Struct("=IH")
 
 
 def _read(data: bytes, answers: list[tuple[int, bytes]]) -> bool:
-    while len(data) >= 16:
-        size, kind = struct.unpack_from("=IH", data)
-        if size < 16 or size > len(data):
+    at, end = 0, len(data)
+    while end - at >= 16:
+        size, kind = _HEADER.unpack_from(data, at)
+        if size < 16 or size > end - at:
             break
-        if kind == _NLMSG_ERROR:
-            number = -struct.unpack_from("=i", data, 16)[0]
+        if kind == _NLMSG_ERROR and end - at >= 20:
+            number = -struct.unpack_from("=i", data, at + 16)[0]
             if number:
                 raise NetlinkError(number)
         if kind in (_NLMSG_DONE, _NLMSG_ERROR):
             return True
-        answers.append((kind, data[16:size]))
-        data = data[size + (-size % 4) :]
+        answers.append((kind, data[at + 16 : at + size]))
+        at += size + (-size % 4)
     return False
