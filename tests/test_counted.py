@@ -9,7 +9,13 @@ import msgspec
 import pytest
 
 from bothends_protocol.bursts import PER_WINDOW, WINDOW_SECONDS, WINDOWS, make_pattern
-from bothends_protocol.counted import BurstView, as_told, told_enough, view_burst
+from bothends_protocol.counted import (
+    BurstView,
+    as_told,
+    may_be_unlisted,
+    told_enough,
+    view_burst,
+)
 from bothends_protocol.evidence import Burst, Samples
 from bothends_protocol.messages import Told
 from bothends_protocol.stages import Stage
@@ -30,6 +36,8 @@ QUIET = (
     "TcpExt.IPReversePathFilter",
     "TcpExt.ListenDrops",
     "TcpExt.ListenOverflows",
+    "TcpExt.TCPReqQFullDoCookies",
+    "TcpExt.TCPReqQFullDrop",
 )
 
 
@@ -133,7 +141,15 @@ def test_what_is_lost_on_the_way_did_not_arrive(*, busy: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "end", ["Tcp.OutRsts", "TcpExt.ListenDrops", "TcpExt.ListenOverflows", "Ip.ForwDatagrams"]
+    "end",
+    [
+        "Tcp.OutRsts",
+        "TcpExt.ListenDrops",
+        "TcpExt.ListenOverflows",
+        "TcpExt.TCPReqQFullDoCookies",
+        "TcpExt.TCPReqQFullDrop",
+        "Ip.ForwDatagrams",
+    ],
 )
 def test_what_a_socket_dropped_is_not_said_to_have_got_lost_on_the_way(end: str) -> None:
     for seed in range(10):
@@ -169,6 +185,44 @@ def test_answers_lost_on_the_way_left_and_did_not_come_back(*, busy: bool) -> No
         found = view(OUT, (*IN, *OUT), busy=busy, taken=True, seed=seed).reached
         assert found[Stage.REPLIED] is True
         assert found[Stage.RETURNED] is False
+
+
+@BUSY_OR_NOT
+def test_what_is_answered_by_syn_cookies_came_through_without_a_row(*, busy: bool) -> None:
+    for seed in range(10):
+        cookies = (*IN, "TcpExt.TCPReqQFullDoCookies", *OUT[:2])
+        found = view(OUT, cookies, busy=busy, taken=False, seed=seed)
+        assert found.unlisted is True
+        assert found.reached[Stage.DELIVERED] is True
+        assert found.reached[Stage.REPLIED] is False  # what kept the answers is a filter
+
+
+@BUSY_OR_NOT
+def test_what_a_full_queue_drops_says_nothing_of_answers(*, busy: bool) -> None:
+    for seed in range(10):
+        dropped = (*IN, "TcpExt.TCPReqQFullDrop", "TcpExt.ListenDrops")
+        found = view(OUT, dropped, busy=busy, taken=False, seed=seed)
+        assert found.dropped is True
+        assert found.reached[Stage.DELIVERED] is True
+        assert not {Stage.REPLIED, Stage.RETURNED} & found.reached.keys()
+        # Another burst would meet the same.
+        assert told_enough([as_told(found)], refused=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "told"),
+    [
+        ("TcpExt.TCPReqQFullDoCookies", (3, 4), True),
+        ("TcpExt.TCPReqQFullDrop", (3, 4), True),
+        ("TcpExt.TCPReqQFullDrop", (3, 3), False),
+        ("TcpExt.ListenDrops", (3, 4), False),
+    ],
+)
+def test_a_full_queue_may_leave_requests_unlisted(
+    name: str, row: tuple[int, ...], *, told: bool
+) -> None:
+    readings = Samples(round=1, times=(0.0, 1.0), values={name: row})
+    assert may_be_unlisted(readings) is told
 
 
 def test_a_card_that_counts_once_a_second_says_no_to_nothing() -> None:

@@ -80,6 +80,14 @@ def test_table_covers_the_codes() -> None:
     } == set(CODES)
 
 
+def test_a_queue_of_half_open_connections_is_no_slow_program() -> None:
+    (slow,) = fixes_for(case("service.backlog-full"))
+    (half_open,) = fixes_for(case("service.backlog-full", half_open=True))
+    assert "too slowly" in slow.title
+    assert "half-open" in half_open.title
+    assert half_open.argv == ("ss", "-tn", "state", "syn-recv", "sport = :4242")
+
+
 @pytest.mark.parametrize("system", ["Linux", "Windows", "Darwin", "FreeBSD", ""])
 @pytest.mark.parametrize("code", CODES)
 def test_every_cause_has_a_fix(code: str, system: str) -> None:
@@ -370,6 +378,7 @@ PORTS = st.lists(
         forwards=st.booleans(),
     ),
     fits=st.integers(-1, 70000),
+    half_open=st.booleans(),
 )
 def test_nothing_the_peer_sent_reaches_a_command(**given_case: object) -> None:
     fixes = fixes_for(FixCase(**given_case))  # type: ignore[arg-type]

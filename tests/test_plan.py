@@ -176,6 +176,7 @@ def tally(  # noqa: PLR0913  as many as a tally has
     delivered: int | None = None,
     established: int | None = None,
     beside: int = 0,
+    unlisted: bool = False,
 ) -> Tally:
     return Tally(
         attempts=attempts,
@@ -187,6 +188,7 @@ def tally(  # noqa: PLR0913  as many as a tally has
         delivered=delivered,
         established=established,
         beside=beside,
+        unlisted=unlisted,
     )
 
 
@@ -301,6 +303,10 @@ def seen(arrived: int) -> SeenPort:
         (tally(3, arrived=0), True),
         (tally(3, left=3), True),
         (tally(3, left=3, arrived=0), False),
+        (tally(3, left=3, arrived=3), False),
+        # Whether these came to the socket its table does not show.
+        (tally(3, left=3, arrived=3, unlisted=True), True),
+        (tally(3, left=3, arrived=3, answered=3, unlisted=True), False),
         (Tally(attempts=3, explained=1), False),
         (tally(3, connected=3), False),
         (tally(3, connected=3, delivered=0), True),

@@ -16,7 +16,7 @@ from bothends_protocol.addresses import (
     is_wildcard,
 )
 from bothends_protocol.bursts import WINDOW_SECONDS
-from bothends_protocol.counted import as_told, view_burst
+from bothends_protocol.counted import as_told, may_be_unlisted, view_burst
 from bothends_protocol.evidence import (
     Burst,
     Connection,
@@ -208,12 +208,14 @@ class Observer:
         if not self._all_answered(plan):
             await asyncio.sleep(GRACE_SECONDS + 2 * rtt)
             self._drain()
-        self._keep(self._sampler.stop(plan.number))
+        samples = self._sampler.stop(plan.number)
+        self._keep(samples)
         if by_datagrams(plan):
             await self._watch_queues(plan)
         else:
             await self._watch_connections(plan)
-        seen = tuple(self._seen(probe) for probe in plan.probes)
+        unlisted = samples is not None and may_be_unlisted(samples)
+        seen = tuple(replace(self._seen(probe), unlisted=unlisted) for probe in plan.probes)
         if not all(found.established for found in seen):
             self._look_at_neighbours(plan.number)
         if plan.probes[0].transport == "tcp":

@@ -38,7 +38,7 @@ from .observations import Journey, Stage, Symptom, Trail, loopback_only
 from .services import is_named, is_supervisor
 from .translation import Translation
 
-__all__ = ["PATH_CAUSES", "SERVICE_CAUSES", "PathCause", "ServiceCause"]
+__all__ = ["PATH_CAUSES", "SERVICE_CAUSES", "PathCause", "ServiceCause", "syn_queue_full"]
 
 _SILENT = frozenset({Symptom.SILENT})
 _REFUSED = frozenset({Symptom.RESET, Symptom.ICMP})
@@ -405,12 +405,23 @@ def _backlog(j: Journey) -> bool | None:
         return False
     if j.burst is not None and j.burst.overflowed:
         return True
+    if syn_queue_full(j):
+        return True
     if "TcpExt.ListenOverflows" in j.still:
         return False
     full = [_full(row) for row in j.holders]
     if any(full):
         return True
     return False if all(state is False for state in full) else None
+
+
+def syn_queue_full(j: Journey) -> bool:
+    """Whether requests are dropped since too many handshakes wait for their last packet.
+
+    Not where it was the burst itself that filled the queue, behind requests that were taken.
+    """
+    dropped = j.burst is not None and j.burst.dropped is True
+    return dropped and not any(trail.delivered for trail in j.trails)
 
 
 def _full(row: Listener) -> bool | None:

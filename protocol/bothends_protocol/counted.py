@@ -23,7 +23,15 @@ from .evidence import Burst, Evidence, Samples
 from .messages import Told
 from .stages import Stage
 
-__all__ = ["BurstView", "as_told", "lost_inside", "told_enough", "view_burst", "view_bursts"]
+__all__ = [
+    "BurstView",
+    "as_told",
+    "lost_inside",
+    "may_be_unlisted",
+    "told_enough",
+    "view_burst",
+    "view_bursts",
+]
 
 
 class BurstView(msgspec.Struct, frozen=True):
@@ -56,6 +64,11 @@ class BurstView(msgspec.Struct, frozen=True):
     reset_here: bool | None = None
     """Whether the source's TCP or UDP refused as many packets: answers that came from an address
     which it had not asked."""
+    unlisted: bool | None = None
+    """TCP: whether they met a full SYN queue and were answered by SYN cookies, which leave no row
+    in the socket table (RFC 4987, 3.6)."""
+    dropped: bool | None = None
+    """TCP: the same where the host makes no SYN cookies: it dropped them."""
 
 
 MAX_JUDGED = 3
@@ -97,6 +110,8 @@ def view_bursts(
         kept=_agreed(view.kept for view in views),
         limited=_agreed(view.limited for view in views),
         overflowed=_agreed(view.overflowed for view in views),
+        unlisted=_agreed(view.unlisted for view in views),
+        dropped=_agreed(view.dropped for view in views),
         received=_agreed(view.received for view in views),
         misrouted=_agreed(view.misrouted for view in views),
         refused=_agreed(view.refused for view in views),
@@ -107,9 +122,11 @@ def view_bursts(
 
 def as_told(view: BurstView) -> Told:
     """Return what one side tells the other of `view`."""
+    # What a full queue dropped has no answer that another burst could look for.
+    unanswered = (int(Stage.REPLIED),) if view.dropped else ()
     return Told(
         reached=tuple(int(stage) for stage, there in view.reached.items() if there),
-        missed=tuple(int(stage) for stage, there in view.reached.items() if not there),
+        missed=(*(int(s) for s, there in view.reached.items() if not there), *unanswered),
         forwarded=view.forwarded is True,
         refused=view.refused is True,
     )
@@ -148,7 +165,7 @@ def view_burst(
     reached: dict[Stage, bool | None] = {}
     inferred: set[Stage] = set()
     forwarded = misrouted = overflowed = kept = limited = refused = reset_here = made = None
-    received = None
+    received = unlisted = dropped = None
     if here is not None:
         near = _Host(sent, here, v6=v6)
         reached[Stage.LEFT] = near.left()
@@ -161,6 +178,7 @@ def view_burst(
         kept = far.kept
         limited = far.passed("Icmp6.OutRateLimitHost" if v6 else "Icmp.OutRateLimitHost")
         overflowed = far.overflowed
+        unlisted, dropped = far.passed(_COOKIES), far.passed(_NO_COOKIES)
         refused = far.refused
         made = far.made()
         received = far.passed("Ip6.InReceives" if v6 else "Ip.InReceives")
@@ -173,8 +191,11 @@ def view_burst(
         delivered = reached[Stage.DELIVERED] = far.delivered(taken=taken, overflowed=overflowed)
         if delivered is not None or not far.passed(far.gate):
             reached[Stage.REPLIED] = far.replied(taken=taken, overflowed=overflowed)
-            if sent.transport == "udp" and made is None and not reached[Stage.REPLIED]:
+            unmade = sent.transport == "udp" and made is None
+            if (unmade or dropped) and not reached[Stage.REPLIED]:
                 reached[Stage.REPLIED] = None  # what left not may never have been made
+        if dropped and not reached.get(Stage.RETURNED):
+            reached[Stage.RETURNED] = None  # nor is there anything that could have come back
         inferred |= far.inferred
     return BurstView(
         sent=len(sent.sends),
@@ -184,12 +205,25 @@ def view_burst(
         kept=kept,
         limited=limited,
         overflowed=overflowed,
+        unlisted=unlisted,
+        dropped=dropped,
         received=received,
         misrouted=misrouted,
         refused=refused,
         made=made,
         reset_here=reset_here,
     )
+
+
+_COOKIES, _NO_COOKIES = "TcpExt.TCPReqQFullDoCookies", "TcpExt.TCPReqQFullDrop"
+"""Requests that met a full SYN queue: answered by SYN cookies, and dropped (net/ipv4/tcp_input.c,
+tcp_syn_flood_action). With net.ipv4.tcp_syncookies at 2 each counts as the first."""
+
+
+def may_be_unlisted(samples: Samples) -> bool:
+    """Return whether requests may have come through meanwhile without a row in the socket table."""
+    rows = [samples.values[name] for name in (_COOKIES, _NO_COOKIES) if name in samples.values]
+    return any(row[0] != row[-1] for row in rows if row)
 
 
 def _any(*told: bool | None) -> bool | None:
@@ -355,7 +389,9 @@ class _Host:
             ends = ("TcpExt.ListenOverflows", "TcpExt.ListenDrops", "Tcp.OutRsts")
             if self._udp:
                 ends = (f"{self._udp}.NoPorts", f"{self._udp}.InErrors", self.gate)
-            if all(self.passed(name) is False for name in ends):
+            # Evidence of earlier versions has none of the queue's.
+            queued = self.passed(_COOKIES) or self.passed(_NO_COOKIES)
+            if not queued and all(self.passed(name) is False for name in ends):
                 self.inferred.add(Stage.ARRIVED)
                 return False
         return by_card
@@ -364,6 +400,8 @@ class _Host:
         """Whether the burst came through to this host's TCP, and there to a socket."""
         if self._udp and self.passed(f"{self._udp}.InDatagrams"):
             return True  # a program has read it
+        if not self._udp and (self.passed(_COOKIES) or self.passed(_NO_COOKIES)):
+            return True  # it is a listening socket's queue that was full
         told = self._behind(
             Stage.DELIVERED,
             gate=self.passed(self.gate),

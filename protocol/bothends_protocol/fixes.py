@@ -28,6 +28,7 @@ from .offered import offered
 from .ports import MAX_PORT, TRANSPORTS, PortSet
 from .remedies import (
     ANOTHER_FILTER,
+    HALF_OPEN_QUEUE,
     HINTS,
     IPV6_FILTER,
     LOOKS,
@@ -138,6 +139,8 @@ class FixCase(msgspec.Struct, frozen=True, kw_only=True):
     routers: Routers = Routers()
     fits: int = 0
     """Bytes of the largest packet that came through, where larger ones do not; 0: not known."""
+    half_open: bool = False
+    """Whether it is handshakes without their last packet that fill the queue."""
 
 
 class _Case(NamedTuple):
@@ -175,7 +178,9 @@ def fixes_for(case: FixCase) -> tuple[Fix, ...]:
         return ()
     if case.code in _FIREWALL_CODES:
         return tuple(_firewall_fixes(safe, *_FIREWALL_CODES[case.code]))
-    filled = (_fill(remedy, safe) for remedy in REMEDIES.get(case.code, ()))
+    half_open = case.half_open and case.code == "service.backlog-full"
+    remedies = HALF_OPEN_QUEUE if half_open else REMEDIES.get(case.code, ())
+    filled = (_fill(remedy, safe) for remedy in remedies)
     # A remedy that is nothing but a command is none on a system without that command.
     return tuple(fix for fix in filled if fix.steps or fix.argv)
 

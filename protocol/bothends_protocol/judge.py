@@ -23,7 +23,7 @@ import msgspec
 
 from .addresses import bare, family, is_near, public
 from .bearings import BACK, FORTH, in_pair
-from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause
+from .causes import PATH_CAUSES, SERVICE_CAUSES, PathCause, syn_queue_full
 from .codes import CODES
 from .evidence import Evidence
 from .fixes import FixCase, Routers, fixes_for
@@ -1153,6 +1153,7 @@ def _case(
         router=router_of(destination, j.landing),
         routers=Routers() if n is None else _routers(n),
         fits=fits,
+        half_open=syn_queue_full(j),
     )
 
 

@@ -184,6 +184,8 @@ class SeenPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Those of them whose handshake was seen to be complete; None where nobody could see it."""
     closing: int = 0
     """Those of them that the program has ended already."""
+    unlisted: bool = False
+    """Whether requests may have come that its socket table does not show (a full SYN queue)."""
     told: Told | None = None
     """Of a burst."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .bearings import QUOTES, words
+from .counted import BurstView
 from .observations import Journey, Stage, Symptom
 from .ports import parse_ports
 from .translation import Translation
@@ -229,10 +230,30 @@ def _burst(j: Journey) -> list[str]:
         burst = f"A coded burst of {j.burst.sent} {'datagrams' if udp else 'requests'}"
         if told:
             lines.append(f"{burst} {did}: {where} follow it.")
+            lines += _queue(j.burst) if stage == Stage.DELIVERED else []
         else:
             lines.append(f"{burst} shows no trace in {where}.")
             break
     return lines
+
+
+_COOKIES = (
+    "It met a full queue of half-open connections, so that the destination answered by SYN "
+    "cookies: its counter of these follows the burst."
+)
+_DROPPED = (
+    "It met a full queue of half-open connections and was dropped: the destination's counter of "
+    "that follows the burst."
+)
+
+
+def _queue(burst: BurstView) -> list[str]:
+    """What the burst met if too many handshakes waited for their last packet already."""
+    if burst.unlisted:
+        return [_COOKIES]
+    if burst.dropped:
+        return [_DROPPED]
+    return []
 
 
 def _left(j: Journey) -> str:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from .addresses import bare, family, is_loopback, is_private, is_public, is_wildcard
-from .counted import BurstView, lost_inside, view_bursts
+from .counted import BurstView, lost_inside, may_be_unlisted, view_bursts
 from .evidence import (
     Acceptance,
     Attempt,
@@ -1139,8 +1139,11 @@ def _delivered(
         sure = here.known_outside and here.alone
         return True if here.attempt.outcome == "connected" and sure else None
     # Only a socket that was there to take the request can be said not to have got it, and
-    # only while the source's end was still open could the table have shown it.
-    waiting = own or (held and _relied(table, "sockets"))
+    # only while the source's end was still open could the table have shown it. Nor does it show
+    # what meets a full SYN queue.
+    mine = (samples for samples in table.samples if samples.round == here.attempt.round)
+    listed = not any(map(may_be_unlisted, mine))
+    waiting = listed and (own or (held and _relied(table, "sockets")))
     if here.attempt.outcome == "connected":
         # Behind a router it may have been another port, or another machine: then no row is there.
         return False if waiting and here.foreign and here.attempt.spoke != "closed" else None

@@ -175,6 +175,8 @@ class Tally(msgspec.Struct, frozen=True):
     """Attempts that are none: there was no route just then, though there is one."""
     beside: int = 0
     """Connections of traces among those that are established."""
+    unlisted: bool = False
+    """Whether the socket table may not show all that came (`SeenPort`)."""
 
 
 def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
@@ -194,6 +196,7 @@ def add(old: Tally | None, tried: Tried, seen: SeenPort | None) -> Tally:
         routed=old.routed or tried.routed,
         void=old.void + tried.void,
         beside=old.beside + tried.beside,
+        unlisted=old.unlisted or (seen is not None and seen.unlisted),
     )
 
 
@@ -375,7 +378,8 @@ def _unwitnessed(tally: Tally) -> bool:
         return False
     if tally.connected:
         return tally.delivered == 0 and tally.arrived is None
-    return tally.left is None or tally.arrived is None
+    unlisted = tally.unlisted and bool(tally.arrived) and not tally.answered
+    return tally.left is None or tally.arrived is None or unlisted
 
 
 def _untold(tally: Tally) -> bool:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 __all__ = [
     "ANOTHER_FILTER",
+    "HALF_OPEN_QUEUE",
     "HINTS",
     "IPV6_FILTER",
     "LOOKS",
@@ -90,6 +91,10 @@ LOOKS = {
     "queue": Look(
         "The command shows the queue: Recv-Q are the connections that wait, Send-Q is its length.",
         {"Linux tcp": ("ss", "-ltnp", "sport = :{port}")},
+    ),
+    "half-open": Look(
+        "The command lists the connections that fill the queue, with those who asked for them.",
+        {"Linux tcp": ("ss", "-tn", "state", "syn-recv", "sport = :{port}")},
     ),
     "addresses": Look(
         "The command shows the addresses of the computer.",
@@ -811,6 +816,28 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     ),
 }
 """By code, the most likely to help first. Causes that are firewalls have their own: `firewalls`."""
+
+HALF_OPEN_QUEUE = (
+    Remedy(
+        "destination",
+        "Find out whose half-open connections fill the queue",
+        (
+            (
+                "If they come from computers that you know, answers do not reach these, or their "
+                "last packet does not come back: look at what filters the destination's outgoing "
+                "packets and at the networks between. The queue is empty about a minute after "
+                "the last request; then test again."
+            ),
+            (
+                "If they come from many strangers, it is a SYN flood. SYN cookies keep such a port "
+                "in use: `sysctl -w net.ipv4.tcp_syncookies=1` on Linux."
+            ),
+            _RESTART,
+        ),
+        "half-open",
+    ),
+)
+"""The same for `service.backlog-full` where it is the queue of handshakes that is full."""
 
 ANOTHER_FILTER = {
     "source": Remedy(

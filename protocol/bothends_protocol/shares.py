@@ -209,7 +209,12 @@ def _of_kind(
     ]
 
 
-_QUEUES = ("TcpExt.ListenOverflows", "TcpExt.ListenDrops")
+_QUEUES = (
+    "TcpExt.ListenOverflows",
+    "TcpExt.ListenDrops",
+    "TcpExt.TCPReqQFullDoCookies",
+    "TcpExt.TCPReqQFullDrop",
+)
 
 
 def _overflowed(table: Evidence | None, rounds: set[int]) -> bool:

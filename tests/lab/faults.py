@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import sys
 from collections.abc import Callable
 
 from .network import DEVICE, PLAIN_CARD, Stage
@@ -37,6 +38,7 @@ __all__ = [
     "destination_drop_raw",
     "destination_drop_replies",
     "destination_reject",
+    "half_open",
     "hits",
     "isolated",
     "loss",
@@ -257,6 +259,37 @@ def isolated(stage: Stage) -> None:
     """Both reach the rest of the segment, but not each other."""
     network = stage.network
     network.isolate(network.port(stage.source), network.port(stage.destination))
+
+
+_ASK = """
+import errno, socket, sys, time
+address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+asked = [socket.socket(family) for _ in range(count)]
+for sock in asked:
+    sock.setblocking(False)
+    assert sock.connect_ex((address, port)) == errno.EINPROGRESS
+print("asked", flush=True)
+time.sleep(600)
+"""
+
+
+def half_open(on: str, *, cookies: int, count: int = 20, port: int = 4242) -> Fault:
+    """A host asks the destination for connections, and drops all answers to these.
+
+    `cookies` is the destination's tcp_syncookies: 0, 1 (where the queue is full) or 2 (always).
+    """
+
+    def ask(stage: Stage) -> None:
+        stage.destination.sysctl(ipv4__tcp_syncookies=cookies)
+        if on != "source":
+            rules(on, "input", f"tcp sport {port} counter drop")(stage)
+        argv = [sys.executable, "-IS", "-c", _ASK, stage.destination_address, str(port), str(count)]
+        if count:
+            stage.host(on).popen(argv, piped=True).wait_for_output("asked")
+
+    ask.__name__ = f"half_open_{count}_from_{on}_cookies_{cookies}"
+    return ask
 
 
 def loss(percent: float) -> Fault:

@@ -68,6 +68,7 @@ def rows() -> Iterator[Scenario]:
     yield from _destination_filters()
     yield from _ways_back()
     yield from _programs()
+    yield from _full_syn_queues()
     yield from _places()
     yield from _named_programs()
     yield from _forwards()
@@ -339,6 +340,59 @@ def _programs() -> Iterator[Scenario]:
         ("closes-by-reset", Service(mode="resets"), CLOSES),
     ):
         yield from anyone(name, blocked(code), services=(service,))
+
+
+def _full_syn_queues() -> Iterator[Scenario]:
+    """Requests that come through and of which the socket table has no row.
+
+    So it is after tests, or the application's own attempts, whose answers do not get back; under a
+    flood; and always where SYN cookies are made always.
+    """
+    small = Service(backlog=4)
+    variants: tuple[tuple[str, int, int], ...] = (
+        ("syn-queue-full", 20, 1),
+        ("syn-cookies-always", 0, 2),
+    )
+    for name, count, cookies in variants:
+        asked = faults.half_open("source", cookies=cookies, count=count)
+        for kind, put, expected in (
+            ("destination-reply-blocked", (faults.destination_drop_replies(),), DESTINATION_REPLY),
+            ("source-reply-blocked", (faults.source_drop_replies(),), SOURCE_REPLY),
+            ("destination-drop", (faults.destination_drop(),), DESTINATION_DROP),
+        ):
+            yield from anyone(
+                f"{name}-{kind}",
+                blocked(expected),
+                services=(small,),
+                faults=(*put, asked),
+            )
+    yield from anyone(
+        "syn-flood-with-cookies",
+        open_(),
+        network=lan_and_third,
+        services=(small,),
+        faults=(faults.half_open("third", cookies=1),),
+    )
+    yield from anyone(
+        "syn-flood-without-cookies",
+        blocked(BACKLOG_FULL),
+        network=lan_and_third,
+        services=(small,),
+        faults=(faults.half_open("third", cookies=0),),
+    )
+    yield from anyone(
+        "syn-cookies-always-open",
+        open_(),
+        services=(small,),
+        faults=(faults.half_open("source", cookies=2, count=0),),
+    )
+    yield from anyone(
+        "syn-queue-full-by-six-destination-reply-blocked",
+        blocked(DESTINATION_REPLY),
+        network=network.lan6,
+        services=(Service(bind=("::",), dual=True, backlog=4),),
+        faults=(faults.destination_drop_replies(), faults.half_open("source", cookies=1)),
+    )
 
 
 def _places() -> Iterator[Scenario]:

@@ -48,6 +48,8 @@ COUNTERS = frozenset(
         "TcpExt.IPReversePathFilter",
         "TcpExt.ListenOverflows",
         "TcpExt.ListenDrops",
+        "TcpExt.TCPReqQFullDoCookies",
+        "TcpExt.TCPReqQFullDrop",
         "Ip6.InReceives",
         "Ip6.InDelivers",
         "Ip6.InMcastPkts",
