@@ -205,6 +205,8 @@ def test_what_a_full_queue_drops_says_nothing_of_answers(*, busy: bool) -> None:
         assert found.dropped is True
         assert found.reached[Stage.DELIVERED] is True
         assert not {Stage.REPLIED, Stage.RETURNED} & found.reached.keys()
+        taken = view(OUT, dropped, busy=busy, taken=True, seed=seed)  # of those before the burst
+        assert Stage.REPLIED not in taken.reached
         # Another burst would meet the same.
         assert told_enough([as_told(found)], refused=False)
 

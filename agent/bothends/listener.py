@@ -26,8 +26,9 @@ from .tasks import Tasks
 
 __all__ = ["OwnListeners"]
 
-BACKLOG = 64
-"""More than the attempts of a round can fill before the agent comes round to accept."""
+BACKLOG = 1024
+"""More than the attempts and the bursts of a run can fill, also where no handshake is completed,
+since answers do not get back: what meets a full queue leaves no row in the socket table."""
 
 MAX_CONVERSATIONS = 256
 """Connections held at one time; those beyond are closed at once, answered by nobody."""

@@ -190,7 +190,8 @@ def view_burst(
         reached[Stage.ARRIVED] = far.arrived(taken=taken, forwarded=forwarded)
         delivered = reached[Stage.DELIVERED] = far.delivered(taken=taken, overflowed=overflowed)
         if delivered is not None or not far.passed(far.gate):
-            reached[Stage.REPLIED] = far.replied(taken=taken, overflowed=overflowed)
+            full = _any(overflowed, dropped is True)
+            reached[Stage.REPLIED] = far.replied(taken=taken, overflowed=full)
             unmade = sent.transport == "udp" and made is None
             if (unmade or dropped) and not reached[Stage.REPLIED]:
                 reached[Stage.REPLIED] = None  # what left not may never have been made

@@ -18,6 +18,7 @@ from .network import DESTINATION, THIRD, lan_and_third
 from .networks import CONTAINER, SECOND, TUNNEL, by_six, by_six_and_third
 from .rows import (
     BACKLOG_FULL,
+    CAUSES_ISSUE,
     CLOSES,
     DESTINATION_DROP,
     DESTINATION_NO_ROUTE,
@@ -26,6 +27,7 @@ from .rows import (
     DUPLICATE,
     HUNG,
     LOOPBACK_ONLY,
+    LOSS,
     NETWORK_DROP,
     NO_HOST,
     NOT_RUNNING,
@@ -379,6 +381,21 @@ def _full_syn_queues() -> Iterator[Scenario]:
         network=lan_and_third,
         services=(small,),
         faults=(faults.half_open("third", cookies=0),),
+    )
+    # The requests before the burst are taken, and fill the queue.
+    yield Scenario(
+        name="syn-queue-filled-destination-reply-blocked",
+        expected=dataclasses.replace(
+            blocked(DESTINATION_REPLY), allowed_warnings=frozenset({LOSS})
+        ),
+        issue=CAUSES_ISSUE,
+        services=(small,),
+        faults=(
+            faults.destination_drop_replies(),
+            faults.loss(20),
+            faults.half_open("source", cookies=0, count=0),
+        ),
+        users=frozenset({"source"}),
     )
     yield from anyone(
         "syn-cookies-always-open",
