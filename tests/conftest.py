@@ -2,15 +2,19 @@
 
 Hypothesis has no deadline, since how long an example takes says nothing here. The
 scenarios with ordinary users are counted: nine in ten must be right. And where several
-tests run at a time, those of some files go to one worker.
+tests run at a time, those of some files go to one worker, and each worker has a
+network of its own for what is not of the lab.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+from own_network import own_network
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
@@ -45,6 +49,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScope
             return file if file in TOGETHER else nodeid
 
     return Scheduling(config, log)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Run what uses this machine's loopback on a network that nobody else is on."""
+    if item.get_closest_marker("lab") is not None:
+        yield
+        return
+    with own_network():
+        yield
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -88,6 +88,16 @@ def test_a_queue_of_half_open_connections_is_no_slow_program() -> None:
     assert half_open.argv == ("ss", "-tn", "state", "syn-recv", "sport = :4242")
 
 
+@pytest.mark.parametrize("code", ["service.wrong-interface", "service.loopback-only"])
+def test_a_service_that_is_bound_to_an_interface_is_not_told_to_change_its_address(
+    code: str,
+) -> None:
+    (fix,) = fixes_for(case(code, devices=("eth1",)))
+    assert any("the interface eth1" in step for step in fix.steps)
+    named = fixes_for(case(code, devices=("eth1; reboot",)))
+    assert named == fixes_for(case(code))
+
+
 @pytest.mark.parametrize("system", ["Linux", "Windows", "Darwin", "FreeBSD", ""])
 @pytest.mark.parametrize("code", CODES)
 def test_every_cause_has_a_fix(code: str, system: str) -> None:
@@ -379,6 +389,7 @@ PORTS = st.lists(
     ),
     fits=st.integers(-1, 70000),
     half_open=st.booleans(),
+    devices=st.lists(HOSTILE | st.sampled_from(["lo", "eth1"]), max_size=3).map(tuple),
 )
 def test_nothing_the_peer_sent_reaches_a_command(**given_case: object) -> None:
     fixes = fixes_for(FixCase(**given_case))  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from bothends.witness import netlink
 from bothends.witness.netlink import (
     NetlinkError,
+    bound_sockets,
     find_route,
     listening_queues,
     neighbour_state,
@@ -74,6 +76,41 @@ def test_the_queue_of_a_listening_socket() -> None:
     assert (before.waiting, before.backlog, before.v6only) == (0, 7, None)
     assert after.waiting == 1
     assert listening_queues({inode}) == {}
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize("device", [None, "lo"])
+def test_the_interface_to_which_a_socket_is_bound(
+    family: socket.AddressFamily, kind: socket.SocketKind, device: str | None
+) -> None:
+    with socket.socket(family, kind) as sock:
+        if device:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        sock.bind(("", 0))
+        inode = os.fstat(sock.fileno()).st_ino
+        if kind == socket.SOCK_STREAM:
+            sock.listen()
+            assert listening_queues({inode})[inode].device == device
+        else:
+            found = bound_sockets()[inode]
+            assert found.device == device
+            assert found.v6only == (None if family == socket.AF_INET else False)
+
+
+def test_an_interface_that_stands_for_others_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(netlink, "_INTERFACES", tmp_path)
+    for name in ("eth0", "vrf-blue", "br0", "eth0.5"):
+        (tmp_path / name).mkdir()
+    for upper, lower in (("vrf-blue", "eth1"), ("br0", "eth2"), ("eth0.5", "eth0")):
+        (tmp_path / upper / f"lower_{lower}").mkdir()
+        if upper != "eth0.5":
+            (tmp_path / upper / f"lower_{lower}" / "master").touch()
+    (tmp_path / "br0" / "bridge").mkdir()
+    told = {path.name: netlink._takes_for_others(path.name) for path in tmp_path.iterdir()}
+    assert told == {"eth0": False, "vrf-blue": True, "br0": False, "eth0.5": False}
 
 
 def test_where_there_is_no_netlink_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

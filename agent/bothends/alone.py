@@ -220,7 +220,7 @@ def _described(there: Sequence[Listener]) -> Open:
 
 def _versions(item: Listener) -> tuple[int, ...]:
     """The IP versions in which another computer can reach a listener."""
-    if is_loopback(bare(item.address)):
+    if is_loopback(bare(item.address)) or item.device == "lo":
         return ()
     if is_wildcard(item.address) and ":" in item.address and not item.v6only:
         return (4, 6)

@@ -12,13 +12,14 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Callable
 
 from bothends_protocol.addresses import normal
 from bothends_protocol.challenge import REQUEST_SIZE, reply
 from bothends_protocol.evidence import Acceptance
 
-__all__ = ["DatagramListeners"]
+__all__ = ["DatagramListeners", "bind_to_device"]
 
 _BATCH = 64
 """Datagrams taken in at one time, so that a flood does not keep everything else waiting."""
@@ -35,11 +36,14 @@ class DatagramListeners:
         self._took = took
         self._sockets: dict[tuple[str, int], socket.socket] = {}
 
-    def open(self, address: str, port: int) -> None:
-        """Wait at `address` and `port`, that one address only. Raises OSError."""
+    def open(self, address: str, port: int, device: str = "") -> None:
+        """Wait at `address` and `port`, that one address only. Raises OSError.
+
+        With `device` take only what comes in at that interface.
+        """
         if (address, port) in self._sockets:
             return
-        sock = _bound(address, port)
+        sock = _bound(address, port, device)
         self._sockets[address, port] = sock
         asyncio.get_running_loop().add_reader(sock.fileno(), self._read, sock, address, port)
 
@@ -95,7 +99,16 @@ class DatagramListeners:
         self._sockets.clear()
 
 
-def _bound(address: str, port: int) -> socket.socket:
+def bind_to_device(sock: socket.socket, device: str) -> None:
+    """Let `sock` take only from the interface `device`, where one is named; raise OSError.
+
+    Anybody may, since Linux 5.7.
+    """
+    if device and sys.platform.startswith("linux"):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+
+
+def _bound(address: str, port: int, device: str) -> socket.socket:
     kind, _, _, _, name = socket.getaddrinfo(
         address, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
     )[0]
@@ -105,6 +118,7 @@ def _bound(address: str, port: int) -> socket.socket:
         if kind == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
+        bind_to_device(sock, device)
         sock.bind(name)
     except OSError:
         sock.close()

@@ -21,7 +21,7 @@ from bothends_protocol.addresses import family, normal
 from bothends_protocol.challenge import ANSWER_SIZE, NONCE_SIZE, challenge, is_answer
 from bothends_protocol.evidence import Acceptance, OwnListener
 
-from .datagram_listener import DatagramListeners
+from .datagram_listener import DatagramListeners, bind_to_device
 from .tasks import Tasks
 
 __all__ = ["OwnListeners"]
@@ -56,11 +56,14 @@ class OwnListeners:
         self._talking = 0
         self._closed = False
 
-    def open(self, address: str, port: int, transport: str = "tcp") -> OwnListener:
+    def open(
+        self, address: str, port: int, transport: str = "tcp", *, device: str = ""
+    ) -> OwnListener:
         """Listen at `address` and `port`, that one address only; say how it went.
 
         A listener on one address beside a program on another is possible, so
-        that a service on loopback alone does not hide the state of the way.
+        that a service on loopback alone does not hide the state of the way. So is one that takes
+        from `device` alone, beside a program that takes from another interface (Linux).
         """
         if self._closed:
             return OwnListener(
@@ -68,9 +71,9 @@ class OwnListeners:
             )
         try:
             if transport == "udp":
-                self._datagrams.open(address, port)
+                self._datagrams.open(address, port, device)
             else:
-                self._listen(address, port)
+                self._listen(address, port, device)
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, str(error.errno))
             return OwnListener(
@@ -78,10 +81,10 @@ class OwnListeners:
             )
         return OwnListener(transport=transport, address=address, port=port, opened=True)
 
-    def _listen(self, address: str, port: int) -> None:
+    def _listen(self, address: str, port: int, device: str) -> None:
         if (address, port) in self._sockets:
             return
-        sock = _listening(address, port)
+        sock = _listening(address, port, device)
         self._sockets[address, port] = sock
         asyncio.get_running_loop().add_reader(sock.fileno(), self._accept, sock, address, port)
 
@@ -177,7 +180,7 @@ async def _until_closed(conn: socket.socket) -> None:
                 pass
 
 
-def _listening(address: str, port: int) -> socket.socket:
+def _listening(address: str, port: int, device: str) -> socket.socket:
     version = family(address.partition("%")[0])
     kind = socket.AF_INET6 if version == 6 else socket.AF_INET
     name = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[
@@ -190,6 +193,7 @@ def _listening(address: str, port: int) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if version == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bind_to_device(sock, device)
         sock.bind(name)
         sock.listen(BACKLOG)
         sock.setblocking(False)

@@ -44,7 +44,7 @@ from bothends_protocol.plan import (
     swept_ports,
 )
 from bothends_protocol.ports import pack_ports
-from bothends_protocol.services import is_supervisor
+from bothends_protocol.services import is_supervisor, takes_from
 from bothends_protocol.sweeps import MAX_HELD
 from bothends_protocol.tags import TRACE_TAG
 
@@ -381,12 +381,18 @@ class Observer:
             self._packets.drain()
 
     def _open(self, probe: Probe) -> OwnListener:
-        held = any(
-            row.transport == probe.transport
-            and row.port == probe.port
-            and _covers(row.address, probe.address)
+        covering = [
+            row
             for row in self._recorder.listeners
-        )
+            if row.transport == probe.transport
+            and row.port == probe.port
+            and (_covers(row.address, probe.address) or _takes_both(row, probe.address))
+        ]
+        # Beside a program that takes from another interface alone one may listen on this one.
+        here = [row for row in covering if self._takes_here(row, probe.address)]
+        device = "" if here or not covering else self._addresses[bare(probe.address)]
+        elsewhere = bool(device) and self._cards_of(probe.address) != {device}
+        held = elsewhere or any(_covers(row.address, probe.address) for row in here)
         result = (
             OwnListener(
                 transport=probe.transport,
@@ -396,7 +402,7 @@ class Observer:
                 error="EADDRINUSE",
             )
             if held
-            else self._own.open(probe.address, probe.port, probe.transport)
+            else self._own.open(probe.address, probe.port, probe.transport, device=device)
         )
         if result not in self._recorder.own_listeners:
             self._recorder.own_listeners.append(result)
@@ -601,10 +607,20 @@ class Observer:
             if row.transport == probe.transport
             and row.port == probe.port
             and any(
-                _covers(row.address, place.address) or _takes_both(row, place.address)
+                (_covers(row.address, place.address) or _takes_both(row, place.address))
+                and self._takes_here(row, place.address)
                 for place in self._places(probe)
             )
         ]
+
+    def _takes_here(self, row: Listener, address: str) -> bool:
+        """Whether a socket takes what comes in for an own `address`, by the interface it is at."""
+        return takes_from(row.device, self._cards_of(address))
+
+    def _cards_of(self, address: str) -> set[str]:
+        has = self._addresses.get(bare(address))
+        back = {route.interface for route in self._recorder.routes if route.interface}
+        return {has, *back} if has else set()
 
     def _rows(self, probe: Probe) -> list[Connection]:
         if probe.transport != "tcp":

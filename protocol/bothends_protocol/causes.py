@@ -34,7 +34,7 @@ from .nat_causes import (
     to_another_machine,
     to_another_port,
 )
-from .observations import Journey, Stage, Symptom, Trail, loopback_only
+from .observations import Journey, Stage, Symptom, Trail, covers, loopback_only
 from .services import is_named, is_supervisor
 from .translation import Translation
 
@@ -685,6 +685,7 @@ def _other_family(j: Journey) -> bool:
         and bool(j.elsewhere)
         and not loopback_only(j.elsewhere)
         and all(family(bare(row.address)) != family(bare(j.address)) for row in j.elsewhere)
+        and not any(covers(row, j.address) for row in j.elsewhere)
     )
 
 
@@ -782,11 +783,15 @@ def _program(rows: Iterable[Listener]) -> str:
 
 
 def _where(j: Journey) -> str:
-    places = ", ".join(sorted({row.address for row in j.elsewhere}))
+    places = ", ".join(sorted({_place(row) for row in j.elsewhere}))
     return (
         f"The destination's socket table shows it: {_program(j.elsewhere)} listens on {places} "
         "only."
     )
+
+
+def _place(row: Listener) -> str:
+    return row.address if row.device is None else f"{row.address} of interface {row.device}"
 
 
 def _ports(j: Journey) -> str:

@@ -320,6 +320,9 @@ class Listener(_Record, frozen=True):
     port: Port
     v6only: bool | None = None
     """For `::`: whether IPv4 is left out; None where it cannot be told."""
+    device: Text | None = None
+    """The interface from which alone it takes anything (SO_BINDTODEVICE); None where from all, and
+    where that cannot be told."""
     program: Text | None = None
     pid: int | None = None
     names: tuple[Text, ...] = ()

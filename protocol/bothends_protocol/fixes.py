@@ -33,6 +33,7 @@ from .remedies import (
     IPV6_FILTER,
     LOOKS,
     NO_IPV6,
+    OTHER_DEVICE,
     PERHAPS_CARRIER,
     REMEDIES,
     SWITCH_ON,
@@ -126,6 +127,8 @@ class FixCase(msgspec.Struct, frozen=True, kw_only=True):
     """The program that holds the port, or ought to, as the destination sees it."""
     listening: tuple[str, ...] = ()
     """Addresses on which the program listens."""
+    devices: tuple[str, ...] = ()
+    """Interfaces from which alone it takes connections, where it has the address."""
     other_ports: tuple[int, ...] = ()
     """Ports on which the named service listens instead."""
     together: bool | None = None
@@ -178,11 +181,17 @@ def fixes_for(case: FixCase) -> tuple[Fix, ...]:
         return ()
     if case.code in _FIREWALL_CODES:
         return tuple(_firewall_fixes(safe, *_FIREWALL_CODES[case.code]))
-    half_open = case.half_open and case.code == "service.backlog-full"
-    remedies = HALF_OPEN_QUEUE if half_open else REMEDIES.get(case.code, ())
-    filled = (_fill(remedy, safe) for remedy in remedies)
+    filled = (_fill(remedy, safe) for remedy in _remedies(case, safe))
     # A remedy that is nothing but a command is none on a system without that command.
     return tuple(fix for fix in filled if fix.steps or fix.argv)
+
+
+def _remedies(case: FixCase, safe: _Case) -> tuple[Remedy, ...]:
+    if case.half_open and case.code == "service.backlog-full":
+        return HALF_OPEN_QUEUE
+    if safe.values["device"] and case.code in ("service.wrong-interface", "service.loopback-only"):
+        return OTHER_DEVICE
+    return REMEDIES.get(case.code, ())
 
 
 def _firewall_fixes(case: _Case, on: str, way: str, reply: bool) -> Iterator[Fix]:  # noqa: FBT001
@@ -324,6 +333,7 @@ def _address_values(address: str, case: FixCase) -> dict[str, str]:
         "near": others if case.together is not False else "",
         "target": inner or "the destination's internal address",
         "listening": _list(text for text in map(_address, case.listening) if _useful(text)),
+        "device": _list(text for text in case.devices if text == "lo" or _CARD.fullmatch(text)),
     }
 
 

@@ -1146,6 +1146,7 @@ def _case(
         destination=destination.facts,
         program=next((row.program for row in rows if row.program), None),
         listening=tuple(sorted({row.address for row in rows})),
+        devices=tuple(sorted({row.device for row in j.elsewhere if row.device})),
         other_ports=tuple(sorted({row.port for row in j.wanted_elsewhere})),
         together=j.together if n is None else n.together,
         landing=j.landing or "",

@@ -103,6 +103,7 @@ RULES: dict[tuple[str, str], str] = {
     ("HostFacts", "xdp"): _INTERFACE,
     ("Icmp", "sender"): _ADDRESS,
     ("Listener", "address"): _ADDRESS,
+    ("Listener", "device"): _INTERFACE,
     ("Listener", "names"): KEEP,
     ("Listener", "program"): KEEP,
     ("Listener", "transport"): KEEP,

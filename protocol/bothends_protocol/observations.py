@@ -35,6 +35,7 @@ from .evidence import (
     Sighting,
 )
 from .plan import ENOUGH, HALF_OPEN, LOSS, SAMPLE
+from .services import takes_from
 from .shares import Loss, Paths, rounds_of, view_loss, view_paths
 from .stages import Stage
 from .tags import is_tag
@@ -50,7 +51,16 @@ from .translation import (
 )
 from .ways import Stretch, Way, farthest_other, stretch_of, way_back_of, way_of
 
-__all__ = ["ANSWERS", "Journey", "Stage", "Symptom", "Trail", "by_port", "observe"]
+__all__ = [
+    "ANSWERS",
+    "Journey",
+    "Stage",
+    "Symptom",
+    "Trail",
+    "by_port",
+    "covers",
+    "observe",
+]
 
 
 class Symptom(enum.Enum):
@@ -521,7 +531,9 @@ def observe(
     landing = None if table is None else landing_of(table, address)
     own, own_error = _own(table, (transport, landing or address, port))
     rows = [] if table is None else _rows(table, transport, port)
-    holders = () if own else tuple(row for row in rows if _covers(row, landing or address))
+    cards = frozenset[str]() if table is None else _cards_of(table, landing or address)
+    here = [row for row in rows if takes_from(row.device, cards)]
+    holders = () if own else tuple(row for row in here if covers(row, landing or address))
     route_error, neighbour = _way(source, address)
     wanted = [] if table is None else _elsewhere(table, transport, port)
     peers = _seen_as(attempts, source, table, around)
@@ -922,7 +934,18 @@ def _rows(table: Evidence, transport: str, port: int) -> list[Listener]:
     return [row for row in table.listeners if row.transport == transport and row.port == port]
 
 
-def _covers(row: Listener, address: str) -> bool:
+def _cards_of(table: Evidence, address: str) -> frozenset[str]:
+    """The interfaces at which requests to the `address` of `table`'s host may come in.
+
+    The one that has it, and those by which the host reaches the other.
+    """
+    has = {a.interface for a in table.facts.addresses if bare(a.address) == bare(address)}
+    back = {route.interface for route in table.routes if route.interface}
+    return frozenset(has | back) if has else frozenset()
+
+
+def covers(row: Listener, address: str) -> bool:
+    """Return whether a socket has `address`, as far as addresses go."""
     if bare(row.address) == bare(address):
         return True
     if not is_wildcard(row.address):
@@ -1387,6 +1410,6 @@ class _Matcher:
 
 
 def loopback_only(rows: Iterable[Listener]) -> bool:
-    """Return whether all of `rows` (at least one) listen on loopback addresses alone."""
+    """Return whether all of `rows` (at least one) listen on loopback alone."""
     listed = list(rows)
-    return bool(listed) and all(is_loopback(row.address) for row in listed)
+    return bool(listed) and all(is_loopback(row.address) or row.device == "lo" for row in listed)

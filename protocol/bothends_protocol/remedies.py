@@ -25,6 +25,7 @@ __all__ = [
     "IPV6_FILTER",
     "LOOKS",
     "NO_IPV6",
+    "OTHER_DEVICE",
     "PERHAPS_CARRIER",
     "REMEDIES",
     "SWITCH_ON",
@@ -816,6 +817,23 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     ),
 }
 """By code, the most likely to help first. Causes that are firewalls have their own: `firewalls`."""
+
+OTHER_DEVICE = (
+    Remedy(
+        "destination",
+        "Let the service take connections from the interface that was tested",
+        (
+            (
+                "It is bound to the interface {device}, whatever address it listens on. In the "
+                "settings of {program} look for that name (interface, device, bind-interfaces; "
+                "BindToDevice= of a systemd socket)."
+            ),
+            "Take it out, or put in the interface that has {address}. Then restart it.",
+        ),
+        "listeners",
+    ),
+)
+"""The same for services that are bound to another interface than that of the tested address."""
 
 HALF_OPEN_QUEUE = (
     Remedy(

@@ -1,10 +1,10 @@
-"""Who is meant by the name of a program: what the user typed against what a process is called."""
+"""Programs that listen: who is meant by a name, and from where a socket takes anything."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-__all__ = ["SUPERVISORS", "is_named", "is_supervisor"]
+__all__ = ["SUPERVISORS", "is_named", "is_supervisor", "takes_from"]
 
 SUPERVISORS = frozenset(
     {"systemd", "systemd-socket-activate", "inetd", "xinetd", "launchd", "svchost", "init", "s6"}
@@ -33,3 +33,11 @@ def _plain(name: str) -> str:
     for ending in _ENDINGS:
         word = word.removesuffix(ending)
     return word
+
+
+def takes_from(device: str | None, cards: Collection[str]) -> bool:
+    """Return whether a socket that is bound to the interface `device` has packets from `cards`.
+
+    None is bound to none. Where `cards` is empty nobody knows where packets come in.
+    """
+    return device is None or not cards or device in cards

@@ -71,6 +71,7 @@ def rows() -> Iterator[Scenario]:
     yield from _ways_back()
     yield from _programs()
     yield from _full_syn_queues()
+    yield from _bound_to_a_device()
     yield from _places()
     yield from _named_programs()
     yield from _forwards()
@@ -409,6 +410,61 @@ def _full_syn_queues() -> Iterator[Scenario]:
         network=network.lan6,
         services=(Service(bind=("::",), dual=True, backlog=4),),
         faults=(faults.destination_drop_replies(), faults.half_open("source", cookies=1)),
+    )
+
+
+def _bound_to_a_device() -> Iterator[Scenario]:
+    """A program that listens on every address, and takes from one interface alone."""
+    variants: tuple[tuple[str, str, str], ...] = (
+        ("loopback", "lo", LOOPBACK_ONLY),
+        ("second-card", "eth1", WRONG_INTERFACE),
+    )
+    for name, device, code in variants:
+        for kind, bind, udp in (
+            ("", ("0.0.0.0",), False),
+            ("-dual", ("::",), False),
+            ("-at-the-address", ("destination",), False),
+            ("-udp", ("0.0.0.0",), True),
+            ("-dual-udp", ("::",), True),
+        ):
+            yield from anyone(
+                f"bound-to-{name}{kind}",
+                blocked(code),
+                network=networks.second_card,
+                services=(Service(bind=bind, dual="::" in bind, udp=udp, device=device),),
+                ports="udp:4242" if udp else "4242",
+            )
+    bound = Service(device="eth1")
+    for fault, put, cause in (
+        ("destination-drop", faults.destination_drop(), DESTINATION_DROP),
+        ("destination-reject", faults.destination_reject(RESET), DESTINATION_REJECT),
+        ("source-reply-blocked", faults.source_drop_replies(), SOURCE_REPLY),
+    ):
+        yield from anyone(
+            f"bound-to-second-card+{fault}",
+            blocked(WRONG_INTERFACE, cause),
+            network=networks.second_card,
+            services=(bound,),
+            faults=(put,),
+        )
+    yield from anyone(
+        "bound-to-the-right-card",
+        open_(),
+        network=networks.second_card,
+        services=(Service(device="eth0"),),
+    )
+    yield from anyone(
+        "bound-to-each-card",
+        open_(),
+        network=networks.second_card,
+        services=(bound, Service(device="eth0")),
+    )
+    yield from anyone(
+        "bound-to-the-right-card-destination-drop",
+        blocked(DESTINATION_DROP),
+        network=networks.second_card,
+        services=(Service(device="eth0"),),
+        faults=(faults.destination_drop(),),
     )
 
 

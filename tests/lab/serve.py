@@ -86,6 +86,8 @@ def _listen(address: str, port: int, options: argparse.Namespace) -> socket.sock
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not options.dual))
     if options.defer:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 10)
+    if options.device:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, options.device.encode())
     listener.bind((address, port))
     if not options.udp:
         listener.listen(options.backlog)
@@ -177,6 +179,7 @@ def main() -> None:
     parser.add_argument("--udp", action="store_true")
     parser.add_argument("--dual", action="store_true", help="an IPv6 socket takes IPv4 too")
     parser.add_argument("--defer", action="store_true", help="TCP_DEFER_ACCEPT")
+    parser.add_argument("--device", help="take from this interface alone (SO_BINDTODEVICE)")
     parser.add_argument("--title", help="the name of the program in the process table")
     options = parser.parse_args()
     if options.title:

@@ -49,6 +49,8 @@ class Service:
     """Stop the program (SIGSTOP) once it listens."""
     backlog: int | None = None
     """Connections that may wait, less one; None for the mode's usual."""
+    device: str | None = None
+    """The interface from which alone it takes anything (SO_BINDTODEVICE)."""
     title: str | None = None
     on: str = "destination"
     as_user: bool = False
@@ -71,6 +73,7 @@ class Service:
         options += [f"--{flag}" for flag in ("udp", "dual", "defer") if getattr(self, flag)]
         backlog = 0 if self.mode == "full" and self.backlog is None else self.backlog
         options += [] if backlog is None else ["--backlog", str(backlog)]
+        options += ["--device", self.device] if self.device else []
         return options + (["--title", self.title] if self.title else [])
 
 

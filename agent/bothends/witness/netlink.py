@@ -16,20 +16,22 @@ import socket
 import struct
 import sys
 from collections.abc import Collection
+from pathlib import Path
 
 import msgspec
 
 __all__ = [
     "HALF_OPEN",
     "LISTENING",
+    "Bound",
     "Hop",
     "NetlinkError",
     "Queue",
     "ask",
     "attributes_of",
+    "bound_sockets",
     "default_gateways",
     "find_route",
-    "ipv6_only",
     "listening_queues",
     "neighbour_answers",
     "neighbour_state",
@@ -52,6 +54,8 @@ LISTENING, HALF_OPEN = 1 << 10, 1 << 3
 no socket yet (net/ipv4/inet_diag.c)."""
 _UDP_UNCONNECTED_ONLY = 1 << 7
 _INET_DIAG_SKV6ONLY = 11
+_INET_DIAG_IF = 40
+"""Offset of idiag_if in struct inet_diag_msg."""
 _INET_DIAG_MSG = 72
 """Size of struct inet_diag_msg."""
 _NUD_INCOMPLETE, _NUD_REACHABLE, _NUD_FAILED = 0x01, 0x02, 0x20
@@ -151,6 +155,8 @@ class Queue(msgspec.Struct, frozen=True):
     """Connections not yet accepted."""
     backlog: int
     """How many may wait; the queue is full when more than that do (sk_acceptq_is_full)."""
+    device: str | None
+    """As in `Bound`."""
     v6only: bool | None
     """None for IPv4."""
 
@@ -176,7 +182,8 @@ def listening_queues(wanted: Collection[int]) -> dict[int, Queue]:
             if inode not in wanted:
                 continue
             only = attributes_of(answer[_INET_DIAG_MSG:]).get(_INET_DIAG_SKV6ONLY)
-            queues[inode] = Queue(waiting, backlog, bool(only[0]) if only else None)
+            v6only = bool(only[0]) if only else None
+            queues[inode] = Queue(waiting, backlog, _device_of(answer), v6only)
     return queues
 
 
@@ -209,26 +216,65 @@ def tcp_sockets(states: int) -> list[tuple[bytes, int, int]] | None:
 _PORT, _INODE = struct.Struct("!H"), struct.Struct("=I")
 
 
-def ipv6_only() -> dict[int, bool | None]:
-    """Return by inode whether the UDP sockets that take from anybody leave IPv4 out.
+class Bound(msgspec.Struct, frozen=True):
+    """What the kernel knows of a UDP socket beside its address."""
+
+    device: str | None
+    """The interface from which alone it takes packets (SO_BINDTODEVICE, or the zone of a link-local
+    address); None where from all, and where that cannot be told."""
+    v6only: bool | None = None
+    """None for IPv4."""
+
+
+def bound_sockets() -> dict[int, Bound]:
+    """Return by inode how the UDP sockets that take from anybody are bound.
 
     Empty where it cannot be asked (a kernel without udp_diag).
     """
     if not _possible():
         return {}
-    body = struct.pack("=BBBBI", socket.AF_INET6, socket.IPPROTO_UDP, 0, 0, _UDP_UNCONNECTED_ONLY)
-    try:
-        answers = ask(
-            _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, body + bytes(48), netlink=_NETLINK_SOCK_DIAG
-        )
-    except NetlinkError:
-        return {}
-    told: dict[int, bool | None] = {}
-    for _, answer in answers:
-        (inode,) = struct.unpack_from("=I", answer, _INET_DIAG_MSG - 4)
-        only = attributes_of(answer[_INET_DIAG_MSG:]).get(_INET_DIAG_SKV6ONLY)
-        told[inode] = bool(only[0]) if only else None
+    told: dict[int, Bound] = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        body = struct.pack("=BBBBI", family, socket.IPPROTO_UDP, 0, 0, _UDP_UNCONNECTED_ONLY)
+        try:
+            answers = ask(
+                _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, body + bytes(48), netlink=_NETLINK_SOCK_DIAG
+            )
+        except NetlinkError:
+            continue
+        for _, answer in answers:
+            (inode,) = struct.unpack_from("=I", answer, _INET_DIAG_MSG - 4)
+            only = attributes_of(answer[_INET_DIAG_MSG:]).get(_INET_DIAG_SKV6ONLY)
+            told[inode] = Bound(_device_of(answer), bool(only[0]) if only else None)
     return told
+
+
+def _device_of(answer: bytes) -> str | None:
+    """Return the interface of a struct inet_diag_msg, None for any."""
+    (index,) = struct.unpack_from("=I", answer, _INET_DIAG_IF)
+    try:
+        name = socket.if_indextoname(index) if index else None
+    except OSError:
+        return None
+    return None if name is None or _takes_for_others(name) else name
+
+
+_INTERFACES = Path("/sys/class/net")
+
+
+def _takes_for_others(name: str) -> bool:
+    """Whether what comes in at other interfaces may count as coming from this one.
+
+    So it does with a VRF (Documentation/networking/vrf.rst): it has other interfaces under it, and
+    is none of the kinds that put their own name on what comes in there.
+    """
+    folder = _INTERFACES / name
+    try:
+        if any((folder / kind).exists() for kind in ("bridge", "bonding")):
+            return False
+        return any((lower / "master").exists() for lower in folder.glob("lower_*"))
+    except OSError:
+        return True
 
 
 def default_gateways() -> tuple[Hop, ...] | None:

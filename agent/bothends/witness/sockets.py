@@ -27,7 +27,15 @@ from bothends_protocol.addresses import normal
 from bothends_protocol.evidence import Connection, Listener
 from bothends_protocol.services import is_named
 
-from .netlink import HALF_OPEN, LISTENING, Queue, ipv6_only, listening_queues, tcp_sockets
+from .netlink import (
+    HALF_OPEN,
+    LISTENING,
+    Bound,
+    Queue,
+    bound_sockets,
+    listening_queues,
+    tcp_sockets,
+)
 
 __all__ = [
     "Row",
@@ -233,18 +241,19 @@ def _described(rows: list[Row]) -> tuple[Listener, ...]:
     holders = _programs(frozenset(row.inode for row in rows if row.inode))
     inodes = {row.inode for row in rows}
     queues = listening_queues(inodes) if any(row.transport == "tcp" for row in rows) else {}
-    alone = ipv6_only() if any(row.transport == "udp" for row in rows) else {}
+    bound = bound_sockets() if any(row.transport == "udp" for row in rows) else {}
     return tuple(
-        _datagram_listener(row, holders.get(row.inode), v6only=alone.get(row.inode))
+        _datagram_listener(row, holders.get(row.inode), bound.get(row.inode))
         if row.transport == "udp"
         else _listener(row, holders.get(row.inode), queues.get(row.inode))
         for row in rows
     )
 
 
-def _datagram_listener(row: Row, pid: int | None, *, v6only: bool | None) -> Listener:
+def _datagram_listener(row: Row, pid: int | None, bound: Bound | None) -> Listener:
     # What waits in it changes all the time, and one socket must stay one record: see `Queue`.
-    return replace(_listener(row, pid, None), v6only=v6only, waiting=None)
+    v6only, device = (bound.v6only, bound.device) if bound else (None, None)
+    return replace(_listener(row, pid, None), v6only=v6only, device=device, waiting=None)
 
 
 def _listener(row: Row, pid: int | None, queue: Queue | None) -> Listener:
@@ -254,6 +263,7 @@ def _listener(row: Row, pid: int | None, queue: Queue | None) -> Listener:
         address=row.local,
         port=row.local_port,
         v6only=queue.v6only if queue else None,
+        device=queue.device if queue else None,
         program=names[0] if names else None,
         pid=pid,
         names=names,
