@@ -37,6 +37,7 @@ from bothends_protocol.evidence import (
     Neighbour,
     Return,
     Route,
+    Samples,
     SeenAs,
     SelfConnect,
     Sighting,
@@ -428,6 +429,24 @@ GOLDEN = [
         always(
             replace(KEPT, outcome="no-route", error="ENETUNREACH"),
             routes=(Route(destination=THERE, error="ENETUNREACH"),),
+        ),
+        "B----  source.no-route!",
+    ),
+    everywhere(
+        "the source has no free port",
+        "source.no-ports",
+        always(
+            replace(KEPT, outcome="local-error", error="EADDRNOTAVAIL"),
+            routes=(Route(destination=THERE, source=HERE),),
+        ),
+        "B----  source.no-ports!",
+    ),
+    everywhere(
+        "the source has no address to come from",
+        "source.no-route",
+        always(
+            replace(KEPT, outcome="local-error", error="EADDRNOTAVAIL"),
+            routes=(Route(destination=THERE),),
         ),
         "B----  source.no-route!",
     ),
@@ -840,6 +859,58 @@ def test_a_handshake_that_stays_half_open_is_open_once_that_is_no_accident() -> 
     )
     many = without_packets(Story(fates=(OPEN,) * HALF_OPEN, half_open=True))
     assert judge(*many.evidence()).status == "open"
+
+
+def half_open(
+    count: int = HALF_OPEN, *, listening: tuple[str, ...] = ("0.0.0.0",), **rows: tuple[int, int]
+) -> tuple[Evidence, Evidence]:
+    """So many handshakes without an end, and what counters did meanwhile, by their last word."""
+    story = Story(fates=(OPEN,) * count, half_open=True, listening=listening)
+    source, destination = without_packets(story).evidence()
+    quiet = ("TcpExt.TCPDeferAcceptDrop", "TcpExt.ListenOverflows", "Ip.InReceives")
+    more = ("Ip.InDelivers", "Ip.ForwDatagrams", "IpExt.InNoRoutes", "Ip.InAddrErrors")
+    values: dict[str, tuple[int, ...]] = {
+        name: rows.get(name.partition(".")[2], (0, 0)) for name in (*quiet, *more)
+    }
+    samples = Samples(round=1, times=(0.0, 1.0), values=values)
+    source = msgspec.structs.replace(
+        source,
+        attempts=tuple(msgspec.structs.replace(a, spoke="nothing") for a in source.attempts),
+    )
+    return source, msgspec.structs.replace(destination, samples=(samples,))
+
+
+def test_handshakes_that_none_completes_are_not_open() -> None:
+    verdict = judge(*half_open())
+    assert verdict.status == "undetermined"
+    assert verdict.reachable == "no"
+    three = ("destination.firewall-drop", "network.drop", "source.firewall-drop")
+    assert verdict.candidates == three
+
+
+def test_what_the_destinations_ip_keeps_of_a_handshake_is_its_firewalls() -> None:
+    verdict = judge(*half_open(InReceives=(0, 20), InDelivers=(0, 20 - HALF_OPEN)))
+    assert [(b.code, b.confidence) for b in verdict.checks[0].blockers] == [
+        ("destination.firewall-drop", "likely")
+    ]
+    states = {part.name: part.status for part in verdict.checks[0].segments}
+    assert states["network"] == "clear"
+    assert states["destination"] == "blocked"
+    fewer = judge(*half_open(InReceives=(0, 20), InDelivers=(0, 21 - HALF_OPEN)))
+    assert fewer.status == "undetermined"
+
+
+def test_a_program_that_waits_for_data_leaves_its_handshakes_open() -> None:
+    assert judge(*half_open(TCPDeferAcceptDrop=(3, 4))).status == "open"
+
+
+def test_a_full_queue_leaves_handshakes_open() -> None:
+    assert judge(*half_open(ListenOverflows=(3, 4))).status == "open"
+
+
+def test_few_handshakes_without_an_end_may_be_loss() -> None:
+    verdict = judge(*half_open(HALF_OPEN - 1))
+    assert verdict.candidates == ("service.hung", "service.closes")
 
 
 def closing(*states: str, said: Sequence[str]) -> tuple[Evidence, Evidence]:

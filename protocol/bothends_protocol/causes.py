@@ -83,8 +83,17 @@ class ServiceCause(msgspec.Struct, frozen=True):
 def _no_route(j: Journey) -> bool | None:
     if j.route_error is not None:
         return True
+    if _no_ports(j):
+        return False
     errors = {trail.attempt.error for trail in j.failed}
     return j.symptoms == {Symptom.LOCAL} and errors <= {"ENETUNREACH", "EADDRNOTAVAIL"}
+
+
+def _no_ports(j: Journey) -> bool:
+    """There is a way and an address to come from, and still none is to be had (connect(2))."""
+    errors = {trail.attempt.error for trail in j.failed}
+    local = j.symptoms == {Symptom.LOCAL} and errors == {"EADDRNOTAVAIL"}
+    return local and j.sourced and j.route_error is None
 
 
 def _no_host(j: Journey) -> bool | None:
@@ -527,6 +536,13 @@ PATH_CAUSES: tuple[PathCause, ...] = (
         _ANY | {Symptom.LOCAL},
         _no_route,
         "Look at the source's routes and network connection.",
+    ),
+    PathCause(
+        "source.no-ports",
+        (Stage.MADE, Stage.LEFT),
+        frozenset({Symptom.LOCAL}),
+        _no_ports,
+        "Look on the source how many connections it has open.",
     ),
     PathCause(
         "address.no-host",

@@ -15,6 +15,7 @@ CODES: dict[str, str] = {
     "address.duplicate": "two machines answer for that address",
     "address.private": "an internal address is used from another network",
     "source.no-route": "the source knows no way to that address",
+    "source.no-ports": "the source has no free local port for a connection",
     "source.name": "the name does not resolve on the source",
     "source.firewall-drop": "the source's own firewall silently drops the connection going out",
     "source.firewall-reject": "the source's own firewall refuses the connection going out",

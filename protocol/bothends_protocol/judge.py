@@ -480,7 +480,7 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
         found = _find(left, losing=losing)
         return msgspec.structs.replace(found, notes=(*asked_for(j), *left_behind(j), *found.notes))
     if j.proven or j.counted_through or j.relayed:
-        return _clear(j, services)
+        return _unfinished(j, services) if j.unfinished else _clear(j, services)
     if any(trail.connected for trail in j.trails):
         return _elsewhere(j, services)
     datagrams = _by_datagrams(j, services) if j.transport == "udp" else None
@@ -648,6 +648,40 @@ def _half_open(j: Journey) -> _Finding:
         next_step="Test again: packets of the connection's beginning were lost on the way.",
         notes=narrate(j),
     )
+
+
+def _unfinished(j: Journey, services: tuple[_Named, ...]) -> _Finding:
+    """Requests and their answers get through, and what the source sends behind them does not."""
+    ends = (
+        f"The source got the answer to each, and of {len(j.proven)} handshakes none was completed "
+        "at the destination: what the source sends behind the request does not get through."
+    )
+    because = (*narrate(j), ends)
+    if j.kept_later:
+        because += (_KEPT_LATER,)
+        path: tuple[_Named, ...] = (("destination.firewall-drop", "likely", because),)
+        codes: tuple[str, ...] = ("destination.firewall-drop",)
+    else:
+        path = ()
+        codes = ("destination.firewall-drop", "network.drop", "source.firewall-drop")
+    return _Finding(
+        path_clear=False,
+        reachable="no",
+        causes=(*path, *services),
+        candidates=_union(codes, (code for code, _, _ in services)),
+        next_step="" if path else _BEHIND_THE_REQUEST,
+        notes=() if path else because,
+    )
+
+
+_KEPT_LATER = (
+    "The destination's IP got these packets and handed them to nobody: its counters show it."
+)
+_BEHIND_THE_REQUEST = (
+    "Look for a filter that lets connection requests (SYN) through and not what follows them, such "
+    "as a rule for new connections without one for established ones: on the destination, between "
+    "the two, or on the source."
+)
 
 
 def _unseen_program(j: Journey) -> _Finding:
@@ -1173,7 +1207,8 @@ def _routers(n: Translation) -> Routers:
 
 
 def _segment_states(j: Journey, finding: _Finding) -> dict[str, str]:
-    reached = j.furthest if not finding.path_clear else Stage.CONNECTED
+    reached = Stage.ARRIVED if j.unfinished and j.kept_later else j.furthest
+    reached = Stage.CONNECTED if finding.path_clear else reached
     after = {
         "source": Stage.LEFT,
         "network": Stage.ARRIVED,

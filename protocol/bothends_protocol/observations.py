@@ -268,6 +268,14 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     perhaps_limited: bool = False
     """UDP: whether so many attempts at other ports were refused by ICMP that silence at this one
     may be no more than the limit for such errors."""
+    deferred: bool | None = None
+    """Whether the destination's kernel waits for data before it takes a handshake for complete, as
+    the program may want it (TCP_DEFER_ACCEPT); None where its counters do not tell."""
+    kept_later: bool = False
+    """Whether the destination's IP got packets and handed them to nobody while connections came,
+    one for each of them at least."""
+    sourced: bool = False
+    """Whether the source has a route to the address, and an address of its own for it."""
     forwarding: Journey | None = None
     """The journey of what was sent while the router forwarded the port because bothends had asked
     it to (--map)."""
@@ -349,11 +357,24 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
         the last packet of the handshake is lost.
         """
         return bool(self.proven) and all(
-            trail.attempt.spoke == "nothing"
-            and not trail.own
-            and {row.state for row in self.rows(trail, later=False)} == {"SYN_RECV"}
-            for trail in self.proven
+            not trail.own and self._is_half_open(trail) for trail in self.proven
         )
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether of so many handshakes that the source completed not one is so at the destination.
+
+        Nor is it the program's wish. So what comes behind the request does not get through.
+        """
+        return (
+            len(self.proven) >= HALF_OPEN
+            and self.deferred is False
+            and all(self._is_half_open(trail) for trail in self.proven)
+        )
+
+    def _is_half_open(self, trail: Trail) -> bool:
+        states = {row.state for row in self.rows(trail, later=False)}
+        return trail.attempt.spoke == "nothing" and states == {"SYN_RECV"}
 
     @property
     def forwarded(self) -> bool:
@@ -596,6 +617,9 @@ def observe(
         public=tuple(sorted(around.destination_public)),
         source_rules=_rules(source, key),
         destination_rules=_rules(table, (transport, landing or address, port)),
+        deferred=None if table is None else _deferred(table, trails),
+        kept_later=table is not None and _kept_later(table, trails, address),
+        sourced=source is not None and _sourced(source, address),
         forwarding=forwarding,
         answered_from=_answered_from(attempts, source, table, key),
         limited=table is not None and _limited(table, attempts, address, burst),
@@ -958,6 +982,40 @@ def covers(row: Listener, address: str) -> bool:
 
 def _connections(table: Evidence, port: int) -> tuple[Connection, ...]:
     return tuple(row for row in table.connections if row.local_port == port)
+
+
+def _deferred(table: Evidence, trails: Iterable[Trail]) -> bool | None:
+    """What the counter of bare acknowledgements says, which end a handshake that data would end.
+
+    net/ipv4/tcp_minisocks.c, tcp_check_req. A listener whose queue is full leaves handshakes open,
+    too.
+    """
+    rounds = {trail.attempt.round for trail in trails if trail.proven}
+    readings = [samples.values for samples in table.samples if samples.round in rounds]
+    rows = [values.get("TcpExt.TCPDeferAcceptDrop") for values in readings]
+    full = [values.get("TcpExt.ListenOverflows") for values in readings]
+    if len(readings) < len(rounds) or not all(rows) or any(map(_moved, full)):
+        return None
+    return any(map(_moved, rows))
+
+
+def _moved(row: Sequence[int] | None) -> bool:
+    return row is not None and len(row) > 0 and row[0] != row[-1]
+
+
+def _kept_later(table: Evidence, trails: Iterable[Trail], address: str) -> bool:
+    v6 = family(bare(address)) == 6
+    came = Counter(trail.attempt.round for trail in trails if trail.proven)
+    lost = {s.round: lost_inside(s, v6=v6) for s in table.samples if s.round in came}
+    return bool(came) and all((lost.get(number) or 0) >= count for number, count in came.items())
+
+
+def _sourced(source: Evidence, address: str) -> bool:
+    return any(
+        route.error is None and route.source is not None
+        for route in source.routes
+        if bare(route.destination) == bare(address)
+    )
 
 
 def _way(source: Evidence | None, address: str) -> tuple[str | None, Neighbour | None]:

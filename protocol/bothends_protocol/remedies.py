@@ -93,6 +93,14 @@ LOOKS = {
         "The command shows the queue: Recv-Q are the connections that wait, Send-Q is its length.",
         {"Linux tcp": ("ss", "-ltnp", "sport = :{port}")},
     ),
+    "connections": Look(
+        "The command lists the connections of the computer.",
+        {
+            "Linux": ("ss", "-tanp"),
+            "Windows": ("netstat", "-abno"),
+            "Darwin": ("netstat", "-an"),
+        },
+    ),
     "half-open": Look(
         "The command lists the connections that fill the queue, with those who asked for them.",
         {"Linux tcp": ("ss", "-tn", "state", "syn-recv", "sport = :{port}")},
@@ -322,6 +330,23 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
             "way-there",
         ),
         _SET_ADDRESS,
+    ),
+    "source.no-ports": (
+        Remedy(
+            "source",
+            "Free local ports on the source",
+            (
+                (
+                    "All local ports that its system gives to connections are taken. Find out "
+                    "which program opens so many connections, or does not close them."
+                ),
+                (
+                    "Where so many are meant, give the system a wider range: `sysctl "
+                    "net.ipv4.ip_local_port_range` shows it on Linux (for IPv6, too)."
+                ),
+            ),
+            "connections",
+        ),
     ),
     "source.name": (
         Remedy(

@@ -42,6 +42,7 @@ __all__ = [
     "hits",
     "isolated",
     "loss",
+    "no_local_ports",
     "no_multicast",
     "no_neighbour",
     "no_way_back",
@@ -290,6 +291,28 @@ def half_open(on: str, *, cookies: int, count: int = 20, port: int = 4242) -> Fa
 
     ask.__name__ = f"half_open_{count}_from_{on}_cookies_{cookies}"
     return ask
+
+
+_TAKE = """
+import socket, sys, time
+taken = []
+for port in range(int(sys.argv[1]), int(sys.argv[2]) + 1):
+    sock = socket.socket(socket.AF_INET6)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(("::", port))
+    sock.listen()
+    taken.append(sock)
+print("taken", flush=True)
+time.sleep(600)
+"""
+
+
+def no_local_ports(stage: Stage) -> None:
+    """The source has a range of four ports for connections, and programs hold all of them."""
+    first, last = "40000", "40003"
+    stage.source.sysctl(ipv4__ip_local_port_range=f"{first} {last}")
+    argv = [sys.executable, "-IS", "-c", _TAKE, first, last]
+    stage.source.popen(argv, piped=True).wait_for_output("taken")
 
 
 def loss(percent: float) -> Fault:

@@ -23,6 +23,7 @@ CAUSES_ISSUE = 3
 WRONG_HOST = "address.wrong-host"
 NO_HOST = "address.no-host"
 DUPLICATE = "address.duplicate"
+SOURCE_NO_PORTS = "source.no-ports"
 SOURCE_NO_ROUTE = "source.no-route"
 SOURCE_NAME = "source.name"
 SOURCE_DROP = "source.firewall-drop"

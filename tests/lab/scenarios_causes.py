@@ -35,6 +35,7 @@ from .rows import (
     OTHER_PROGRAM,
     SOURCE_DROP,
     SOURCE_NAME,
+    SOURCE_NO_PORTS,
     SOURCE_NO_ROUTE,
     SOURCE_REJECT,
     SOURCE_REPLY,
@@ -71,6 +72,7 @@ def rows() -> Iterator[Scenario]:
     yield from _ways_back()
     yield from _programs()
     yield from _full_syn_queues()
+    yield from _behind_the_request()
     yield from _bound_to_a_device()
     yield from _places()
     yield from _named_programs()
@@ -410,6 +412,55 @@ def _full_syn_queues() -> Iterator[Scenario]:
         network=network.lan6,
         services=(Service(bind=("::",), dual=True, backlog=4),),
         faults=(faults.destination_drop_replies(), faults.half_open("source", cookies=1)),
+    )
+
+
+def _behind_the_request() -> Iterator[Scenario]:
+    """Requests and their answers pass; what completes the handshake does not.
+
+    As with rules that accept new connections and forget the established ones. To the source it
+    looks as if it were connected.
+    """
+    behind = f"{REQUEST} tcp flags & (syn | rst) == 0x0 counter drop"
+    for name, line in (
+        ("flags", (behind,)),
+        ("new-only", (f"{REQUEST} ct state new accept", f"{REQUEST} counter drop")),
+    ):
+        for kind, services, expected in (
+            ("", (ECHO,), blocked(DESTINATION_DROP)),
+            ("+not-running", (), blocked(DESTINATION_DROP, NOT_RUNNING)),
+        ):
+            yield from anyone(
+                f"destination-drops-behind-the-request-{name}{kind}",
+                expected,
+                services=services,
+                faults=(rules("destination", "input", *line),),
+            )
+    yield from anyone(
+        "destination-drops-behind-the-request-by-six",
+        blocked(DESTINATION_DROP),
+        network=network.lan6,
+        services=(Service(bind=("::",)),),
+        faults=(rules("destination", "input", behind),),
+    )
+    yield from anyone(
+        "network-drops-behind-the-request",
+        undetermined(NETWORK_DROP),
+        network=network.routed,
+        services=(ECHO,),
+        faults=(rules("router1", "forward", behind),),
+    )
+    yield from anyone(
+        "source-drops-behind-the-request",
+        undetermined(SOURCE_DROP),
+        services=(ECHO,),
+        faults=(rules("source", "output", behind),),
+    )
+    yield from anyone(
+        "no-local-ports",
+        blocked(SOURCE_NO_PORTS),
+        services=(ECHO,),
+        faults=(faults.no_local_ports,),
     )
 
 

@@ -48,6 +48,7 @@ COUNTERS = frozenset(
         "TcpExt.IPReversePathFilter",
         "TcpExt.ListenOverflows",
         "TcpExt.ListenDrops",
+        "TcpExt.TCPDeferAcceptDrop",
         "TcpExt.TCPReqQFullDoCookies",
         "TcpExt.TCPReqQFullDrop",
         "Ip6.InReceives",
