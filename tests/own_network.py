@@ -23,8 +23,8 @@ __all__ = ["own_network"]
 _CLONE_NEWNET = 0x40000000
 _HERE = Path("/proc/thread-self/ns/net")
 
-_made: list[int] = []
-"""The namespace of this process, once it was asked for."""
+_made: list[int | None] = []
+"""The namespace of this process once it was asked for; None where there is none."""
 
 
 @contextlib.contextmanager
@@ -37,9 +37,10 @@ def own_network() -> Iterator[bool]:
     before = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if not _made:
-            _call(libc, "unshare", _CLONE_NEWNET)
-            _set_up()
-            _made.append(os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC))
+            _made.append(_make(libc, before))
+        if _made[0] is None:
+            yield False
+            return
         _call(libc, "setns", _made[0], _CLONE_NEWNET)
         try:
             yield True
@@ -47,6 +48,21 @@ def own_network() -> Iterator[bool]:
             _call(libc, "setns", before, _CLONE_NEWNET)
     finally:
         os.close(before)
+
+
+def _make(libc: ctypes.CDLL, before: int) -> int | None:
+    """Return a new namespace; None where it may not be made, as in many containers."""
+    try:
+        _call(libc, "unshare", _CLONE_NEWNET)
+    except OSError:
+        return None
+    try:
+        _set_up()
+        return os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    finally:
+        _call(libc, "setns", before, _CLONE_NEWNET)
 
 
 def _call(libc: ctypes.CDLL, name: str, *arguments: int) -> None:

@@ -217,7 +217,8 @@ def test_what_a_full_queue_drops_says_nothing_of_answers(*, busy: bool) -> None:
         ("TcpExt.TCPReqQFullDoCookies", (3, 4), True),
         ("TcpExt.TCPReqQFullDrop", (3, 4), True),
         ("TcpExt.TCPReqQFullDrop", (3, 3), False),
-        ("TcpExt.ListenDrops", (3, 4), False),
+        ("TcpExt.ListenDrops", (3, 4), True),
+        ("TcpExt.ListenOverflows", (3, 4), False),
     ],
 )
 def test_a_full_queue_may_leave_requests_unlisted(
@@ -225,6 +226,14 @@ def test_a_full_queue_may_leave_requests_unlisted(
 ) -> None:
     readings = Samples(round=1, times=(0.0, 1.0), values={name: row})
     assert may_be_unlisted(readings) is told
+
+
+@pytest.mark.parametrize("other", ["TcpExt.ListenOverflows", "Ip.OutNoRoutes", "Ip6.OutNoRoutes"])
+def test_what_is_dropped_for_a_known_reason_met_no_full_queue(other: str) -> None:
+    values: dict[str, tuple[int, ...]] = {"TcpExt.ListenDrops": (3, 5), other: (0, 2)}
+    assert not may_be_unlisted(Samples(round=1, times=(0.0, 1.0), values=values))
+    values[other] = (0, 1)
+    assert may_be_unlisted(Samples(round=1, times=(0.0, 1.0), values=values))
 
 
 def test_a_card_that_counts_once_a_second_says_no_to_nothing() -> None:

@@ -33,6 +33,7 @@ from bothends_protocol.evidence import (
     Evidence,
     HopProbe,
     Icmp,
+    Listener,
     MatchingRule,
     Neighbour,
     Return,
@@ -867,10 +868,9 @@ def half_open(
     """So many handshakes without an end, and what counters did meanwhile, by their last word."""
     story = Story(fates=(OPEN,) * count, half_open=True, listening=listening)
     source, destination = without_packets(story).evidence()
-    quiet = ("TcpExt.TCPDeferAcceptDrop", "TcpExt.ListenOverflows", "Ip.InReceives")
-    more = ("Ip.InDelivers", "Ip.ForwDatagrams", "IpExt.InNoRoutes", "Ip.InAddrErrors")
+    names = ("TCPDeferAcceptDrop", "ListenOverflows", "TCPReqQFullDoCookies")
     values: dict[str, tuple[int, ...]] = {
-        name: rows.get(name.partition(".")[2], (0, 0)) for name in (*quiet, *more)
+        f"TcpExt.{name}": rows.get(name, (0, 0)) for name in names
     }
     samples = Samples(round=1, times=(0.0, 1.0), values=values)
     source = msgspec.structs.replace(
@@ -888,16 +888,65 @@ def test_handshakes_that_none_completes_are_not_open() -> None:
     assert verdict.candidates == three
 
 
-def test_what_the_destinations_ip_keeps_of_a_handshake_is_its_firewalls() -> None:
-    verdict = judge(*half_open(InReceives=(0, 20), InDelivers=(0, 20 - HALF_OPEN)))
-    assert [(b.code, b.confidence) for b in verdict.checks[0].blockers] == [
-        ("destination.firewall-drop", "likely")
-    ]
-    states = {part.name: part.status for part in verdict.checks[0].segments}
-    assert states["network"] == "clear"
-    assert states["destination"] == "blocked"
-    fewer = judge(*half_open(InReceives=(0, 20), InDelivers=(0, 21 - HALF_OPEN)))
-    assert fewer.status == "undetermined"
+def test_handshakes_by_syn_cookies_that_none_completes_are_not_open() -> None:
+    source, destination = half_open(TCPReqQFullDoCookies=(0, HALF_OPEN))
+    # No row shows them; that they arrived and were answered, the packet witnesses do.
+    story = Story(fates=(OPEN,) * HALF_OPEN)
+    seen, there = story.evidence()
+    source = msgspec.structs.replace(seen, attempts=source.attempts)
+    destination = msgspec.structs.replace(there, samples=destination.samples, connections=())
+    assert judge(source, destination).status == "undetermined"
+
+
+def bound(device: str, address: str) -> Verdict:
+    """A service that takes from one interface alone, and the agent's own listener beside it."""
+    source, destination = without_packets(Story(listening=())).evidence()
+    row = Listener(transport="tcp", address=address, port=PORT, program="db", device=device)
+    facts = destination.facts
+    addresses = tuple(msgspec.structs.replace(a, interface="eth0") for a in facts.addresses)
+    return judge(
+        source,
+        msgspec.structs.replace(
+            destination,
+            listeners=(row,),
+            facts=msgspec.structs.replace(facts, addresses=addresses),
+            routes=(Route(destination=HERE, interface="eth0"),),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "address", "code"),
+    [
+        ("eth1", "0.0.0.0", "service.wrong-interface"),
+        ("eth1", "::", "service.wrong-interface"),
+        ("lo", "0.0.0.0", "service.loopback-only"),
+    ],
+)
+def test_a_service_that_takes_from_another_interface(device: str, address: str, code: str) -> None:
+    (check,) = bound(device, address).checks
+    assert [blocker.code for blocker in check.blockers] == [code]
+    assert any(f"interface {device}" in step for step in check.blockers[0].fix[0].steps)
+
+
+def test_a_service_that_takes_from_where_requests_may_come_in_is_not_elsewhere() -> None:
+    # The address is at eth0, and the destination reaches the source by wg0.
+    _, destination = without_packets(Story()).evidence()
+    listeners = tuple(msgspec.structs.replace(r, device="wg0") for r in destination.listeners)
+    routes = (Route(destination=HERE, interface="wg0"),)
+    for fate, expected in ((OPEN, "open"), (DROPPED, "undetermined")):
+        source, destination = without_packets(always(fate)).evidence()
+        there = msgspec.structs.replace(destination, listeners=listeners, routes=routes)
+        verdict = judge(source, there)
+        assert verdict.status == expected
+        assert not {"service.wrong-interface", "service.loopback-only"} & {*verdict.candidates}
+
+
+def test_a_socket_of_the_other_family_is_no_matter_of_interfaces() -> None:
+    source, destination = without_packets(Story(listening=())).evidence()
+    row = Listener(transport="tcp", address="::", port=PORT, program="db")
+    beside = msgspec.structs.replace(destination, listeners=(row,))
+    assert judge(source, beside).blockers == ("service.wrong-family",)
 
 
 def test_a_program_that_waits_for_data_leaves_its_handshakes_open() -> None:

@@ -28,7 +28,8 @@ __all__ = ["OwnListeners"]
 
 BACKLOG = 1024
 """More than the attempts and the bursts of a run can fill, also where no handshake is completed,
-since answers do not get back: what meets a full queue leaves no row in the socket table."""
+since answers do not get back: what meets a full queue leaves no row in the socket table. As far as
+the system lets it (net.core.somaxconn, 128 before Linux 5.4)."""
 
 MAX_CONVERSATIONS = 256
 """Connections held at one time; those beyond are closed at once, answered by nobody."""
@@ -51,6 +52,8 @@ class OwnListeners:
         self._clock = clock
         self._took = took
         self._sockets: dict[tuple[str, int], socket.socket] = {}
+        self._devices: dict[tuple[str, int], str] = {}
+        """To which interface each was bound that was."""
         self._datagrams = DatagramListeners(key, clock, took)
         self._tasks = Tasks()
         self._talking = 0
@@ -84,7 +87,10 @@ class OwnListeners:
     def _listen(self, address: str, port: int, device: str) -> None:
         if (address, port) in self._sockets:
             return
+        # One that was released for a moment is opened again as it was.
+        device = device or self._devices.get((address, port), "")
         sock = _listening(address, port, device)
+        self._devices[address, port] = device
         self._sockets[address, port] = sock
         asyncio.get_running_loop().add_reader(sock.fileno(), self._accept, sock, address, port)
 

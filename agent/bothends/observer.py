@@ -181,11 +181,12 @@ class Observer:
             self._queues.begin(ports, self._own.inodes)
         self._drain()
         self._mark = len(self._recorder.sightings)
+        # Before listeners are opened: how this host reaches the other is where requests come in.
+        for address in dict.fromkeys(probe.address for probe in plan.probes):
+            self._look_back(address)
         here = [probe for probe in plan.probes if self._open_places(probe)]
         self._waiting_at.update(here)
         opened = [(probe.transport, probe.address, probe.port) for probe in here]
-        for address in dict.fromkeys(probe.address for probe in plan.probes):
-            self._look_back(address)
         return tuple(opened)
 
     async def collect(self, plan: RoundPlan, rtt: float) -> tuple[SeenPort, ...]:
@@ -391,17 +392,20 @@ class Observer:
         # Beside a program that takes from another interface alone one may listen on this one.
         here = [row for row in covering if self._takes_here(row, probe.address)]
         device = "" if here or not covering else self._addresses[bare(probe.address)]
-        elsewhere = bool(device) and self._cards_of(probe.address) != {device}
-        held = elsewhere or any(_covers(row.address, probe.address) for row in here)
+        error = ""
+        if any(_covers(row.address, probe.address) for row in here):
+            error = "EADDRINUSE"
+        elif device and self._cards_of(probe.address) != {device}:
+            error = "ENODEV"  # requests may come in at several, and a listener takes from one
         result = (
             OwnListener(
                 transport=probe.transport,
                 address=probe.address,
                 port=probe.port,
                 opened=False,
-                error="EADDRINUSE",
+                error=error,
             )
-            if held
+            if error
             else self._own.open(probe.address, probe.port, probe.transport, device=device)
         )
         if result not in self._recorder.own_listeners:
@@ -618,9 +622,16 @@ class Observer:
         return takes_from(row.device, self._cards_of(address))
 
     def _cards_of(self, address: str) -> set[str]:
-        has = self._addresses.get(bare(address))
-        back = {route.interface for route in self._recorder.routes if route.interface}
-        return {has, *back} if has else set()
+        """The interfaces where requests to an own `address` may come in; none where unknown.
+
+        The one that has it, and those by which this host reaches the other, which may have an
+        address that this host has as well (that of a container bridge). From elsewhere nothing
+        comes in at `lo`.
+        """
+        has = "" if is_link_local6(bare(address)) else self._addresses.get(bare(address))
+        others = (self._proven or frozenset(self._peers)) - self._addresses.keys()
+        routes = (r for r in self._recorder.routes if bare(r.destination) in others)
+        return {has, *(r.interface for r in routes if r.interface)} - {"lo"} if has else set()
 
     def _rows(self, probe: Probe) -> list[Connection]:
         if probe.transport != "tcp":

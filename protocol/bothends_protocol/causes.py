@@ -412,10 +412,10 @@ def _no_way_back(j: Journey) -> bool | None:
 def _backlog(j: Journey) -> bool | None:
     if j.own or not j.holders or j.transport != "tcp":
         return False
-    if j.burst is not None and j.burst.overflowed:
+    if (j.burst is not None and j.burst.overflowed) or syn_queue_full(j):
         return True
-    if syn_queue_full(j):
-        return True
+    if j.queue_drops:
+        return None
     if "TcpExt.ListenOverflows" in j.still:
         return False
     full = [_full(row) for row in j.holders]
@@ -701,7 +701,7 @@ def _other_family(j: Journey) -> bool:
         and bool(j.elsewhere)
         and not loopback_only(j.elsewhere)
         and all(family(bare(row.address)) != family(bare(j.address)) for row in j.elsewhere)
-        and not any(covers(row, j.address) for row in j.elsewhere)
+        and not any(row.device is not None and covers(row, j.address) for row in j.elsewhere)
     )
 
 

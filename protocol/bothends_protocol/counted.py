@@ -193,7 +193,8 @@ def view_burst(
             full = _any(overflowed, dropped is True)
             reached[Stage.REPLIED] = far.replied(taken=taken, overflowed=full)
             unmade = sent.transport == "udp" and made is None
-            if (unmade or dropped) and not reached[Stage.REPLIED]:
+            unmade = unmade or dropped or (dropped is None and queue_dropped(there))
+            if unmade and not reached[Stage.REPLIED]:
                 reached[Stage.REPLIED] = None  # what left not may never have been made
         if dropped and not reached.get(Stage.RETURNED):
             reached[Stage.RETURNED] = None  # nor is there anything that could have come back
@@ -223,8 +224,24 @@ tcp_syn_flood_action). With net.ipv4.tcp_syncookies at 2 each counts as the firs
 
 def may_be_unlisted(samples: Samples) -> bool:
     """Return whether requests may have come through meanwhile without a row in the socket table."""
-    rows = [samples.values[name] for name in (_COOKIES, _NO_COOKIES) if name in samples.values]
-    return any(row[0] != row[-1] for row in rows if row)
+    return _rise(samples, _COOKIES) > 0 or queue_dropped(samples)
+
+
+def queue_dropped(samples: Samples) -> bool:
+    """Return whether a full SYN queue dropped requests meanwhile, whosever.
+
+    Short of full, a host that makes no cookies drops those of peers that it does not know, and
+    counts them in `ListenDrops` only (net/ipv4/tcp_input.c, tcp_conn_request). So it does where
+    the queue of accepted connections is full, and where there is no way back.
+    """
+    others = ("TcpExt.ListenOverflows", "Ip.OutNoRoutes", "Ip6.OutNoRoutes")
+    known = sum(_rise(samples, name) for name in others)
+    return _rise(samples, _NO_COOKIES) > 0 or _rise(samples, "TcpExt.ListenDrops") > known
+
+
+def _rise(samples: Samples, name: str) -> int:
+    row = samples.values.get(name, ())
+    return row[-1] - row[0] if row else 0
 
 
 def _any(*told: bool | None) -> bool | None:
@@ -391,8 +408,8 @@ class _Host:
             if self._udp:
                 ends = (f"{self._udp}.NoPorts", f"{self._udp}.InErrors", self.gate)
             # Evidence of earlier versions has none of the queue's.
-            queued = self.passed(_COOKIES) or self.passed(_NO_COOKIES)
-            if not queued and all(self.passed(name) is False for name in ends):
+            queue = (n for n in (_COOKIES, _NO_COOKIES) if n in self._samples.values)
+            if all(self.passed(name) is False for name in (*ends, *queue)):
                 self.inferred.add(Stage.ARRIVED)
                 return False
         return by_card

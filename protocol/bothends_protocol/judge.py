@@ -42,7 +42,7 @@ from .narrate import (
     untested_back,
 )
 from .nat_causes import leads_to_another_port, missed
-from .observations import ANSWERS, Journey, Stage, Symptom, by_port, observe
+from .observations import ANSWERS, Journey, Stage, Symptom, by_port, covers, observe
 from .offered import offered
 from .pairing import DESTINATION, SOURCE, other_role
 from .plan import CERTAIN, ENOUGH, HALF_OPEN, LOSS, SWEEP, primary_addresses
@@ -656,27 +656,19 @@ def _unfinished(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         f"The source got the answer to each, and of {len(j.proven)} handshakes none was completed "
         "at the destination: what the source sends behind the request does not get through."
     )
-    because = (*narrate(j), ends)
-    if j.kept_later:
-        because += (_KEPT_LATER,)
-        path: tuple[_Named, ...] = (("destination.firewall-drop", "likely", because),)
-        codes: tuple[str, ...] = ("destination.firewall-drop",)
-    else:
-        path = ()
-        codes = ("destination.firewall-drop", "network.drop", "source.firewall-drop")
     return _Finding(
         path_clear=False,
         reachable="no",
-        causes=(*path, *services),
-        candidates=_union(codes, (code for code, _, _ in services)),
-        next_step="" if path else _BEHIND_THE_REQUEST,
-        notes=() if path else because,
+        causes=services,
+        candidates=_union(
+            ("destination.firewall-drop", "network.drop", "source.firewall-drop"),
+            (code for code, _, _ in services),
+        ),
+        next_step=_BEHIND_THE_REQUEST,
+        notes=(*narrate(j), ends),
     )
 
 
-_KEPT_LATER = (
-    "The destination's IP got these packets and handed them to nobody: its counters show it."
-)
 _BEHIND_THE_REQUEST = (
     "Look for a filter that lets connection requests (SYN) through and not what follows them, such "
     "as a rule for new connections without one for established ones: on the destination, between "
@@ -1180,7 +1172,7 @@ def _case(
         destination=destination.facts,
         program=next((row.program for row in rows if row.program), None),
         listening=tuple(sorted({row.address for row in rows})),
-        devices=tuple(sorted({row.device for row in j.elsewhere if row.device})),
+        devices=_devices(j),
         other_ports=tuple(sorted({row.port for row in j.wanted_elsewhere})),
         together=j.together if n is None else n.together,
         landing=j.landing or "",
@@ -1190,6 +1182,11 @@ def _case(
         fits=fits,
         half_open=syn_queue_full(j),
     )
+
+
+def _devices(j: Journey) -> tuple[str, ...]:
+    here = (row for row in j.elsewhere if covers(row, j.landing or j.address))
+    return tuple(sorted({row.device for row in here if row.device}))
 
 
 def _routers(n: Translation) -> Routers:
@@ -1207,8 +1204,7 @@ def _routers(n: Translation) -> Routers:
 
 
 def _segment_states(j: Journey, finding: _Finding) -> dict[str, str]:
-    reached = Stage.ARRIVED if j.unfinished and j.kept_later else j.furthest
-    reached = Stage.CONNECTED if finding.path_clear else reached
+    reached = j.furthest if not finding.path_clear else Stage.CONNECTED
     after = {
         "source": Stage.LEFT,
         "network": Stage.ARRIVED,

@@ -249,7 +249,7 @@ _DROPPED = (
 
 def _queue(burst: BurstView) -> list[str]:
     """What the burst met if too many handshakes waited for their last packet already."""
-    if burst.unlisted:
+    if burst.unlisted and not burst.overflowed:
         return [_COOKIES]
     if burst.dropped:
         return [_DROPPED]

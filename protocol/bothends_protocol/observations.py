@@ -17,8 +17,16 @@ from functools import cached_property
 import msgspec
 from msgspec.structs import replace
 
-from .addresses import bare, family, is_loopback, is_private, is_public, is_wildcard
-from .counted import BurstView, lost_inside, may_be_unlisted, view_bursts
+from .addresses import (
+    bare,
+    family,
+    is_link_local6,
+    is_loopback,
+    is_private,
+    is_public,
+    is_wildcard,
+)
+from .counted import BurstView, lost_inside, may_be_unlisted, queue_dropped, view_bursts
 from .evidence import (
     Acceptance,
     Attempt,
@@ -271,9 +279,10 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     deferred: bool | None = None
     """Whether the destination's kernel waits for data before it takes a handshake for complete, as
     the program may want it (TCP_DEFER_ACCEPT); None where its counters do not tell."""
-    kept_later: bool = False
-    """Whether the destination's IP got packets and handed them to nobody while connections came,
-    one for each of them at least."""
+    unlisted: frozenset[int] = frozenset()
+    """Rounds in which requests may have come through without a row in the socket table."""
+    queue_drops: bool = False
+    """Whether a full SYN queue dropped requests meanwhile, the source's or others'."""
     sourced: bool = False
     """Whether the source has a route to the address, and an address of its own for it."""
     forwarding: Journey | None = None
@@ -366,15 +375,22 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
 
         Nor is it the program's wish. So what comes behind the request does not get through.
         """
+        connected = [trail for trail in self.trails if trail.connected]
+        cookies = self.burst is not None and self.burst.unlisted is True
+        here = bool(self.proven) or (self.counted_through and cookies)
         return (
-            len(self.proven) >= HALF_OPEN
+            here
+            and self.sockets
+            and len(connected) >= HALF_OPEN
             and self.deferred is False
-            and all(self._is_half_open(trail) for trail in self.proven)
+            and all(self._is_half_open(trail) for trail in connected)
         )
 
     def _is_half_open(self, trail: Trail) -> bool:
         states = {row.state for row in self.rows(trail, later=False)}
-        return trail.attempt.spoke == "nothing" and states == {"SYN_RECV"}
+        # By a SYN cookie there is no row before the handshake is complete.
+        unlisted = not states and trail.attempt.round in self.unlisted
+        return trail.attempt.spoke == "nothing" and (states == {"SYN_RECV"} or unlisted)
 
     @property
     def forwarded(self) -> bool:
@@ -552,15 +568,18 @@ def observe(
     landing = None if table is None else landing_of(table, address)
     own, own_error = _own(table, (transport, landing or address, port))
     rows = [] if table is None else _rows(table, transport, port)
-    cards = frozenset[str]() if table is None else _cards_of(table, landing or address)
+    peers = _seen_as(attempts, source, table, around)
+    cards = frozenset[str]() if table is None else _cards_of(table, landing or address, peers)
     here = [row for row in rows if takes_from(row.device, cards)]
+    # What comes in at an interface where nobody expects it may be a program's that is bound there.
+    sole = not any(row.device is not None and covers(row, landing or address) for row in rows)
     holders = () if own else tuple(row for row in here if covers(row, landing or address))
     route_error, neighbour = _way(source, address)
     wanted = [] if table is None else _elsewhere(table, transport, port)
-    peers = _seen_as(attempts, source, table, around)
     return_known, return_error = _way_back(table, peers, address)
     trails = tuple(
-        _trail(a, source, table, neighbour, around, own=own, held=bool(holders)) for a in attempts
+        _trail(a, source, table, neighbour, around, own=own, sole=sole, held=bool(holders))
+        for a in attempts
     )
     burst = view_bursts(source, table, key, taken=_taken(trails))
     return Journey(
@@ -618,7 +637,8 @@ def observe(
         source_rules=_rules(source, key),
         destination_rules=_rules(table, (transport, landing or address, port)),
         deferred=None if table is None else _deferred(table, trails),
-        kept_later=table is not None and _kept_later(table, trails, address),
+        unlisted=frozenset() if table is None else _unlisted(table, attempts),
+        queue_drops=table is not None and _queue_drops(table, attempts),
         sourced=source is not None and _sourced(source, address),
         forwarding=forwarding,
         answered_from=_answered_from(attempts, source, table, key),
@@ -958,14 +978,19 @@ def _rows(table: Evidence, transport: str, port: int) -> list[Listener]:
     return [row for row in table.listeners if row.transport == transport and row.port == port]
 
 
-def _cards_of(table: Evidence, address: str) -> frozenset[str]:
-    """The interfaces at which requests to the `address` of `table`'s host may come in.
+def _cards_of(table: Evidence, address: str, peers: frozenset[str]) -> frozenset[str]:
+    """The interfaces at which requests of `peers` to the `address` of `table`'s host may come in.
 
-    The one that has it, and those by which the host reaches the other.
+    The one that has it, and those by which the host reaches them; from elsewhere nothing comes in
+    at `lo`, though that may have the address. Empty where it is not known; so it is of a link-local
+    address, which several interfaces may have.
     """
+    if is_link_local6(bare(address)):
+        return frozenset()
     has = {a.interface for a in table.facts.addresses if bare(a.address) == bare(address)}
-    back = {route.interface for route in table.routes if route.interface}
-    return frozenset(has | back) if has else frozenset()
+    back = {r.interface for r in table.routes if bare(r.destination) in peers and r.interface}
+    away = {"lo"} - back
+    return frozenset((has | back) - away) if has else frozenset()
 
 
 def covers(row: Listener, address: str) -> bool:
@@ -990,7 +1015,7 @@ def _deferred(table: Evidence, trails: Iterable[Trail]) -> bool | None:
     net/ipv4/tcp_minisocks.c, tcp_check_req. A listener whose queue is full leaves handshakes open,
     too.
     """
-    rounds = {trail.attempt.round for trail in trails if trail.proven}
+    rounds = {trail.attempt.round for trail in trails if trail.connected}
     readings = [samples.values for samples in table.samples if samples.round in rounds]
     rows = [values.get("TcpExt.TCPDeferAcceptDrop") for values in readings]
     full = [values.get("TcpExt.ListenOverflows") for values in readings]
@@ -1003,11 +1028,14 @@ def _moved(row: Sequence[int] | None) -> bool:
     return row is not None and len(row) > 0 and row[0] != row[-1]
 
 
-def _kept_later(table: Evidence, trails: Iterable[Trail], address: str) -> bool:
-    v6 = family(bare(address)) == 6
-    came = Counter(trail.attempt.round for trail in trails if trail.proven)
-    lost = {s.round: lost_inside(s, v6=v6) for s in table.samples if s.round in came}
-    return bool(came) and all((lost.get(number) or 0) >= count for number, count in came.items())
+def _unlisted(table: Evidence, attempts: Iterable[Attempt]) -> frozenset[int]:
+    rounds = {attempt.round for attempt in attempts}
+    return frozenset(s.round for s in table.samples if s.round in rounds and may_be_unlisted(s))
+
+
+def _queue_drops(table: Evidence, attempts: Iterable[Attempt]) -> bool:
+    rounds = {attempt.round for attempt in attempts}
+    return any(queue_dropped(s) for s in table.samples if s.round in rounds)
 
 
 def _sourced(source: Evidence, address: str) -> bool:
@@ -1158,7 +1186,7 @@ def _kept_back(table: Evidence, attempts: Iterable[Attempt]) -> bool:
     return bool(tried) and kept >= min(tried.total(), ENOUGH)
 
 
-def _trail(
+def _trail(  # noqa: PLR0913  what is known of the whole journey, beside the attempt
     attempt: Attempt,
     source: Evidence | None,
     table: Evidence | None,
@@ -1166,6 +1194,7 @@ def _trail(
     around: Neighbourhood,
     *,
     own: bool,
+    sole: bool,
     held: bool,
 ) -> Trail:
     here = _Matcher(attempt, source, table, around)
@@ -1192,7 +1221,7 @@ def _trail(
         reply=reply,
         returned=returned,
         own=attempt.spoke == "challenge"
-        or (table is not None and own and here.in_table(table.connections))
+        or (table is not None and own and sole and here.in_table(table.connections))
         or (table is not None and any(here.took(a) for a in table.acceptances)),
         forwarded=table is not None and here.passed_on(table.sightings),
         rows=here.origins(() if table is None else table.connections),
@@ -1222,8 +1251,7 @@ def _delivered(
     # Only a socket that was there to take the request can be said not to have got it, and
     # only while the source's end was still open could the table have shown it. Nor does it show
     # what meets a full SYN queue.
-    mine = (samples for samples in table.samples if samples.round == here.attempt.round)
-    listed = not any(map(may_be_unlisted, mine))
+    listed = here.attempt.round not in _unlisted(table, [here.attempt])
     waiting = listed and (own or (held and _relied(table, "sockets")))
     if here.attempt.outcome == "connected":
         # Behind a router it may have been another port, or another machine: then no row is there.

@@ -23,12 +23,14 @@ from .network import (
 )
 
 __all__ = [
+    "ADDRESS_OF_LO",
     "CONTAINER",
     "CONTAINER6",
     "MANY",
     "SECOND",
     "SECOND6",
     "TUNNEL",
+    "address_of_lo",
     "by_six",
     "by_six_and_third",
     "container",
@@ -43,6 +45,7 @@ __all__ = [
     "wrong_mask_by_six",
 ]
 
+ADDRESS_OF_LO = "192.168.9.20"
 SECOND = "192.168.8.20"
 """The destination's other address, where it has one."""
 SECOND6 = "fd07::21"
@@ -95,6 +98,15 @@ def second_address(lab: Lab) -> Stage:
     stage = network.lan(lab)
     stage.network.address(stage.destination, f"{SECOND}/32")
     stage.network.route(stage.source, f"{SECOND}/32 dev {network.DEVICE}")
+    stage.network.up()
+    return stage
+
+
+def address_of_lo(lab: Lab) -> Stage:
+    """The destination has one more address, at its loopback interface, as routers have."""
+    stage = network.lan(lab)
+    stage.network.address(stage.destination, f"{ADDRESS_OF_LO}/32", device="lo")
+    stage.network.route(stage.source, f"{ADDRESS_OF_LO}/32 via {stage.destination_address}")
     stage.network.up()
     return stage
 

@@ -427,8 +427,8 @@ def _behind_the_request() -> Iterator[Scenario]:
         ("new-only", (f"{REQUEST} ct state new accept", f"{REQUEST} counter drop")),
     ):
         for kind, services, expected in (
-            ("", (ECHO,), blocked(DESTINATION_DROP)),
-            ("+not-running", (), blocked(DESTINATION_DROP, NOT_RUNNING)),
+            ("", (ECHO,), undetermined(DESTINATION_DROP)),
+            ("+not-running", (), blocked(NOT_RUNNING, candidates=[DESTINATION_DROP])),
         ):
             yield from anyone(
                 f"destination-drops-behind-the-request-{name}{kind}",
@@ -438,11 +438,23 @@ def _behind_the_request() -> Iterator[Scenario]:
             )
     yield from anyone(
         "destination-drops-behind-the-request-by-six",
-        blocked(DESTINATION_DROP),
+        undetermined(DESTINATION_DROP),
         network=network.lan6,
         services=(Service(bind=("::",)),),
         faults=(rules("destination", "input", behind),),
     )
+    # A short queue, which handshakes without an end fill; and no rows of them at all.
+    small = Service(backlog=4)
+    for name, cookies in (("short-queue", 1), ("syn-cookies-always", 2)):
+        yield from anyone(
+            f"destination-drops-behind-the-request-{name}",
+            undetermined(DESTINATION_DROP),
+            services=(small,),
+            faults=(
+                rules("destination", "input", behind),
+                faults.half_open("source", cookies=cookies, count=0),
+            ),
+        )
     yield from anyone(
         "network-drops-behind-the-request",
         undetermined(NETWORK_DROP),
@@ -497,6 +509,20 @@ def _bound_to_a_device() -> Iterator[Scenario]:
             network=networks.second_card,
             services=(bound,),
             faults=(put,),
+        )
+    # The address is at another interface than the one where requests for it come in.
+    inward = networks.ADDRESS_OF_LO
+    for name, service, expected in (
+        ("bound-to-eth0", Service(device="eth0"), open_()),
+        ("bound-to-lo", Service(device="lo"), blocked(LOOPBACK_ONLY)),
+        ("bound-to-none", ECHO, open_()),
+    ):
+        yield from anyone(
+            f"{name}-at-an-address-of-lo",
+            expected,
+            network=networks.address_of_lo,
+            services=(service,),
+            source_args=("--target", inward),
         )
     yield from anyone(
         "bound-to-the-right-card",
