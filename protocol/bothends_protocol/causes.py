@@ -414,7 +414,7 @@ def _backlog(j: Journey) -> bool | None:
         return False
     if (j.burst is not None and j.burst.overflowed) or syn_queue_full(j):
         return True
-    if j.queue_drops:
+    if j.queue_drops and not any(trail.delivered for trail in j.trails):
         return None
     if "TcpExt.ListenOverflows" in j.still:
         return False
