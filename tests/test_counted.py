@@ -12,7 +12,7 @@ from bothends_protocol.bursts import PER_WINDOW, WINDOW_SECONDS, WINDOWS, make_p
 from bothends_protocol.counted import (
     BurstView,
     as_told,
-    may_be_unlisted,
+    met_full_queue,
     told_enough,
     view_burst,
 )
@@ -212,28 +212,20 @@ def test_what_a_full_queue_drops_says_nothing_of_answers(*, busy: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "row", "told"),
+    ("name", "row", "met"),
     [
-        ("TcpExt.TCPReqQFullDoCookies", (3, 4), True),
-        ("TcpExt.TCPReqQFullDrop", (3, 4), True),
-        ("TcpExt.TCPReqQFullDrop", (3, 3), False),
-        ("TcpExt.ListenDrops", (3, 4), True),
-        ("TcpExt.ListenOverflows", (3, 4), False),
+        ("TcpExt.TCPReqQFullDoCookies", (3, 4, 5), 2),
+        ("TcpExt.TCPReqQFullDrop", (3, 4), 1),
+        ("TcpExt.TCPReqQFullDrop", (3, 3), 0),
+        ("TcpExt.TCPReqQFullDrop", (), 0),
+        ("TcpExt.ListenDrops", (3, 4), 0),
     ],
 )
-def test_a_full_queue_may_leave_requests_unlisted(
-    name: str, row: tuple[int, ...], *, told: bool
+def test_requests_that_met_a_full_queue_are_counted(
+    name: str, row: tuple[int, ...], met: int
 ) -> None:
     readings = Samples(round=1, times=(0.0, 1.0), values={name: row})
-    assert may_be_unlisted(readings) is told
-
-
-@pytest.mark.parametrize("other", ["TcpExt.ListenOverflows", "Ip.OutNoRoutes", "Ip6.OutNoRoutes"])
-def test_what_is_dropped_for_a_known_reason_met_no_full_queue(other: str) -> None:
-    values: dict[str, tuple[int, ...]] = {"TcpExt.ListenDrops": (3, 5), other: (0, 2)}
-    assert not may_be_unlisted(Samples(round=1, times=(0.0, 1.0), values=values))
-    values[other] = (0, 1)
-    assert may_be_unlisted(Samples(round=1, times=(0.0, 1.0), values=values))
+    assert met_full_queue(readings) == met
 
 
 def test_a_card_that_counts_once_a_second_says_no_to_nothing() -> None:

@@ -872,6 +872,7 @@ def half_open(
     values: dict[str, tuple[int, ...]] = {
         f"TcpExt.{name}": rows.get(name, (0, 0)) for name in names
     }
+    values["Tcp.PassiveOpens"] = rows.get("PassiveOpens", (0, 0))
     samples = Samples(round=1, times=(0.0, 1.0), values=values)
     source = msgspec.structs.replace(
         source,
@@ -888,14 +889,26 @@ def test_handshakes_that_none_completes_are_not_open() -> None:
     assert verdict.candidates == three
 
 
-def test_handshakes_by_syn_cookies_that_none_completes_are_not_open() -> None:
-    source, destination = half_open(TCPReqQFullDoCookies=(0, HALF_OPEN))
+@pytest.mark.parametrize(
+    ("cookies", "opened", "forwards", "status"),
+    [
+        (HALF_OPEN, 0, False, "undetermined"),
+        # Fewer than were asked: a row would be there.
+        (HALF_OPEN - 1, 0, False, "open"),
+        # They were completed somewhere on this host, or by others behind it.
+        (HALF_OPEN, HALF_OPEN, False, "open"),
+        (HALF_OPEN, 0, True, "open"),
+    ],
+)
+def test_handshakes_by_syn_cookies_that_none_completes_are_not_open(
+    cookies: int, opened: int, status: str, *, forwards: bool
+) -> None:
+    source, destination = half_open(TCPReqQFullDoCookies=(0, cookies), PassiveOpens=(0, opened))
     # No row shows them; that they arrived and were answered, the packet witnesses do.
-    story = Story(fates=(OPEN,) * HALF_OPEN)
-    seen, there = story.evidence()
+    seen, there = Story(fates=(OPEN,) * HALF_OPEN, forwards=forwards).evidence()
     source = msgspec.structs.replace(seen, attempts=source.attempts)
     destination = msgspec.structs.replace(there, samples=destination.samples, connections=())
-    assert judge(source, destination).status == "undetermined"
+    assert judge(source, destination).status == status
 
 
 def bound(device: str, address: str) -> Verdict:
@@ -950,7 +963,9 @@ def test_a_socket_of_the_other_family_is_no_matter_of_interfaces() -> None:
 
 
 def test_a_program_that_waits_for_data_leaves_its_handshakes_open() -> None:
-    assert judge(*half_open(TCPDeferAcceptDrop=(3, 4))).status == "open"
+    assert judge(*half_open(TCPDeferAcceptDrop=(3, 3 + HALF_OPEN))).status == "open"
+    # Another program's client.
+    assert judge(*half_open(TCPDeferAcceptDrop=(3, 4))).status == "undetermined"
 
 
 def test_a_full_queue_leaves_handshakes_open() -> None:

@@ -16,7 +16,7 @@ from bothends_protocol.addresses import (
     is_wildcard,
 )
 from bothends_protocol.bursts import WINDOW_SECONDS
-from bothends_protocol.counted import as_told, may_be_unlisted, view_burst
+from bothends_protocol.counted import as_told, met_full_queue, view_burst
 from bothends_protocol.evidence import (
     Burst,
     Connection,
@@ -215,8 +215,11 @@ class Observer:
             await self._watch_queues(plan)
         else:
             await self._watch_connections(plan)
-        unlisted = samples is not None and may_be_unlisted(samples)
-        seen = tuple(replace(self._seen(probe), unlisted=unlisted) for probe in plan.probes)
+        met = 0 if samples is None else met_full_queue(samples)
+        seen = tuple(
+            replace(found, unlisted=met >= max(found.arrived or 0, 1))
+            for found in map(self._seen, plan.probes)
+        )
         if not all(found.established for found in seen):
             self._look_at_neighbours(plan.number)
         if plan.probes[0].transport == "tcp":
@@ -628,9 +631,12 @@ class Observer:
         address that this host has as well (that of a container bridge). From elsewhere nothing
         comes in at `lo`.
         """
+        # Several interfaces may have the same link-local address.
         has = "" if is_link_local6(bare(address)) else self._addresses.get(bare(address))
+        version = family(bare(address))
         others = (self._proven or frozenset(self._peers)) - self._addresses.keys()
-        routes = (r for r in self._recorder.routes if bare(r.destination) in others)
+        there = {address for address in others if family(address) == version}
+        routes = (r for r in self._recorder.routes if bare(r.destination) in there)
         return {has, *(r.interface for r in routes if r.interface)} - {"lo"} if has else set()
 
     def _rows(self, probe: Probe) -> list[Connection]:

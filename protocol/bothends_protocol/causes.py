@@ -414,14 +414,14 @@ def _backlog(j: Journey) -> bool | None:
         return False
     if (j.burst is not None and j.burst.overflowed) or syn_queue_full(j):
         return True
-    if j.queue_drops and not any(trail.delivered for trail in j.trails):
-        return None
-    if "TcpExt.ListenOverflows" in j.still:
-        return False
     full = [_full(row) for row in j.holders]
-    if any(full):
+    still = "TcpExt.ListenOverflows" in j.still
+    if any(full) and not still:
         return True
-    return False if all(state is False for state in full) else None
+    ended = j.counted.get(Stage.DELIVERED) is False or any(t.delivered for t in j.trails)
+    if j.queue_drops and not ended:
+        return None
+    return False if still or all(state is False for state in full) else None
 
 
 def syn_queue_full(j: Journey) -> bool:

@@ -27,7 +27,9 @@ __all__ = [
     "BurstView",
     "as_told",
     "lost_inside",
-    "may_be_unlisted",
+    "met_full_queue",
+    "queue_dropped",
+    "rise",
     "told_enough",
     "view_burst",
     "view_bursts",
@@ -193,7 +195,7 @@ def view_burst(
             full = _any(overflowed, dropped is True)
             reached[Stage.REPLIED] = far.replied(taken=taken, overflowed=full)
             unmade = sent.transport == "udp" and made is None
-            unmade = unmade or dropped or (dropped is None and queue_dropped(there))
+            unmade = unmade or dropped or (dropped is None and queue_dropped(there) > 0)
             if unmade and not reached[Stage.REPLIED]:
                 reached[Stage.REPLIED] = None  # what left not may never have been made
         if dropped and not reached.get(Stage.RETURNED):
@@ -222,26 +224,20 @@ _COOKIES, _NO_COOKIES = "TcpExt.TCPReqQFullDoCookies", "TcpExt.TCPReqQFullDrop"
 tcp_syn_flood_action). With net.ipv4.tcp_syncookies at 2 each counts as the first."""
 
 
-def may_be_unlisted(samples: Samples) -> bool:
-    """Return whether requests may have come through meanwhile without a row in the socket table."""
-    return _rise(samples, _COOKIES) > 0 or queue_dropped(samples)
-
-
-def queue_dropped(samples: Samples) -> bool:
-    """Return whether a full SYN queue dropped requests meanwhile, whosever.
-
-    Short of full, a host that makes no cookies drops those of peers that it does not know, and
-    counts them in `ListenDrops` only (net/ipv4/tcp_input.c, tcp_conn_request). So it does where
-    the queue of accepted connections is full, and where there is no way back.
-    """
-    others = ("TcpExt.ListenOverflows", "Ip.OutNoRoutes", "Ip6.OutNoRoutes")
-    known = sum(_rise(samples, name) for name in others)
-    return _rise(samples, _NO_COOKIES) > 0 or _rise(samples, "TcpExt.ListenDrops") > known
-
-
-def _rise(samples: Samples, name: str) -> int:
+def rise(samples: Samples, name: str) -> int | None:
+    """Return by how much a counter rose meanwhile; None where it was not read."""
     row = samples.values.get(name, ())
-    return row[-1] - row[0] if row else 0
+    return row[-1] - row[0] if row else None
+
+
+def queue_dropped(samples: Samples) -> int:
+    """Return how many requests a full SYN queue dropped meanwhile, whosever."""
+    return rise(samples, _NO_COOKIES) or 0
+
+
+def met_full_queue(samples: Samples) -> int:
+    """Return how many requests met a full SYN queue: they leave no row in the socket table."""
+    return (rise(samples, _COOKIES) or 0) + queue_dropped(samples)
 
 
 def _any(*told: bool | None) -> bool | None:

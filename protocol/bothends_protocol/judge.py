@@ -652,8 +652,9 @@ def _half_open(j: Journey) -> _Finding:
 
 def _unfinished(j: Journey, services: tuple[_Named, ...]) -> _Finding:
     """Requests and their answers get through, and what the source sends behind them does not."""
+    came = sum(trail.connected for trail in j.trails)
     ends = (
-        f"The source got the answer to each, and of {len(j.proven)} handshakes none was completed "
+        f"The source got the answer to each, and of {came} handshakes none was completed "
         "at the destination: what the source sends behind the request does not get through."
     )
     return _Finding(

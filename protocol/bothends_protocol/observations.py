@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 
 import msgspec
@@ -26,7 +26,14 @@ from .addresses import (
     is_public,
     is_wildcard,
 )
-from .counted import BurstView, lost_inside, may_be_unlisted, queue_dropped, view_bursts
+from .counted import (
+    BurstView,
+    lost_inside,
+    met_full_queue,
+    queue_dropped,
+    rise,
+    view_bursts,
+)
 from .evidence import (
     Acceptance,
     Attempt,
@@ -279,10 +286,10 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     deferred: bool | None = None
     """Whether the destination's kernel waits for data before it takes a handshake for complete, as
     the program may want it (TCP_DEFER_ACCEPT); None where its counters do not tell."""
-    unlisted: frozenset[int] = frozenset()
-    """Rounds in which requests may have come through without a row in the socket table."""
+    by_cookies: frozenset[int] = frozenset()
+    """Rounds in which requests were answered by SYN cookies and no connection was completed."""
     queue_drops: bool = False
-    """Whether a full SYN queue dropped requests meanwhile, the source's or others'."""
+    """Whether a full SYN queue dropped as many requests meanwhile as the source made, or more."""
     sourced: bool = False
     """Whether the source has a route to the address, and an address of its own for it."""
     forwarding: Journey | None = None
@@ -381,6 +388,7 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
         return (
             here
             and self.sockets
+            and not self.relayed
             and len(connected) >= HALF_OPEN
             and self.deferred is False
             and all(self._is_half_open(trail) for trail in connected)
@@ -389,8 +397,8 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     def _is_half_open(self, trail: Trail) -> bool:
         states = {row.state for row in self.rows(trail, later=False)}
         # By a SYN cookie there is no row before the handshake is complete.
-        unlisted = not states and trail.attempt.round in self.unlisted
-        return trail.attempt.spoke == "nothing" and (states == {"SYN_RECV"} or unlisted)
+        by_cookie = not states and trail.attempt.round in self.by_cookies
+        return trail.attempt.spoke == "nothing" and (states == {"SYN_RECV"} or by_cookie)
 
     @property
     def forwarded(self) -> bool:
@@ -569,19 +577,33 @@ def observe(
     own, own_error = _own(table, (transport, landing or address, port))
     rows = [] if table is None else _rows(table, transport, port)
     peers = _seen_as(attempts, source, table, around)
-    cards = frozenset[str]() if table is None else _cards_of(table, landing or address, peers)
-    here = [row for row in rows if takes_from(row.device, cards)]
+    at_it = [row for row in rows if covers(row, landing or address)]
+    cards = frozenset[str]() if table is None else _cards_of(table, landing or address, peers, port)
+    here = tuple(row for row in at_it if takes_from(row.device, cards))
     # What comes in at an interface where nobody expects it may be a program's that is bound there.
-    sole = not any(row.device is not None and covers(row, landing or address) for row in rows)
-    holders = () if own else tuple(row for row in here if covers(row, landing or address))
+    sole = all(row.device is None for row in at_it)
+    holders = () if own else here
+    if own_error == "EADDRINUSE" and at_it and not here:
+        own_error = "ENODEV"  # this agent did not know better where requests come in
     route_error, neighbour = _way(source, address)
     wanted = [] if table is None else _elsewhere(table, transport, port)
     return_known, return_error = _way_back(table, peers, address)
+    unlisted = frozenset[int]() if table is None else _unlisted(table, attempts)
     trails = tuple(
-        _trail(a, source, table, neighbour, around, own=own, sole=sole, held=bool(holders))
+        _trail(
+            a,
+            source,
+            table,
+            neighbour,
+            around,
+            own=own,
+            sole=sole,
+            held=bool(holders),
+            listed=a.round not in unlisted,
+        )
         for a in attempts
     )
-    burst = view_bursts(source, table, key, taken=_taken(trails))
+    burst = view_bursts(source, table, key, taken=_taken(trails, unlisted))
     return Journey(
         direction="source-to-destination"
         if source is None or source.role == "source"
@@ -637,7 +659,7 @@ def observe(
         source_rules=_rules(source, key),
         destination_rules=_rules(table, (transport, landing or address, port)),
         deferred=None if table is None else _deferred(table, trails),
-        unlisted=frozenset() if table is None else _unlisted(table, attempts),
+        by_cookies=frozenset() if table is None else _by_cookies(table, trails, unlisted),
         queue_drops=table is not None and _queue_drops(table, attempts),
         sourced=source is not None and _sourced(source, address),
         forwarding=forwarding,
@@ -903,9 +925,15 @@ def _self_connect(table: Evidence | None, key: tuple[str, str, int]) -> SelfConn
     return next((s for s in made if (s.transport, bare(s.address), s.port) == place), None)
 
 
-def _taken(trails: Iterable[Trail]) -> bool | None:
-    """Whether the destination's sockets took any of the attempts."""
-    told = {trail.delivered for trail in trails}
+def _taken(trails: Iterable[Trail], unlisted: Collection[int]) -> bool | None:
+    """Whether the destination's sockets took any of the attempts.
+
+    Of those that may have no row the burst's own counters tell.
+    """
+    told = {
+        False if trail.delivered is None and trail.attempt.round in unlisted else trail.delivered
+        for trail in trails
+    }
     return True if True in told else None if None in told or not told else False
 
 
@@ -978,16 +1006,26 @@ def _rows(table: Evidence, transport: str, port: int) -> list[Listener]:
     return [row for row in table.listeners if row.transport == transport and row.port == port]
 
 
-def _cards_of(table: Evidence, address: str, peers: frozenset[str]) -> frozenset[str]:
+def _cards_of(table: Evidence, address: str, peers: frozenset[str], port: int) -> frozenset[str]:
     """The interfaces at which requests of `peers` to the `address` of `table`'s host may come in.
 
-    The one that has it, and those by which the host reaches them; from elsewhere nothing comes in
-    at `lo`, though that may have the address. Empty where it is not known; so it is of a link-local
-    address, which several interfaces may have.
+    Where they were seen to; else the one that has it, and those by which the host reaches them.
+    From elsewhere nothing comes in at `lo`, though that may have the address. Empty where it is
+    not known.
     """
-    if is_link_local6(bare(address)):
-        return frozenset()
-    has = {a.interface for a in table.facts.addresses if bare(a.address) == bare(address)}
+    here = bare(address)
+    seen = {
+        s.interface
+        for s in table.sightings
+        # The agent asks its own host's service, too.
+        if (s.way, s.destination_port, bare(s.destination)) == ("in", port, here)
+        and bare(s.source) in peers
+    }
+    if seen:
+        return frozenset(seen)
+    has = {a.interface for a in table.facts.addresses if bare(a.address) == here}
+    if is_link_local6(here):
+        return frozenset(has)  # of its own link, whatever other ways there are
     back = {r.interface for r in table.routes if bare(r.destination) in peers and r.interface}
     away = {"lo"} - back
     return frozenset((has | back) - away) if has else frozenset()
@@ -1015,27 +1053,46 @@ def _deferred(table: Evidence, trails: Iterable[Trail]) -> bool | None:
     net/ipv4/tcp_minisocks.c, tcp_check_req. A listener whose queue is full leaves handshakes open,
     too.
     """
-    rounds = {trail.attempt.round for trail in trails if trail.connected}
-    readings = [samples.values for samples in table.samples if samples.round in rounds]
-    rows = [values.get("TcpExt.TCPDeferAcceptDrop") for values in readings]
-    full = [values.get("TcpExt.ListenOverflows") for values in readings]
-    if len(readings) < len(rounds) or not all(rows) or any(map(_moved, full)):
+    came = Counter(trail.attempt.round for trail in trails if trail.connected)
+    readings = [samples for samples in table.samples if samples.round in came]
+    passed_over = [rise(samples, "TcpExt.TCPDeferAcceptDrop") for samples in readings]
+    full = any(rise(samples, "TcpExt.ListenOverflows") for samples in readings)
+    if len(readings) < len(came) or None in passed_over or full:
         return None
-    return any(map(_moved, rows))
-
-
-def _moved(row: Sequence[int] | None) -> bool:
-    return row is not None and len(row) > 0 and row[0] != row[-1]
+    # Other programs may want it, too.
+    enough = [(n or 0) >= came[s.round] for s, n in zip(readings, passed_over, strict=True)]
+    return 2 * sum(enough) > len(enough)
 
 
 def _unlisted(table: Evidence, attempts: Iterable[Attempt]) -> frozenset[int]:
-    rounds = {attempt.round for attempt in attempts}
-    return frozenset(s.round for s in table.samples if s.round in rounds and may_be_unlisted(s))
+    """Rounds in which as many requests met a full SYN queue as were made, or more."""
+    made = Counter(a.round for a in attempts if a.outcome in ("silent", "connected"))
+    return frozenset(
+        s.round for s in table.samples if s.round in made and met_full_queue(s) >= made[s.round]
+    )
+
+
+def _by_cookies(
+    table: Evidence, trails: Iterable[Trail], unlisted: Collection[int]
+) -> frozenset[int]:
+    """Those of the rounds `unlisted` in which this host completed fewer connections than came.
+
+    None where it passes packets on, so that others may have completed them.
+    """
+    if table.facts.forwards is not False:
+        return frozenset()
+    came = Counter(trail.attempt.round for trail in trails if trail.connected)
+    opened = {s.round: rise(s, "Tcp.PassiveOpens") for s in table.samples}
+    return frozenset(
+        number
+        for number in unlisted
+        if (done := opened.get(number)) is not None and done < came[number]
+    )
 
 
 def _queue_drops(table: Evidence, attempts: Iterable[Attempt]) -> bool:
-    rounds = {attempt.round for attempt in attempts}
-    return any(queue_dropped(s) for s in table.samples if s.round in rounds)
+    made = Counter(a.round for a in attempts if a.outcome == "silent")
+    return any(queue_dropped(s) >= made[s.round] for s in table.samples if made[s.round])
 
 
 def _sourced(source: Evidence, address: str) -> bool:
@@ -1196,6 +1253,7 @@ def _trail(  # noqa: PLR0913  what is known of the whole journey, beside the att
     own: bool,
     sole: bool,
     held: bool,
+    listed: bool,
 ) -> Trail:
     here = _Matcher(attempt, source, table, around)
     left = returned = arrived = reply = None
@@ -1217,7 +1275,7 @@ def _trail(  # noqa: PLR0913  what is known of the whole journey, beside the att
         arrived=arrived,
         delivered=None
         if table is None
-        else _delivered(here, table, own=own, held=held, absent=arrived is False),
+        else _delivered(here, table, own=own, held=held, absent=arrived is False, listed=listed),
         reply=reply,
         returned=returned,
         own=attempt.spoke == "challenge"
@@ -1235,9 +1293,12 @@ def _nowhere(attempt: Attempt, neighbour: Neighbour | None) -> bool:
 
 
 def _delivered(
-    here: _Matcher, table: Evidence, *, own: bool, held: bool, absent: bool
+    here: _Matcher, table: Evidence, *, own: bool, held: bool, absent: bool, listed: bool
 ) -> bool | None:
-    """Whether a socket took the request; `absent` is whether it is known not to have arrived."""
+    """Whether a socket took the request; `absent` is whether it is known not to have arrived.
+
+    `listed` is whether its row would be in the table: none is, of what meets a full SYN queue.
+    """
     if here.attempt.spoke == "challenge" or any(map(here.took, table.acceptances)):
         return True
     if here.attempt.transport == "udp":
@@ -1249,9 +1310,7 @@ def _delivered(
         sure = here.known_outside and here.alone
         return True if here.attempt.outcome == "connected" and sure else None
     # Only a socket that was there to take the request can be said not to have got it, and
-    # only while the source's end was still open could the table have shown it. Nor does it show
-    # what meets a full SYN queue.
-    listed = here.attempt.round not in _unlisted(table, [here.attempt])
+    # only while the source's end was still open could the table have shown it.
     waiting = listed and (own or (held and _relied(table, "sockets")))
     if here.attempt.outcome == "connected":
         # Behind a router it may have been another port, or another machine: then no row is there.

@@ -406,6 +406,34 @@ def _full_syn_queues() -> Iterator[Scenario]:
         services=(small,),
         faults=(faults.half_open("source", cookies=2, count=0),),
     )
+    # Handshakes by cookies that are completed, and of which no row is at the tested port.
+    always = faults.half_open("source", cookies=2, count=0)
+    yield from anyone(
+        "syn-cookies-always-redirect",
+        open_(),
+        services=(Service(port=8080),),
+        faults=(ways.redirect(8080), always),
+    )
+    yield from anyone(
+        "syn-cookies-always-deferred-accept",
+        open_(),
+        services=(Service(defer=True),),
+        faults=(always,),
+    )
+    yield from anyone(
+        "syn-cookies-always-hung",
+        blocked(HUNG),
+        services=(Service(stopped=True),),
+        faults=(always,),
+    )
+    # Of many ports the others' requests meet no queue.
+    yield from anyone(
+        "syn-cookies-always-many-ports",
+        blocked(DESTINATION_DROP),
+        services=tuple(Service(port=port) for port in range(4242, 4251)),
+        faults=(faults.destination_drop("4243-4250"), always),
+        ports="4242-4250",
+    )
     yield from anyone(
         "syn-queue-full-by-six-destination-reply-blocked",
         blocked(DESTINATION_REPLY),
@@ -498,6 +526,14 @@ def _bound_to_a_device() -> Iterator[Scenario]:
                 ports="udp:4242" if udp else "4242",
             )
     bound = Service(device="eth1")
+    yield from anyone(
+        "bound-to-loopback-link-local",
+        blocked(LOOPBACK_ONLY),
+        network=networks.link_local,
+        services=(Service(bind=("::",), device="lo"),),
+        peers=frozenset(),
+        mdns=True,
+    )
     for fault, put, cause in (
         ("destination-drop", faults.destination_drop(), DESTINATION_DROP),
         ("destination-reject", faults.destination_reject(RESET), DESTINATION_REJECT),

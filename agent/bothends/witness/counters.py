@@ -45,6 +45,7 @@ COUNTERS = frozenset(
         "Tcp.InSegs",
         "Tcp.OutSegs",
         "Tcp.OutRsts",
+        "Tcp.PassiveOpens",
         "TcpExt.IPReversePathFilter",
         "TcpExt.ListenOverflows",
         "TcpExt.ListenDrops",
