@@ -392,7 +392,23 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
             and len(connected) >= HALF_OPEN
             and self.deferred is False
             and all(self._is_half_open(trail) for trail in connected)
+            and self._stays_so(connected)
         )
+
+    def _stays_so(self, connected: Sequence[Trail]) -> bool:
+        """Whether the handshakes of earlier rounds are half-open still in later ones.
+
+        What the source sends when it closes completes a handshake whose last packet was late or
+        lost, and one that waits for data. On a way that grew longer it is always late.
+        """
+        last = max(trail.attempt.round for trail in connected)
+        earlier = [trail for trail in connected if trail.attempt.round < last]
+        for trail in earlier:
+            first, every = self.rows(trail, later=False), self.rows(trail)
+            later = {row.state for row in every if row.round > trail.attempt.round}
+            if later != ({"SYN_RECV"} if first else set()):
+                return False
+        return bool(earlier)
 
     def _is_half_open(self, trail: Trail) -> bool:
         states = {row.state for row in self.rows(trail, later=False)}
@@ -1059,14 +1075,16 @@ def _deferred(table: Evidence, trails: Iterable[Trail]) -> bool | None:
     full = any(rise(samples, "TcpExt.ListenOverflows") for samples in readings)
     if len(readings) < len(came) or None in passed_over or full:
         return None
-    # Other programs may want it, too.
-    enough = [(n or 0) >= came[s.round] for s, n in zip(readings, passed_over, strict=True)]
-    return 2 * sum(enough) > len(enough)
+    # Other programs may want it, too; and of these acknowledgements some may be lost.
+    counts = zip(readings, passed_over, strict=True)
+    mine = sum(min(count or 0, came[samples.round]) for samples, count in counts)
+    return 4 * mine > came.total()
 
 
 def _unlisted(table: Evidence, attempts: Iterable[Attempt]) -> frozenset[int]:
     """Rounds in which as many requests met a full SYN queue as were made, or more."""
-    made = Counter(a.round for a in attempts if a.outcome in ("silent", "connected"))
+    asked = (a for a in attempts if a.transport == "tcp")
+    made = Counter(a.round for a in asked if a.outcome in ("silent", "connected"))
     return frozenset(
         s.round for s in table.samples if s.round in made and met_full_queue(s) >= made[s.round]
     )

@@ -712,6 +712,13 @@ def _easily_blamed() -> Iterator[Scenario]:
         ("dual-by-ipv4", (dual,)),
     ):
         yield from anyone(name, open_(), services=services)
+    for percent in (5, 20):
+        yield from anyone(
+            f"deferred-accept-loss-{percent}",
+            dataclasses.replace(open_(), allowed_warnings=frozenset({LOSS})),
+            services=(Service(defer=True),),
+            faults=(faults.loss(percent),),
+        )
     # Whose programs an ordinary user may not see, of them he can only say what he cannot see.
     mine = activated(PROGRAM, as_user=True)
     yield from anyone("socket-activated", open_(), services=(mine,), destination_args=NAMED)
