@@ -15,10 +15,8 @@ from bothends_protocol.addresses import (
     is_loopback,
     is_wildcard,
 )
-from bothends_protocol.bursts import WINDOW_SECONDS
-from bothends_protocol.counted import as_told, met_full_queue, view_burst
+from bothends_protocol.counted import as_told, met_full_queue, nominal, view_burst
 from bothends_protocol.evidence import (
-    Burst,
     Connection,
     Listener,
     Neighbour,
@@ -347,19 +345,8 @@ class Observer:
     def _told(self, plan: RoundPlan, samples: Samples | None) -> SeenPort:
         """What the counters here say of a burst, as it was announced."""
         probe = plan.probes[0]
-        nominal = Burst(
-            round=plan.number,
-            transport=probe.transport,
-            address=probe.address,
-            port=probe.port,
-            sends=tuple(
-                window * WINDOW_SECONDS
-                for window, full in enumerate(plan.pattern)
-                for _ in range(plan.attempts if full == "1" else 0)
-            ),
-        )
         taken = self._delivered(probe) > 0
-        view = view_burst(nominal, None, samples, taken=taken)
+        view = view_burst(nominal(plan, probe), None, samples, taken=taken)
         return SeenPort(address=probe.address, port=probe.port, told=as_told(view))
 
     def _keep(self, samples: Samples | None) -> None:

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from .addresses import bare, family
-from .bursts import follows, measure, readings_of
-from .evidence import Burst, Evidence, Samples
+from .bursts import WINDOW_SECONDS, follows, measure, readings_of
+from .evidence import Burst, Evidence, Probe, RoundPlan, Samples
 from .messages import Told
 from .stages import Stage
 
@@ -28,6 +28,7 @@ __all__ = [
     "as_told",
     "lost_inside",
     "met_full_queue",
+    "nominal",
     "queue_dropped",
     "rise",
     "told_enough",
@@ -95,8 +96,15 @@ def view_bursts(
     ][:MAX_JUDGED]
     if source is None or not sent:
         return None
+    plans = {plan.number: plan for plan in source.rounds or (() if table is None else table.rounds)}
     views = [
-        view_burst(one, _samples(source, one.round), _samples(table, one.round), taken=taken)
+        _in_one(
+            one,
+            plans.get(one.round),
+            _samples(source, one.round),
+            _samples(table, one.round),
+            taken,
+        )
         for one in sent
     ]
     reached = {stage: _agreed(view.reached.get(stage) for view in views) for stage in Stage}
@@ -120,6 +128,55 @@ def view_bursts(
         made=_agreed(view.made for view in views),
         reset_here=_agreed(view.reset_here for view in views),
     )
+
+
+def nominal(plan: RoundPlan, probe: Probe) -> Burst:
+    """Return the burst of `plan` as it was announced: each window all at once, at its beginning."""
+    return Burst(
+        round=plan.number,
+        transport=probe.transport,
+        address=probe.address,
+        port=probe.port,
+        sends=tuple(
+            window * WINDOW_SECONDS
+            for window, full in enumerate(plan.pattern)
+            if full == "1"
+            for _ in range(plan.attempts)
+        ),
+    )
+
+
+def _in_one(
+    sent: Burst,
+    plan: RoundPlan | None,
+    here: Samples | None,
+    there: Samples | None,
+    taken: bool | None,  # noqa: FBT001  as in `view_burst`
+) -> BurstView:
+    """What the readings tell of a burst as it was sent, or else of it as it was announced.
+
+    The moments of sending are those at which the sender was told; where that is a busy computer
+    they are late, by as much as packets are apart. The observer itself plans by what was announced.
+    """
+    exact = view_burst(sent, here, there, taken=taken)
+    if plan is None or len(plan.probes) != 1 or not plan.pattern:
+        return exact
+    burst = nominal(plan, plan.probes[0])
+    if len(burst.sends) != len(sent.sends):
+        return exact  # not all of it could be sent
+    told = view_burst(burst, here, there, taken=taken)
+    found = {
+        name: getattr(told, name) if value is None else value
+        for name, value in msgspec.structs.asdict(exact).items()
+    }
+    missing = told.reached.keys() - exact.reached.keys()
+    found["reached"] = {
+        stage: exact.reached.get(stage, told.reached.get(stage, False))
+        for stage in Stage
+        if stage in exact.reached or stage in told.reached
+    }
+    found["inferred"] = exact.inferred | (told.inferred & missing)
+    return BurstView(**found)
 
 
 def as_told(view: BurstView) -> Told:
