@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bothends.streams import resent_of
+from bothends.streams import asked_again, resent_of
 
 
 def info(resent: int, twice: int | None) -> bytes:
@@ -37,3 +37,4 @@ def test_a_connection_that_lost_nothing_says_so() -> None:
         socket.create_connection(server.getsockname()) as sock,
     ):
         assert resent_of(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 220)) == 0
+        assert asked_again(sock) is False

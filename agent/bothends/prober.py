@@ -65,6 +65,7 @@ from .connects import (
 from .datagrams_sent import hear, letter, send, socket_to
 from .hops import SLACK_SECONDS, Lane, Tracer, farthest, has_expired
 from .recorder import Recorder
+from .streams import asked_again
 from .sweep import SweepSender, SweepWitness
 from .witness.counters import COUNTERS, UDP_COUNTERS, Sampler
 from .witness.netlink import NetlinkError, find_route, neighbour_state
@@ -599,6 +600,9 @@ class Prober:
 
     def _write_down(self, plan: RoundPlan) -> None:
         for item in self._tries:
+            counts = plan.kind == LOSS and item.outcome == "connected"
+            if counts and item.sock is not None and asked_again(item.sock):
+                item.outcome, item.ended = "silent", None  # what was asked first came to nothing
             self._close(item)
             self._recorder.attempts.append(self._record(plan.number, item))
         for item in self._short:

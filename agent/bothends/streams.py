@@ -22,6 +22,7 @@ __all__ = [
     "RENDEZVOUS",
     "Stream",
     "TcpStream",
+    "asked_again",
     "resent_of",
     "share_port",
     "tune",
@@ -54,6 +55,17 @@ def resent_of(info: bytes) -> int:
     (resent,) = struct.unpack_from("=I", info, _RESENT_AT)
     twice = struct.unpack_from("=I", info, _TWICE_AT)[0] if len(info) >= _TWICE_AT + 4 else 0
     return max(0, int(resent) - int(twice))
+
+
+def asked_again(sock: socket.socket) -> bool:
+    """Return whether the request of a connection, on which nothing was sent, was sent again.
+
+    The kernel does so after a second (RFC 6298, 2), and a busy computer looks that late. Linux.
+    """
+    with contextlib.suppress(OSError, AttributeError, struct.error):
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RESENT_AT + 4)
+        return bool(struct.unpack_from("=I", info, _RESENT_AT)[0])
+    return False
 
 
 class Stream(Protocol):
