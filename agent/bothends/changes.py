@@ -72,8 +72,6 @@ _NFNL_SUBSYS_NFTABLES = 10
 _NFT_MSG_NEWGEN = 15
 """Announces that a transaction ended, with whatever it held."""
 
-# linux/inet_diag.h, linux/sock_diag.h
-
 _TRANSIENT = re.compile(r"^#.*$|\[\d+:\d+\]", re.MULTILINE)
 """What differs from listing to listing of iptables-save: times and counters."""
 

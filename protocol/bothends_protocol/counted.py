@@ -169,13 +169,8 @@ def _in_one(
         name: getattr(told, name) if value is None else value
         for name, value in msgspec.structs.asdict(exact).items()
     }
-    missing = told.reached.keys() - exact.reached.keys()
-    found["reached"] = {
-        stage: exact.reached.get(stage, told.reached.get(stage, False))
-        for stage in Stage
-        if stage in exact.reached or stage in told.reached
-    }
-    found["inferred"] = exact.inferred | (told.inferred & missing)
+    found["reached"] = told.reached | exact.reached
+    found["inferred"] = exact.inferred | (told.inferred - exact.reached.keys())
     return BurstView(**found)
 
 

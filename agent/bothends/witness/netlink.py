@@ -67,7 +67,7 @@ _TIMEOUT = 0.5
 
 
 _EVERY_PORT = 4 * 65536
-"""Sockets of which each port may have some, listed in half a second."""
+"""After which a dump of sockets is not read on: four of each port."""
 
 _MAX_ANSWERS = 50_000
 """After which a dump is not read on, some tenths of a second's work: only the routing table of a
@@ -170,11 +170,8 @@ def listening_queues(wanted: Collection[int]) -> dict[int, Queue]:
         return {}
     queues: dict[int, Queue] = {}
     for family in (socket.AF_INET, socket.AF_INET6):
-        body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, LISTENING)
         try:
-            answers = ask(
-                _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, body + bytes(48), netlink=_NETLINK_SOCK_DIAG
-            )
+            answers, _ = _sockets(family, socket.IPPROTO_TCP, LISTENING, _MAX_ANSWERS)
         except NetlinkError:
             continue  # a kernel without inet_diag
         for _, answer in answers:
@@ -197,11 +194,8 @@ def tcp_sockets(states: int) -> list[tuple[bytes, int, int]] | None:
         return None
     found = []
     for family, size in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
-        body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, states) + bytes(48)
         try:
-            answers, whole = _asked(
-                _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, body, _NETLINK_SOCK_DIAG, _EVERY_PORT
-            )
+            answers, whole = _sockets(family, socket.IPPROTO_TCP, states, _EVERY_PORT)
         except NetlinkError:
             return None
         if not whole:
@@ -235,11 +229,8 @@ def bound_sockets() -> dict[int, Bound]:
         return {}
     told: dict[int, Bound] = {}
     for family in (socket.AF_INET, socket.AF_INET6):
-        body = struct.pack("=BBBBI", family, socket.IPPROTO_UDP, 0, 0, _UDP_UNCONNECTED_ONLY)
         try:
-            answers = ask(
-                _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, body + bytes(48), netlink=_NETLINK_SOCK_DIAG
-            )
+            answers, _ = _sockets(family, socket.IPPROTO_UDP, _UDP_UNCONNECTED_ONLY, _MAX_ANSWERS)
         except NetlinkError:
             continue
         for _, answer in answers:
@@ -247,6 +238,14 @@ def bound_sockets() -> dict[int, Bound]:
             only = attributes_of(answer[_INET_DIAG_MSG:]).get(_INET_DIAG_SKV6ONLY)
             told[inode] = Bound(_device_of(answer), bool(only[0]) if only else None)
     return told
+
+
+def _sockets(
+    family: int, protocol: int, states: int, most: int
+) -> tuple[list[tuple[int, bytes]], bool]:
+    """Ask for the sockets of `protocol` in `states` (sock_diag(7)); as `_asked`."""
+    body = struct.pack("=BBBBI", family, protocol, 0, 0, states) + bytes(48)
+    return _asked(_SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, body, _NETLINK_SOCK_DIAG, most)
 
 
 def _device_of(answer: bytes) -> str | None:
@@ -437,15 +436,13 @@ def attributes_of(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def ask(
-    kind: int, flags: int, body: bytes, *, netlink: int = _NETLINK_ROUTE
-) -> list[tuple[int, bytes]]:
-    """Send one request to the kernel; return its answers as (type, body).
+def ask(kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
+    """Send one request to the kernel, of routes and the like; return its answers as (type, body).
 
     `body` is the request behind its netlink header. Raises `NetlinkError` where the kernel
     answers with an error; where it does not answer, or too much, what came so far is returned.
     """
-    return _asked(kind, flags, body, netlink, _MAX_ANSWERS)[0]
+    return _asked(kind, flags, body, _NETLINK_ROUTE, _MAX_ANSWERS)[0]
 
 
 def _asked(

@@ -71,8 +71,7 @@ _LINES = {
     True: re.compile(r"^ *\d+: \S+ \S+ 0A .+$", re.MULTILINE),
     False: re.compile(r"^ *\d+: \S+ \S+ (?!0A|06)\S+ .+$", re.MULTILINE),
 }
-"""The lines of a table by `listening` (`read_table`): LISTEN is 0A, TIME_WAIT is 06. Of 65,000 the
-ones that are not wanted take a seventh of the time so (measured)."""
+"""The lines of a table by `listening` (`read_table`): LISTEN is 0A, TIME_WAIT is 06."""
 
 _HELD = ("ESTABLISHED", "CLOSE_WAIT")
 """States in which a row without an inode is a connection that no program has accepted."""
