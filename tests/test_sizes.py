@@ -436,6 +436,39 @@ async def test_what_vanishes_is_found_out_and_bracketed(
             assert natural.passed
 
 
+class Slow(SizeListener):
+    """A busy computer: it comes to each ask some time later."""
+
+    async def hear(self, stream: TcpStream) -> Ask | None:
+        await asyncio.sleep(0.2)
+        return await super().hear(stream)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_who_is_known_to_answer_is_waited_for(*, answers: bool) -> None:
+    async with listener(sizes=Slow(KEY)) as port:
+        test = SizeTest(KEY, LOCAL, port, GIVE_UP, answers=answers)
+        test.start()
+        rows = await test.finish()
+    assert {(row.way, row.asked) for row in rows if row.passed} >= (
+        {(TO, NATURAL), (FROM, NATURAL)} if answers else set()
+    )
+    assert bool(rows) is answers
+
+
+async def test_no_longer_than_there_is_hope(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bothends.sizes.UNKNOWN_SECONDS", 0.05)
+    with socket.create_server((LOCAL, 0), backlog=100) as sock:
+        test = SizeTest(KEY, LOCAL, int(sock.getsockname()[1]), GIVE_UP, answers=True)
+        test.start()
+        async with asyncio.timeout(GIVE_UP):
+            assert await test.finish() == ()
+        hurried = SizeTest(KEY, LOCAL, int(sock.getsockname()[1]), GIVE_UP, answers=True)
+        hurried.start()
+        hurried.hurry()
+        assert await hurried.finish() == ()
+
+
 async def test_where_nobody_answers_no_more_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bothends.sizes.UNKNOWN_SECONDS", 0.01)
     monkeypatch.setattr("bothends.sizes.HASTE_SECONDS", 0.01)

@@ -764,7 +764,13 @@ class Run:
             # Who refuses by ICMP says one word a second: that is for the tested port.
             return
         key = self._keys.derive("sizes")
-        self._sizes = SizeTest(key, link.remote, link.remote_port, self._allowed)
+        self._sizes = SizeTest(
+            key,
+            link.remote,
+            link.remote_port,
+            self._allowed,
+            answers=link.way == DIRECT,
+        )
         self._sizes.start()
 
     def _proven(self) -> tuple[str, ...]:

@@ -238,10 +238,13 @@ class _Trial(msgspec.Struct):
 class SizeTest:
     """Tests the way to one place of the other agent, in both directions.
 
-    `key` is the session's key for it, `seconds` how long it may take at the very most.
+    `key` is the session's key for it, `seconds` how long it may take at the very most, `answers`
+    whether the other agent is known to take connections there.
     """
 
-    def __init__(self, key: bytes, address: str, port: int, seconds: float) -> None:
+    def __init__(
+        self, key: bytes, address: str, port: int, seconds: float, *, answers: bool = False
+    ) -> None:
         self._key = key
         self._address = address
         self._kind, self._name = name_of(address, port)
@@ -251,6 +254,10 @@ class SizeTest:
         self._tasks = Tasks()
         self._changed = asyncio.Event()
         self._done = asyncio.Event()
+        self._answers = answers
+        self._heard = asyncio.Event()
+        """The other agent has answered, or no more is waited for that."""
+        self._hope = self._now() + min(UNKNOWN_SECONDS, seconds)
         self._last = self._now() + seconds
 
     @staticmethod
@@ -263,6 +270,11 @@ class SizeTest:
 
     async def finish(self) -> tuple[Sized, ...]:
         """Return what was found, waiting for what is not decided yet where there is hope."""
+        if self._answers:
+            # All else may be done before a busy computer has come to the first answer.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._hope):
+                    await self._heard.wait()
         if any(trial.began is not None for trial in self._trials):
             left = min(FINISH_SECONDS, self._last - self._now())
             with contextlib.suppress(TimeoutError):
@@ -273,6 +285,7 @@ class SizeTest:
 
     def hurry(self) -> None:
         """Time is up: `finish` is to wait no longer."""
+        self._heard.set()
         self._done.set()
 
     async def close(self) -> None:
@@ -289,6 +302,7 @@ class SizeTest:
                     break
         finally:
             self._tasks.cancel()
+            self._heard.set()
             self._done.set()
 
     def _begin_wave(self, wave: int) -> None:
@@ -402,6 +416,8 @@ class SizeTest:
             trial.broke = True
         finally:
             self._changed.set()
+            if all(t.broke for t in self._trials):
+                self._heard.set()
 
     async def _connect(self, sock: socket.socket, trial: _Trial) -> None:
         try:
@@ -425,18 +441,21 @@ class SizeTest:
         answer = read_answer(self._key, ask, await _receive(sock, ANSWER_SIZE))
         if trial.way == TO:
             trial.packet, trial.searches = ask.packet, ask.searches
-            trial.began = self._now()
-            self._changed.set()
+            self._begin(trial, self._now())
             await loop.sock_sendall(sock, secrets.token_bytes(ask.length))
             heard = await _receive(sock, RECEIPT_SIZE)
             if not hmac.compare_digest(heard, receipt(self._key, ask.nonce)):
                 raise ProtocolError("a receipt of somebody else")
         else:
             trial.packet, trial.searches = answer.packet, answer.searches
-            trial.began = asked_at
-            self._changed.set()
+            self._begin(trial, asked_at)
             await _receive(sock, answer.length)
-        trial.took = self._now() - trial.began
+        trial.took = self._now() - (trial.began or 0.0)
+
+    def _begin(self, trial: _Trial, at: float) -> None:
+        trial.began = at
+        self._heard.set()
+        self._changed.set()
 
     def _ask(self, sock: socket.socket, trial: _Trial) -> Ask:
         nonce = secrets.token_bytes(NONCE_SIZE)
