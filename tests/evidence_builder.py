@@ -135,6 +135,8 @@ class Story:
     gateways: tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]] = ((), ())
     """Of the one who opens the connection, and of the one who should take it."""
     path: str = "direct"
+    met_at: str | None = None
+    """The taker's address by which the two met, where it is another than the tested one."""
     """By which way the two met."""
     routes: tuple[Route, ...] = ()
     """What the source's kernel says of the way there."""
@@ -250,10 +252,10 @@ def _opener(story: Story) -> Evidence:
         contact=ContactFacts(
             path=story.path,
             local=story.opener if story.path == "direct" else "",
-            remote=story.taker if story.path == "direct" else "",
+            remote=(story.met_at or story.taker) if story.path == "direct" else "",
             rtt=0.001,
             typed=story.typed,
-            proven=(story.taker,),
+            proven=(story.met_at or story.taker,),
         ),
         targets=story.targets,
         both_ways=story.both_ways,

@@ -97,6 +97,10 @@ def prohibited(fate: Fate, sender: str, code: int = 13) -> Fate:
     )
 
 
+BY_SIX = "fd07::20"
+"""Another address of the destination, by which the two may have met."""
+
+
 def neighbour(next_hop: str, state: str = "reachable", *, to: str = THERE) -> Neighbour:
     return Neighbour(
         destination=to,
@@ -488,7 +492,7 @@ GOLDEN = [
     Row(
         "another machine has the destination's address, too",
         ("address.duplicate",),
-        always(LOST, neighbour=neighbour(THERE)),
+        always(LOST, neighbour=neighbour(THERE), met_at=BY_SIX),
         both="cB---  address.duplicate!",
         source="cB---  address.duplicate~",
         destination="?B---  address.duplicate~",
@@ -497,7 +501,7 @@ GOLDEN = [
     Row(
         "another machine has the destination's address, too, and connects",
         ("address.duplicate",),
-        always(ELSEWHERE, neighbour=neighbour(THERE)),
+        always(ELSEWHERE, neighbour=neighbour(THERE), met_at=BY_SIX),
         both="?B---  address.duplicate!",
         source="?????  ? address.duplicate network.proxy",
         destination="?B---  address.duplicate!",
@@ -860,6 +864,34 @@ def test_a_handshake_that_stays_half_open_is_open_once_that_is_no_accident() -> 
     )
     many = without_packets(Story(fates=(OPEN,) * HALF_OPEN, half_open=True))
     assert judge(*many.evidence()).status == "open"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_reset_while_the_destination_is_half_open_is_no_programs(*, own: bool) -> None:
+    reset = replace(OPEN, spoke="closed")
+    story = Story(
+        fates=(reset,) * 3, half_open=True, listening=() if own else ("0.0.0.0",), own=own
+    )
+    verdict = judge(*story.evidence())
+    assert "service.closes" not in (*verdict.blockers, *verdict.candidates)
+    refuse = {"destination.firewall-reject", "network.reject", "source.firewall-reject"}
+    assert refuse <= set(verdict.candidates)
+    assert list(verdict.blockers) == (["service.not-running"] if own else [])
+    # One that is complete there was the program's to end.
+    assert list(
+        judge(
+            *replace(story, half_open=False, own=False, listening=("0.0.0.0",)).evidence()
+        ).blockers
+    ) == ["service.closes"]
+
+
+def test_what_only_one_port_is_led_by_is_that_ports_way_alone() -> None:
+    astray = Route(destination=HERE, interface="eth1", transport="tcp", port=PORT, local=THERE)
+    usual = Route(destination=HERE, interface="eth0")
+    story = always(replace(DROPPED, delivered=True, answer="syn-ack"), way_back=(usual, astray))
+    assert list(judge(*story.evidence()).blockers) == ["destination.no-route"]
+    elsewhere = replace(story, way_back=(usual, msgspec.structs.replace(astray, port=PORT + 1)))
+    assert "destination.no-route" not in judge(*elsewhere.evidence()).blockers
 
 
 def half_open(
@@ -1345,7 +1377,9 @@ def test_two_that_never_reached_each_other_are_apart_or_elsewhere(
 
 
 def test_a_stranger_at_the_address_of_two_that_never_met_may_be_on_another_network() -> None:
-    story = always(LOST, neighbour=neighbour(THERE), path="rendezvous", typed=(THERE,))
+    story = always(
+        LOST, neighbour=neighbour(THERE), path="rendezvous", typed=(THERE,), met_at=BY_SIX
+    )
     verdict = judge(*story.evidence())
     assert verdict.status == "undetermined"
     assert {"address.duplicate", "address.private"} <= set(verdict.candidates)

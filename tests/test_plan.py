@@ -306,7 +306,7 @@ def seen(arrived: int) -> SeenPort:
         (tally(3, left=3, arrived=3), False),
         # Whether these came to the socket its table does not show.
         (tally(3, left=3, arrived=3, unlisted=True), True),
-        (tally(3, left=3, arrived=3, answered=3, unlisted=True), False),
+        (tally(3, left=3, arrived=3, answered=3, unlisted=True), True),
         (Tally(attempts=3, explained=1), False),
         (tally(3, connected=3), False),
         (tally(3, connected=3, delivered=0), True),

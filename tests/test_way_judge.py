@@ -290,6 +290,9 @@ def test_what_is_sent_to_measure_makes_no_check_of_its_own() -> None:
         assert verdict.checks[0].blockers == plain.checks[0].blockers
 
 
+STRANGER = "02:00:5e:00:00:99"
+
+
 def test_the_hardware_address_tells_a_proxy_from_another_machine_on_one_network() -> None:
     def with_card(card: str | None) -> tuple[str, ...]:
         near = Neighbour(
@@ -300,9 +303,11 @@ def test_the_hardware_address_tells_a_proxy_from_another_machine_on_one_network(
             round=1,
             hardware=card,
         )
-        story = dataclasses.replace(routed(ELSEWHERE), neighbour=near)
+        # Where the two met at the address itself, whoever answers for it passes packets on.
+        met = "fd07::20" if card == STRANGER else THERE
+        story = dataclasses.replace(routed(ELSEWHERE), neighbour=near, met_at=met)
         return judge(*story.evidence()).blockers
 
     assert with_card(CARD) == ("network.proxy",)
     assert with_card(None) == ()
-    assert with_card("02:00:5e:00:00:99") == ("address.duplicate",)
+    assert with_card(STRANGER) == ("address.duplicate",)

@@ -15,7 +15,14 @@ from bothends_protocol.addresses import (
     is_loopback,
     is_wildcard,
 )
-from bothends_protocol.counted import as_told, met_full_queue, nominal, view_burst
+from bothends_protocol.counted import (
+    as_told,
+    kept_back,
+    met_full_queue,
+    nominal,
+    rise,
+    view_burst,
+)
 from bothends_protocol.evidence import (
     Connection,
     Listener,
@@ -52,11 +59,12 @@ from .listener import OwnListeners
 from .opener import Opener
 from .queues import READ_SECONDS, QueueWatch
 from .recorder import Recorder
+from .routes import note_routes
 from .self_test import SelfTest
 from .sweep import SweepTaker, SweepWitness
 from .way_back import WayBack
 from .witness.counters import COUNTERS, UDP_COUNTERS, Sampler
-from .witness.netlink import NetlinkError, find_route, neighbour_state, returns_from
+from .witness.netlink import Flow, NetlinkError, neighbour_state, returns_from
 from .witness.packets import PacketWitness
 from .witness.sockets import (
     connections,
@@ -181,7 +189,7 @@ class Observer:
         self._mark = len(self._recorder.sightings)
         # Before listeners are opened: how this host reaches the other is where requests come in.
         for address in dict.fromkeys(probe.address for probe in plan.probes):
-            self._look_back(address)
+            self._look_back(address, plan)
         here = [probe for probe in plan.probes if self._open_places(probe)]
         self._waiting_at.update(here)
         opened = [(probe.transport, probe.address, probe.port) for probe in here]
@@ -213,9 +221,8 @@ class Observer:
             await self._watch_queues(plan)
         else:
             await self._watch_connections(plan)
-        met = 0 if samples is None else met_full_queue(samples)
         seen = tuple(
-            replace(found, unlisted=met >= max(found.arrived or 0, 1))
+            replace(found, unlisted=self._is_unlisted(found, samples))
             for found in map(self._seen, plan.probes)
         )
         if not all(found.established for found in seen):
@@ -224,6 +231,22 @@ class Observer:
             await self._look_closer(plan, seen, rtt)
         self._look_outside(plan, seen)
         return seen
+
+    def _is_unlisted(self, found: SeenPort, samples: Samples | None) -> bool:
+        """Whether requests may have come to where the socket table of this host shows none.
+
+        They met a full SYN queue; or this host's TCP refused as many, which it does where nobody
+        listens: at another port, say, to which they were led. Or they were led to another host,
+        whose address nobody has; or were answered, and the answers kept and refused here.
+        """
+        came = max(found.arrived or 0, 1)
+        if samples is not None and met_full_queue(samples) >= came:
+            return not found.answered
+        if found.delivered or not found.arrived:
+            return False
+        if not found.answered and (self._passes_on or kept_back(samples) >= came):
+            return True
+        return samples is not None and (rise(samples, "Tcp.OutRsts") or 0) >= came
 
     async def _begin_sweep(self, plan: RoundPlan) -> None:
         """Listen on the ports of a sweep that nobody holds, and watch for its packets."""
@@ -466,27 +489,22 @@ class Observer:
     def _waits(self, row: Connection, origins: Collection[str]) -> bool:
         return row.accepted is False and bare(row.remote_address) in origins
 
-    def _look_back(self, address: str) -> None:
+    def _look_back(self, address: str, plan: RoundPlan) -> None:
         """Ask the kernel whether it takes packets from the other side, and has a way back."""
         card = self._addresses.get(bare(address))
+        flows = {
+            probe: Flow(probe.transport, source=bare(address), source_port=probe.port)
+            for probe in plan.probes
+            # Which port of this host a router leads requests to is not known.
+            if probe.address == address and not self._is_foreign(probe) and plan.kind != SWEEP
+        }
         for peer in self._peers:
             if family(peer) != family(address) or is_link_local6(peer) != is_link_local6(address):
                 continue
-            try:
-                # A link-local address is one of each link (RFC 4007): of that one which is tested.
-                zone = f"%{card}" if card and is_link_local6(peer) else ""
-                hop = find_route(f"{peer}{zone}")
-            except NetlinkError as error:
-                self._recorder.routes[Route(destination=peer, error=error.name)] = None
-                continue
-            if hop is not None:
-                route = Route(
-                    destination=peer,
-                    source=hop.source,
-                    interface=hop.interface,
-                    gateway=hop.gateway,
-                )
-                self._recorder.routes[route] = None
+            # A link-local address is one of each link (RFC 4007): of that one which is tested.
+            zone = f"%{card}" if card and is_link_local6(peer) else ""
+            ways = {} if zone else flows
+            note_routes(self._recorder.routes, peer, ways, zone=zone, local=bare(address))
             if card:
                 self._look_at_return(peer, bare(address), card)
 

@@ -33,7 +33,6 @@ from bothends_protocol.evidence import (
     Neighbour,
     Probe,
     RoundPlan,
-    Route,
     Swept,
 )
 from bothends_protocol.messages import SeenPort, Tried
@@ -65,10 +64,11 @@ from .connects import (
 from .datagrams_sent import hear, letter, send, socket_to
 from .hops import SLACK_SECONDS, Lane, Tracer, farthest, has_expired
 from .recorder import Recorder
+from .routes import note_routes
 from .streams import asked_again
 from .sweep import SweepSender, SweepWitness
 from .witness.counters import COUNTERS, UDP_COUNTERS, Sampler
-from .witness.netlink import NetlinkError, find_route, neighbour_state
+from .witness.netlink import Flow, NetlinkError, neighbour_state
 from .witness.packets import PacketWitness
 
 __all__ = ["Prober"]
@@ -241,7 +241,12 @@ class Prober:
         mine = {p: (p.transport, bare(p.address), p.port) in places for p in plan.probes}
         if plan.kind != BURST:
             for address in dict.fromkeys(probe.address for probe in plan.probes):
-                self._look_up(address)
+                flows = {
+                    probe: Flow(probe.transport, destination_port=probe.port)
+                    for probe in plan.probes
+                    if probe.address == address and plan.kind != SWEEP
+                }
+                note_routes(self._recorder.routes, address, flows)
         if plan.kind == BURST:
             await self._burst(plan)
         elif plan.kind == PINHOLE:
@@ -965,54 +970,48 @@ class Prober:
             size=item.size,
         )
 
-    def _look_up(self, address: str) -> None:
-        try:
-            hop = find_route(address)
-        except NetlinkError as error:
-            self._recorder.routes[Route(destination=address, error=error.name)] = None
-            return
-        if hop is not None:
-            route = Route(
-                destination=address,
-                source=hop.source,
-                interface=hop.interface,
-                gateway=hop.gateway,
-            )
-            self._recorder.routes[route] = None
-
     async def _look_at_neighbour(self, number: int, address: str) -> None:
         """Note the next hop's state: unresolved, it looks just like a filter on this host.
 
         One that has not answered yet is given until the kernel has asked it a second time;
         while it is not resolved nothing leaves, so nothing is lost by waiting.
         """
-        route = next((r for r in self._recorder.routes if r.destination == address), None)
-        if route is None or not route.interface:
-            return
-        hop = route.gateway or address
-        clock = self._recorder.clock
+        # Rules may lead some of its ports by another router.
+        hops = {
+            (r.gateway or address, r.interface): None
+            for r in self._recorder.routes
+            if r.destination == address and r.interface
+        }
         begun = (
             t.started for t in self._tries if t.probe.address == address and t.outcome not in UNSENT
         )
-        until = min(begun, default=clock()) + NEIGHBOUR_SECONDS
-        with contextlib.suppress(NetlinkError):
-            found = neighbour_state(hop, route.interface)
-            while found is not None and found[0] == "incomplete" and clock() < until:
-                await asyncio.sleep(NEIGHBOUR_PAUSE)
-                found = neighbour_state(hop, route.interface)
-                if found is not None and found[0] == "reachable":
-                    await self._settle(SETTLE_SECONDS)
+        until = min(begun, default=self._recorder.clock()) + NEIGHBOUR_SECONDS
+        for hop, interface in hops:
+            found = await self._neighbour(hop, interface, until)
             if found is not None:
                 self._recorder.neighbours.append(
                     Neighbour(
                         destination=address,
                         next_hop=hop,
-                        interface=route.interface,
+                        interface=interface,
                         state=found[0],
                         hardware=found[1],
                         round=number,
                     )
                 )
+
+    async def _neighbour(
+        self, hop: str, interface: str, until: float
+    ) -> tuple[str, str | None] | None:
+        with contextlib.suppress(NetlinkError):
+            found = neighbour_state(hop, interface)
+            while found is not None and found[0] == "incomplete" and self._recorder.clock() < until:
+                await asyncio.sleep(NEIGHBOUR_PAUSE)
+                found = neighbour_state(hop, interface)
+                if found is not None and found[0] == "reachable":
+                    await self._settle(SETTLE_SECONDS)
+            return found
+        return None
 
 
 def _short(number: int, item: _Try) -> HopProbe:

@@ -196,7 +196,7 @@ def _source_reject(j: Journey) -> bool | None:
 
 
 def _between(j: Journey) -> bool | None:
-    if j.unresolved or j.stranger:
+    if j.unresolved or (j.stranger and not j.met_there):
         return False
     return None if j.translation is None else kept_on_the_way(j, j.translation)
 
@@ -259,7 +259,7 @@ def _network_reject(j: Journey) -> bool | None:
         if not _from_between(j):
             return False
         return True if _hop_refuses(j) and not _no_way_on(j) else None
-    if j.unresolved or j.stranger:
+    if j.unresolved or (j.stranger and not j.met_there):
         return False
     return None if j.translation is None else refused_on_the_way(j, j.translation)
 
@@ -300,6 +300,10 @@ def _duplicate(j: Journey) -> bool | None:
     """The destination has the address, and on the source's network another answers for it."""
     if not (j.local and j.stranger) or j.apart:
         return False
+    if j.contact_there:
+        return False  # whoever answers for the address passes on what is for it, as a router does
+    if j.met_there:
+        return None
     if not j.unmet or j.together:
         return True
     return None if j.together is None else False
@@ -366,7 +370,7 @@ def _icmp_unheard(j: Journey) -> bool:
 
 
 def _destination_reject(j: Journey) -> bool | None:
-    if _for_somebody_else(j) or _never_came(j):
+    if _for_somebody_else(j) or _never_came(j) or j.led_to_nobody:
         return False
     if j.symptoms == _SILENT and not (_icmp_unheard(j) or j.answer_kept or j.kept_back):
         return False
@@ -393,7 +397,7 @@ def _maybe_closed(j: Journey) -> bool | None:
 def _no_way_back(j: Journey) -> bool | None:
     if not j.unresolved and (j.stopped <= Stage.ARRIVED or j.symptoms != _SILENT):
         return False  # it may be so, and it is not what stops these
-    if j.astray or (j.burst is not None and j.burst.misrouted):
+    if (j.astray and _left_astray(j)) or (j.burst is not None and j.burst.misrouted):
         return True
     if j.back_unresolved and j.furthest >= Stage.ARRIVED:
         return True
@@ -407,6 +411,19 @@ def _no_way_back(j: Journey) -> bool | None:
     if j.furthest < Stage.ARRIVED:
         return False
     return False if j.return_known else None
+
+
+def _left_astray(j: Journey) -> bool:
+    """Whether another way back may be what stops these.
+
+    It explains answers that were sent and lost, and requests that the host takes for forged,
+    which it counts.
+    """
+    if j.unresolved or j.back_unresolved:
+        return True
+    if j.stopped <= Stage.DELIVERED:
+        return not j.still >= _MISROUTED
+    return j.stopped > Stage.REPLIED
 
 
 def _backlog(j: Journey) -> bool | None:
@@ -787,8 +804,11 @@ def _lost_its_end(j: Journey, trail: Trail) -> bool:
     """Whether this connection says nothing of the program, since packets of it were lost.
 
     Either the destination no longer knows of it, and the source was not told (a reset was lost,
-    which nobody sends again), or the handshake did not come to its end.
+    which nobody sends again), or the handshake did not come to its end. Or it is somebody else who
+    reset it.
     """
+    if j.is_cut_off(trail):
+        return True
     stands = any(row.state != "SYN_RECV" for row in j.rows(trail, later=False))
     return trail.attempt.spoke == "nothing" and j.sockets and not stands
 

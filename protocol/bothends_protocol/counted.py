@@ -26,6 +26,7 @@ from .stages import Stage
 __all__ = [
     "BurstView",
     "as_told",
+    "kept_back",
     "lost_inside",
     "met_full_queue",
     "nominal",
@@ -252,6 +253,11 @@ def view_burst(
                 reached[Stage.REPLIED] = None  # what left not may never have been made
         if dropped and not reached.get(Stage.RETURNED):
             reached[Stage.RETURNED] = None  # nor is there anything that could have come back
+        elif sent.transport == "tcp" and far.refused is False and far.passed("Tcp.OutSegs"):
+            # No row of the requests, and yet TCP made an answer to each that is no reset: the
+            # handshakes were given up at once, since these answers were refused.
+            reached[Stage.DELIVERED] = True
+            reached[Stage.REPLIED] = far.replied(taken=taken, overflowed=overflowed)
         inferred |= far.inferred
     return BurstView(
         sent=len(sent.sends),
@@ -280,6 +286,18 @@ def rise(samples: Samples, name: str) -> int | None:
     """Return by how much a counter rose meanwhile; None where it was not read."""
     row = samples.values.get(name, ())
     return row[-1] - row[0] if row else None
+
+
+def kept_back(samples: Samples | None) -> int:
+    """Return how many more packets IP was asked to send meanwhile than it sent; 0 if unread."""
+    if samples is None:
+        return 0
+    kept = 0
+    for ip in ("Ip", "Ip6"):
+        asked, sent = rise(samples, f"{ip}.OutRequests"), rise(samples, f"{ip}.OutTransmits")
+        if asked is not None and sent is not None:
+            kept += asked - sent
+    return kept
 
 
 def queue_dropped(samples: Samples) -> int:

@@ -410,6 +410,12 @@ class Route(_Record, frozen=True):
     gateway: Text | None = None
     error: Text | None = None
     """Symbolic errno where there is no way."""
+    transport: Text | None = None
+    port: Port | None = None
+    """Both only where rules of the host lead packets of this tested port by another way than what
+    else it sends to `destination` (ip-rule(8)): then this is the way of these alone."""
+    local: Text | None = None
+    """Then on the destination the tested address that they are sent from."""
 
 
 class Return(_Record, frozen=True):

@@ -480,7 +480,8 @@ def _find(j: Journey, *, losing: bool) -> _Finding:
         found = _find(left, losing=losing)
         return msgspec.structs.replace(found, notes=(*asked_for(j), *left_behind(j), *found.notes))
     if j.proven or j.counted_through or j.relayed:
-        return _unfinished(j, services) if j.unfinished else _clear(j, services)
+        ended = j.unfinished or j.cut_off
+        return _unfinished(j, services) if ended else _clear(j, services)
     if any(trail.connected for trail in j.trails):
         return _elsewhere(j, services)
     datagrams = _by_datagrams(j, services) if j.transport == "udp" else None
@@ -657,14 +658,15 @@ def _unfinished(j: Journey, services: tuple[_Named, ...]) -> _Finding:
         f"The source got the answer to each, and of {came} handshakes none was completed "
         "at the destination: what the source sends behind the request does not get through."
     )
+    filters = ("destination.firewall-drop", "network.drop", "source.firewall-drop")
+    if j.cut_off:
+        ends += " It is answered by a reset, which the program did not send: it had no connection."
+        filters = ("destination.firewall-reject", "network.reject", "source.firewall-reject")
     return _Finding(
         path_clear=False,
         reachable="no",
         causes=services,
-        candidates=_union(
-            ("destination.firewall-drop", "network.drop", "source.firewall-drop"),
-            (code for code, _, _ in services),
-        ),
+        candidates=_union(filters, (code for code, _, _ in services)),
         next_step=_BEHIND_THE_REQUEST,
         notes=(*narrate(j), ends),
     )
@@ -772,6 +774,8 @@ def _stopped(j: Journey, services: tuple[_Named, ...], *, losing: bool) -> _Find
         )
     if j.forwarded:
         return _behind(j)
+    if j.led_to_nobody:
+        return _led_to_nobody(j)
     fitting = _fitting(j)
     confirmed = [cause for cause in fitting if cause.fits(j) is True]
     left = confirmed or fitting
@@ -922,6 +926,28 @@ def _behind(j: Journey) -> _Finding:
         next_step="Look on the destination at the container or virtual machine that the port "
         "leads to: does it run, and does its own firewall let the port in?",
         notes=(note,),
+    )
+
+
+def _led_to_nobody(j: Journey) -> _Finding:
+    """The destination leads the port to another place inside itself, where nobody listens."""
+    note = (
+        "The destination's own "
+        f"{j.transport.upper()} refuses them, as it does where nobody listens, and at this port "
+        "somebody does: the destination leads the port elsewhere (a redirect)."
+    )
+    because = (*narrate(j), note)
+    # A program may take from another interface than the one by which these came in.
+    bound = any(row.device is not None for row in j.holders)
+    code = "service.not-running"
+    return _Finding(
+        path_clear=False,
+        reachable="no",
+        causes=() if bound else ((code, "likely", because),),
+        candidates=("service.wrong-interface", code) if bound else (code,),
+        next_step="Look on the destination at the rules that redirect the port (nft list ruleset, "
+        "table nat), and at what should listen where they lead.",
+        notes=because if bound else (),
     )
 
 

@@ -185,7 +185,8 @@ class SeenPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     closing: int = 0
     """Those of them that the program has ended already."""
     unlisted: bool = False
-    """Whether requests may have come that its socket table does not show (a full SYN queue)."""
+    """Whether requests may have come through that its socket table does not show (to a full SYN
+    queue, or to where the host leads them)."""
     told: Told | None = None
     """Of a burst."""
 

@@ -28,6 +28,7 @@ from .addresses import (
 )
 from .counted import (
     BurstView,
+    kept_back,
     lost_inside,
     met_full_queue,
     queue_dropped,
@@ -45,6 +46,7 @@ from .evidence import (
     Neighbour,
     OwnListener,
     Queue,
+    Route,
     Samples,
     SelfConnect,
     Sighting,
@@ -268,6 +270,8 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
     """What was lost of requests to another port of the address, where that was measured."""
     met_there: bool = False
     """Whether the contact shows that the address leads to the destination."""
+    contact_there: bool = False
+    """Whether the contact itself goes to the address, still at the end."""
     source_rules: tuple[MatchingRule, ...] = ()
     """Rules of the source's own firewall that match the requests or the answers."""
     destination_rules: tuple[MatchingRule, ...] = ()
@@ -395,6 +399,21 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
             and self._stays_so(connected)
         )
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether the connections were reset, and not by the program: it never had one of them.
+
+        The source was told so before the destination's table was read, and what a program has had
+        is complete there, or gone.
+        """
+        connected = [trail for trail in self.trails if trail.connected]
+        return bool(connected) and self.sockets and all(map(self.is_cut_off, connected))
+
+    def is_cut_off(self, trail: Trail) -> bool:
+        """Whether this connection was reset while it was half-open at the destination."""
+        states = {row.state for row in self.rows(trail, later=False)}
+        return trail.attempt.spoke == "closed" and states == {"SYN_RECV"}
+
     def _stays_so(self, connected: Sequence[Trail]) -> bool:
         """Whether the handshakes of earlier rounds are half-open still in later ones.
 
@@ -437,6 +456,17 @@ class Journey(msgspec.Struct, frozen=True, dict=True):
             return False
         told = self.burst.reached
         return bool(self.burst.kept) and told.get(Stage.DELIVERED) is False
+
+    @property
+    def led_to_nobody(self) -> bool:
+        """Whether the destination itself says that nobody listens, and at the port somebody does.
+
+        So it leads the port to another one, or to an address where nobody listens (a redirect).
+        """
+        refused = self.burst is not None and self.burst.refused is True
+        kinds = {Symptom.ICMP} if self.transport == "udp" else {Symptom.RESET}
+        listened = self.own or bool(self.holders)
+        return self.local and listened and refused and self.symptoms - {Symptom.SILENT} == kinds
 
     @property
     def unheard(self) -> bool:
@@ -601,9 +631,9 @@ def observe(
     holders = () if own else here
     if own_error == "EADDRINUSE" and at_it and not here:
         own_error = "ENODEV"  # this agent did not know better where requests come in
-    route_error, neighbour = _way(source, address)
+    route_error, neighbour = _way(source, address, (transport, port))
     wanted = [] if table is None else _elsewhere(table, transport, port)
-    return_known, return_error = _way_back(table, peers, address)
+    return_known, return_error = _way_back(table, peers, key)
     unlisted = frozenset[int]() if table is None else _unlisted(table, attempts)
     trails = tuple(
         _trail(
@@ -649,9 +679,9 @@ def observe(
         forwards=None if table is None else table.facts.forwards,
         wanted=None if table is None else table.service,
         wanted_runs=None if table is None else table.service_runs,
-        astray=_astray(table, peers, address),
+        astray=_astray(table, peers, key),
         still=frozenset() if table is None else _still(table, attempts),
-        back_unresolved=_back_unresolved(table, peers),
+        back_unresolved=_back_unresolved(table, peers, key),
         kept_back=table is not None and _kept_back(table, attempts),
         wanted_elsewhere=tuple(wanted),
         first_router=_first_router(source, key),
@@ -668,6 +698,7 @@ def observe(
         paths=None if source is None else view_paths(source, table, key),
         loss=None if source is None else view_loss(source, table, address),
         met_there=source is not None and _met_there(source, address),
+        contact_there=source is not None and _contact_there(source, address),
         # By UDP there are no rows of those who ask.
         strays=None if transport == "udp" else _strays(attempts, source, table, around),
         landing=landing,
@@ -1121,12 +1152,33 @@ def _sourced(source: Evidence, address: str) -> bool:
     )
 
 
-def _way(source: Evidence | None, address: str) -> tuple[str | None, Neighbour | None]:
+def _ways_to(
+    evidence: Evidence, there: Collection[str], key: tuple[str, int], *, local: str | None = None
+) -> list[Route]:
+    """The routes of packets to one of `there`, of the tested `key` (transport, port).
+
+    Where rules lead these by a way of their own it is that; on the destination those that are sent
+    from the tested address `local`.
+    """
+    to = [route for route in evidence.routes if bare(route.destination) in there]
+    own = [r for r in to if (r.transport, r.port) == key and r.local == local]
+    led = {bare(route.destination) for route in own}
+    return own + [r for r in to if r.port is None and bare(r.destination) not in led]
+
+
+def _way(
+    source: Evidence | None, address: str, key: tuple[str, int]
+) -> tuple[str | None, Neighbour | None]:
     if source is None:
         return None, None
-    error = next((r.error for r in source.routes if bare(r.destination) == bare(address)), None)
-    states = [n for n in source.neighbours if bare(n.destination) == bare(address)]
-    return error, states[-1] if states else None
+    ways = _ways_to(source, {bare(address)}, key)
+    hops = {bare(route.gateway or route.destination) for route in ways}
+    states = [
+        n
+        for n in source.neighbours
+        if bare(n.destination) == bare(address) and (not hops or bare(n.next_hop) in hops)
+    ]
+    return ways[0].error if ways else None, states[-1] if states else None
 
 
 def _stranger(neighbour: Neighbour | None, table: Evidence | None) -> bool | None:
@@ -1161,6 +1213,11 @@ def _strays(
 def _met_there(source: Evidence, address: str) -> bool:
     shown = {bare(source.contact.remote), *map(bare, source.contact.proven)}
     return bare(address) in shown
+
+
+def _contact_there(source: Evidence, address: str) -> bool:
+    direct = source.contact.path not in ("rendezvous", "offline")
+    return direct and bare(source.contact.remote) == bare(address)
 
 
 def _back(table: Evidence, peers: frozenset[str], port: int) -> Stretch | None:
@@ -1208,25 +1265,37 @@ def _seen_as(
 
 
 def _way_back(
-    table: Evidence | None, peers: frozenset[str], address: str
+    table: Evidence | None, peers: frozenset[str], key: tuple[str, str, int]
 ) -> tuple[bool, str | None]:
     if table is None:
         return False, None
-    errors = [r.error for r in table.routes if bare(r.destination) in peers]
+    transport, address, port = key
+    ways = _ways_to(table, peers, (transport, port), local=bare(address))
+    errors = [route.error for route in ways]
     errors += [
         r.error for r in table.returns if bare(r.source) in peers and bare(r.local) == bare(address)
     ]
     return bool(errors), next((error for error in errors if error), None)
 
 
-def _astray(table: Evidence | None, peers: frozenset[str], address: str) -> bool:
+def _astray(table: Evidence | None, peers: frozenset[str], key: tuple[str, str, int]) -> bool:
     if table is None:
         return False
+    transport, address, port = key
+    ways = _ways_to(table, peers, (transport, port), local=bare(address))
     contact = (bare(table.contact.remote), bare(table.contact.local))
-    if any(contact == (peer, bare(address)) for peer in peers):
+    ruled = any(route.port is not None for route in ways)
+    if not ruled and any(contact == (peer, bare(address)) for peer in peers):
         return False  # the contact shows that this way back works
     cards = {a.interface for a in table.facts.addresses if bare(a.address) == bare(address)}
-    back = {r.interface for r in table.routes if bare(r.destination) in peers and r.interface}
+    # A card at which the other side answers by itself is on its segment, too.
+    met = {(bare(n.next_hop), n.interface) for n in table.neighbours if n.state not in UNRESOLVED}
+    back = {
+        route.interface
+        for route in ways
+        if route.interface
+        and (route.gateway or (bare(route.destination), route.interface) not in met)
+    }
     return bool(cards and back) and not cards & back
 
 
@@ -1242,9 +1311,18 @@ def _still(table: Evidence, attempts: Iterable[Attempt]) -> frozenset[str]:
     return frozenset(set(readings[0].values) - moved)
 
 
-def _back_unresolved(table: Evidence | None, peers: frozenset[str]) -> bool:
+def _back_unresolved(
+    table: Evidence | None, peers: frozenset[str], key: tuple[str, str, int]
+) -> bool:
+    if table is None:
+        return False
+    transport, address, port = key
+    ways = _ways_to(table, peers, (transport, port), local=bare(address))
+    hops = {bare(route.gateway or route.destination) for route in ways}
     states = [
-        n.state for n in (() if table is None else table.neighbours) if n.destination in peers
+        n.state
+        for n in table.neighbours
+        if n.destination in peers and (not hops or bare(n.next_hop) in hops)
     ]
     return bool(states) and states[-1] in UNRESOLVED
 
@@ -1252,12 +1330,7 @@ def _back_unresolved(table: Evidence | None, peers: frozenset[str]) -> bool:
 def _kept_back(table: Evidence, attempts: Iterable[Attempt]) -> bool:
     """Whether IP was asked to send more than it sent, by the number of the attempts at least."""
     tried = Counter(attempt.round for attempt in attempts)
-    kept, names = 0, ("OutRequests", "OutTransmits")
-    for samples in table.samples:
-        for ip in ("Ip", "Ip6"):
-            asked, sent = (samples.values.get(f"{ip}.{name}") for name in names)
-            if samples.round in tried and asked and sent:
-                kept += (asked[-1] - asked[0]) - (sent[-1] - sent[0])
+    kept = sum(kept_back(samples) for samples in table.samples if samples.round in tried)
     return bool(tried) and kept >= min(tried.total(), ENOUGH)
 
 

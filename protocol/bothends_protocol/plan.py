@@ -378,8 +378,7 @@ def _unwitnessed(tally: Tally) -> bool:
         return False
     if tally.connected:
         return tally.delivered == 0 and tally.arrived is None
-    unlisted = tally.unlisted and bool(tally.arrived) and not tally.answered
-    return tally.left is None or tally.arrived is None or unlisted
+    return tally.left is None or tally.arrived is None or tally.unlisted
 
 
 def _untold(tally: Tally) -> bool:

@@ -29,6 +29,7 @@ __all__ = [
     "MANY",
     "SECOND",
     "SECOND6",
+    "SECOND_ON_LINK",
     "TUNNEL",
     "address_of_lo",
     "by_six",
@@ -37,11 +38,13 @@ __all__ = [
     "lan6_and_third",
     "link_local",
     "many_addresses",
+    "proxy_arp",
     "routed_and_third",
     "second_address",
     "second_address6",
     "second_card",
     "two_cards_by_six",
+    "two_cards_on_one_segment",
     "wrong_mask_by_six",
 ]
 
@@ -49,6 +52,8 @@ ADDRESS_OF_LO = "192.168.9.20"
 SECOND = "192.168.8.20"
 """The destination's other address, where it has one."""
 SECOND6 = "fd07::21"
+SECOND_ON_LINK = "192.168.7.21"
+"""The address of the destination's second card on the segment where the first is, too."""
 CONTAINER = "172.17.0.2"
 CONTAINER6 = "fd17::2"
 TUNNEL = "10.8.0.1"
@@ -91,6 +96,37 @@ def two_cards_by_six(lab: Lab) -> Stage:
     stage.network.attach(lab.host("tunnel"), "tunnel", f"{TUNNEL}/24")
     stage.network.up()
     return stage
+
+
+def two_cards_on_one_segment(lab: Lab) -> Stage:
+    """The destination has two cards on the source's segment; its answers leave by the first.
+
+    Its own filter for reverse paths is off, as it must be for that to work.
+    """
+    stage = network.lan(lab)
+    both = ("all", network.DEVICE, "eth1")
+    stage.network.attach(stage.destination, network.SEGMENT, f"{SECOND_ON_LINK}/24", device="eth1")
+    stage.network.up()
+    stage.destination.sysctl(**{f"ipv4__conf__{card}__rp_filter": 0 for card in both})
+    return stage
+
+
+def proxy_arp(lab: Lab) -> Stage:
+    """Two links with one network of addresses, and a router between that answers for each side."""
+    source, destination, router = lab.host("source"), lab.host("destination"), lab.host("router1")
+    wire = Network(lab)
+    for link, host, address in (
+        ("near", source, network.SOURCE),
+        ("far", destination, DESTINATION),
+    ):
+        device = network.DEVICE if link == "near" else "eth1"
+        wire.attach(host, link, f"{address}/24")
+        wire.attach(router, link, device=device)
+        wire.route(router, f"{address}/32 dev {device}")
+    wire.router(router)
+    wire.up()
+    router.sysctl(ipv4__conf__all__proxy_arp=1)
+    return Stage(wire, source, destination, network.SOURCE, DESTINATION, (router,))
 
 
 def second_address(lab: Lab) -> Stage:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from . import (
     faults,
     network,
+    scenarios_blamed,
     scenarios_both,
     scenarios_causes,
     scenarios_frontends,
@@ -396,6 +397,7 @@ def _table() -> dict[str, Scenario]:
         *scenarios_routed6.rows(),
         *scenarios_mtu.rows(),
         *scenarios_udp.rows(),
+        *scenarios_blamed.rows(),
     )
     table = {row.name: row for row in rows}
     assert len(table) == len(rows), "two scenarios have one name"

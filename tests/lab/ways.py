@@ -20,6 +20,7 @@ __all__ = [
     "permanent_neighbour",
     "publish",
     "redirect",
+    "rule_at",
     "strict_reverse_path",
     "takes_address",
     "way_back_by",
@@ -94,6 +95,16 @@ def way_back_by(hop: str) -> Fault:
         stage.destination.ip([f"route add {SOURCE}/32 {hop}"])
 
     turn.__name__ = f"way_back_by_{hop.replace(' ', '_')}"
+    return turn
+
+
+def rule_at(on: str, rule: str, *routes: str) -> Fault:
+    """A host has a routing rule: ``ipproto tcp sport 4242 lookup 100``, and the routes for it."""
+
+    def turn(stage: Stage) -> None:
+        stage.host(on).ip([*(f"route add {route}" for route in routes), f"rule add {rule}"])
+
+    turn.__name__ = f"rule_at_{on}_{rule.replace(' ', '_')}"
     return turn
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "HALF_OPEN",
     "LISTENING",
     "Bound",
+    "Flow",
     "Hop",
     "NetlinkError",
     "Queue",
@@ -45,6 +46,8 @@ _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _RTA_DST, _RTA_SRC, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 2, 3, 4, 5, 7
 _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_VIA = 6, 9, 18
+_RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 27, 28, 29
+"""Since Linux 4.18; older kernels, whose rules know no ports, pass over them."""
 _RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NETLINK_ROUTE, _NETLINK_SOCK_DIAG = 0, 4
@@ -95,8 +98,24 @@ class Hop(msgspec.Struct, frozen=True):
     source: str | None
 
 
-def find_route(destination: str) -> Hop | None:
+class Flow(msgspec.Struct, frozen=True):
+    """What routing rules may look at, beside the destination (ip-rule(8))."""
+
+    transport: str
+    """`tcp` or `udp`."""
+    source: str | None = None
+    """One of this host's own addresses."""
+    source_port: int = 0
+    destination_port: int = 0
+
+
+_PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+
+
+def find_route(destination: str, flow: Flow | None = None) -> Hop | None:
     """Return the route to `destination`; None where it cannot be asked.
+
+    With `flow` it is that of such packets, which may be another than that of all others.
 
     Raises `NetlinkError` where the kernel has none (ENETUNREACH, EHOSTUNREACH,
     EACCES for a prohibit route, EINVAL for a blackhole).
@@ -107,7 +126,17 @@ def find_route(destination: str) -> Hop | None:
     attributes = _attribute(_RTA_DST, address.packed)
     if interface:
         attributes += _attribute(_RTA_OIF, struct.pack("=I", interface))
-    return _route(address, attributes)
+    if flow is None:
+        return _route(address, attributes)
+    attributes += _attribute(_RTA_IP_PROTO, bytes([_PROTOCOLS[flow.transport]]))
+    for kind, port in ((_RTA_SPORT, flow.source_port), (_RTA_DPORT, flow.destination_port)):
+        if port:
+            attributes += _attribute(kind, struct.pack("!H", port))
+    if flow.source is None:
+        return _route(address, attributes)
+    own, _ = _split(flow.source)
+    attributes += _attribute(_RTA_SRC, own.packed)
+    return _route(address, attributes, source_bits=own.max_prefixlen)
 
 
 def is_routed(destination: str) -> bool:
