@@ -20,9 +20,11 @@ ANSWER = Flow(transport="tcp", source=HERE, source_port=4242)
 USUAL = Hop("eth0", None, HERE)
 
 
-def _kernel(monkeypatch: pytest.MonkeyPatch, ruled: Hop | NetlinkError | None) -> None:
+def _kernel(
+    monkeypatch: pytest.MonkeyPatch, ruled: Hop | NetlinkError | None, *, by_address: bool = False
+) -> None:
     def answer(_destination: str, flow: Flow | None = None) -> Hop | None:
-        if flow is None:
+        if flow is None or not (flow.source_port or by_address):
             return USUAL
         if isinstance(ruled, NetlinkError):
             raise ruled
@@ -53,6 +55,15 @@ def test_where_rules_lead_a_port_elsewhere_both_ways_are_noted(
     assert (usual.port, usual.interface) == (None, "eth0")
     assert (ruled.transport, ruled.port, ruled.local) == ("tcp", 4242, HERE)
     assert (ruled.interface, ruled.gateway, ruled.error) == ("eth1", "10.8.0.1", None)
+
+
+def test_what_rules_lead_by_the_address_alone_is_no_ports_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _kernel(monkeypatch, Hop("eth1", None, HERE), by_address=True)
+    usual, ruled = _noted()
+    assert (usual.usual, ruled.usual) == (True, False)
+    assert (ruled.local, ruled.port, ruled.interface) == (HERE, None, "eth1")
 
 
 def test_where_rules_forbid_a_port_the_error_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:

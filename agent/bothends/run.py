@@ -907,7 +907,8 @@ class Run:
                 return Frozen(pack(self._freeze()))
             case Gather(plan, seen, swept):
                 tried = await prober.gather(plan, seen, rtt, swept)
-                routes = {r.destination: r.interface or "" for r in self._recorder.routes}
+                usual = (route for route in self._recorder.routes if route.usual)
+                routes = {route.destination: route.interface or "" for route in usual}
                 rules.want_sent((t.probe for t in tried if not t.connected), routes)
                 return Gathered(tried, self._resent(), prober.swept)
         raise ProtocolError("an unknown order")

@@ -196,7 +196,7 @@ def _source_reject(j: Journey) -> bool | None:
 
 
 def _between(j: Journey) -> bool | None:
-    if j.unresolved or (j.stranger and not j.met_there):
+    if j.unresolved or (j.stranger and not j.contact_there):
         return False
     return None if j.translation is None else kept_on_the_way(j, j.translation)
 
@@ -259,7 +259,7 @@ def _network_reject(j: Journey) -> bool | None:
         if not _from_between(j):
             return False
         return True if _hop_refuses(j) and not _no_way_on(j) else None
-    if j.unresolved or (j.stranger and not j.met_there):
+    if j.unresolved or (j.stranger and not j.contact_there):
         return False
     return None if j.translation is None else refused_on_the_way(j, j.translation)
 
@@ -302,8 +302,6 @@ def _duplicate(j: Journey) -> bool | None:
         return False
     if j.contact_there:
         return False  # whoever answers for the address passes on what is for it, as a router does
-    if j.met_there:
-        return None
     if not j.unmet or j.together:
         return True
     return None if j.together is None else False
@@ -416,14 +414,11 @@ def _no_way_back(j: Journey) -> bool | None:
 def _left_astray(j: Journey) -> bool:
     """Whether another way back may be what stops these.
 
-    It explains answers that were sent and lost, and requests that the host takes for forged,
-    which it counts.
+    It explains answers that get lost, and requests that the host takes for forged, which it counts.
     """
-    if j.unresolved or j.back_unresolved:
+    if j.unresolved or j.back_unresolved or j.stopped > Stage.DELIVERED:
         return True
-    if j.stopped <= Stage.DELIVERED:
-        return not j.still >= _MISROUTED
-    return j.stopped > Stage.REPLIED
+    return not j.still >= _MISROUTED
 
 
 def _backlog(j: Journey) -> bool | None:

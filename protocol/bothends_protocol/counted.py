@@ -251,13 +251,13 @@ def view_burst(
             unmade = unmade or dropped or (dropped is None and queue_dropped(there) > 0)
             if unmade and not reached[Stage.REPLIED]:
                 reached[Stage.REPLIED] = None  # what left not may never have been made
-        if dropped and not reached.get(Stage.RETURNED):
-            reached[Stage.RETURNED] = None  # nor is there anything that could have come back
-        elif sent.transport == "tcp" and far.refused is False and far.passed("Tcp.OutSegs"):
-            # No row of the requests, and yet TCP made an answer to each that is no reset: the
-            # handshakes were given up at once, since these answers were refused.
+        elif far.answered():
+            # There is no row of the requests: the handshakes were given up at once, since these
+            # answers were refused.
             reached[Stage.DELIVERED] = True
             reached[Stage.REPLIED] = far.replied(taken=taken, overflowed=overflowed)
+        if dropped and not reached.get(Stage.RETURNED):
+            reached[Stage.RETURNED] = None  # nor is there anything that could have come back
         inferred |= far.inferred
     return BurstView(
         sent=len(sent.sends),
@@ -446,6 +446,17 @@ class _Host:
             self.inferred.add(Stage.REPLIED)
             return True
         return told
+
+    def answered(self) -> bool:
+        """Whether this host's TCP made an answer to each request, and no resets.
+
+        With nothing lost on the way in, so that what else is sent meanwhile in step with the burst
+        (a tunnel's acknowledgements, a terminal's lines) does not pass for it.
+        """
+        if self._udp or self._input_gap is not False or self.refused is not False:
+            return False
+        made = measure(self._sent, self._samples, ["Tcp.OutSegs"])
+        return bool(self.passed("Tcp.OutSegs")) and made is not None and made.slope >= _WHOLE
 
     def made(self) -> bool | None:
         """Whether programs here sent a datagram for each of the burst, whatever became of it.

@@ -410,12 +410,17 @@ class Route(_Record, frozen=True):
     gateway: Text | None = None
     error: Text | None = None
     """Symbolic errno where there is no way."""
+    local: Text | None = None
+    """The tested address that packets are sent from, where those go another way than others."""
     transport: Text | None = None
     port: Port | None = None
-    """Both only where rules of the host lead packets of this tested port by another way than what
-    else it sends to `destination` (ip-rule(8)): then this is the way of these alone."""
-    local: Text | None = None
-    """Then on the destination the tested address that they are sent from."""
+    """The tested port, where its packets go another way again, by rules of the host (ip-rule(8)) or
+    by its choice between routes alike."""
+
+    @property
+    def usual(self) -> bool:
+        """Whether it is the way of all that is sent there."""
+        return self.local is None and self.port is None
 
 
 class Return(_Record, frozen=True):

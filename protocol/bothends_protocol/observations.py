@@ -1157,13 +1157,22 @@ def _ways_to(
 ) -> list[Route]:
     """The routes of packets to one of `there`, of the tested `key` (transport, port).
 
-    Where rules lead these by a way of their own it is that; on the destination those that are sent
-    from the tested address `local`.
+    Where these have a way of their own it is that; on the destination those that are sent from the
+    tested address `local`.
     """
-    to = [route for route in evidence.routes if bare(route.destination) in there]
-    own = [r for r in to if (r.transport, r.port) == key and r.local == local]
-    led = {bare(route.destination) for route in own}
-    return own + [r for r in to if r.port is None and bare(r.destination) not in led]
+    chosen: dict[str, tuple[int, list[Route]]] = {}
+    for route in evidence.routes:
+        there_is = bare(route.destination)
+        fits = route.usual or (
+            route.local == local and (route.port is None or (route.transport, route.port) == key)
+        )
+        if there_is not in there or not fits:
+            continue
+        closeness = (route.local is not None) + 2 * (route.port is not None)
+        best, routes = chosen.get(there_is, (-1, []))
+        if closeness >= best:
+            chosen[there_is] = (closeness, [*(routes if closeness == best else ()), route])
+    return [route for _, routes in chosen.values() for route in routes]
 
 
 def _way(
@@ -1288,8 +1297,13 @@ def _astray(table: Evidence | None, peers: frozenset[str], key: tuple[str, str, 
     if not ruled and any(contact == (peer, bare(address)) for peer in peers):
         return False  # the contact shows that this way back works
     cards = {a.interface for a in table.facts.addresses if bare(a.address) == bare(address)}
-    # A card at which the other side answers by itself is on its segment, too.
-    met = {(bare(n.next_hop), n.interface) for n in table.neighbours if n.state not in UNRESOLVED}
+    # A card at which the other side answers by itself is on its segment, too: it says its hardware
+    # address, and in a tunnel nobody does.
+    met = {
+        (bare(n.next_hop), n.interface)
+        for n in table.neighbours
+        if n.hardware is not None and n.state not in UNRESOLVED
+    }
     back = {
         route.interface
         for route in ways

@@ -140,5 +140,5 @@ def _from_nought(samples: Samples) -> Samples:
 
 def _last(neighbours: Iterable[Neighbour]) -> Iterable[Neighbour]:
     """The last state of each, which is the one that counts, in the order in which they came."""
-    last = {bare(n.destination): n for n in neighbours}
-    return [n for n in neighbours if last[bare(n.destination)] is n]
+    last = {(bare(n.destination), n.next_hop): n for n in neighbours}
+    return [n for n in neighbours if last[bare(n.destination), n.next_hop] is n]

@@ -233,7 +233,7 @@ def _on_one_net(source: Evidence, table: Evidence) -> bool:
     """Whether the contact went from card to card: no route of either names a gateway for it."""
     for side in (source, table):
         remote = bare(side.contact.remote)
-        ways = [r for r in side.routes if bare(r.destination) == remote]
+        ways = [r for r in side.routes if bare(r.destination) == remote and r.usual]
         if any(way.gateway for way in ways):
             return False
         nets = [a for a in side.facts.addresses if _same_net(a.address, a.prefix, remote)]

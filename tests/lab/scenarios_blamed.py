@@ -43,6 +43,7 @@ def rows() -> Iterator[Scenario]:
     yield from _refused_answers()
     yield from _led_to_nobody()
     yield from _routed_by_rule()
+    yield from _by_tunnel()
     yield from _two_cards()
     yield from _proxy_arp()
 
@@ -187,6 +188,18 @@ def _routed_by_rule() -> Iterator[Scenario]:
                 "unreachable default table 100",
             ),
         ),
+        source_args=BY_FOUR,
+    )
+
+
+def _by_tunnel() -> Iterator[Scenario]:
+    """The answers leave by a tunnel without a gateway, where nobody says a hardware address."""
+    yield from anyone(
+        "no-way-back-tunnel-without-gateway",
+        blocked(DESTINATION_NO_ROUTE),
+        network=networks.two_cards_by_six,
+        services=(ECHO,),
+        faults=(ways.tunnel_without_gateway,),
         source_args=BY_FOUR,
     )
 

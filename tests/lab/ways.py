@@ -23,6 +23,7 @@ __all__ = [
     "rule_at",
     "strict_reverse_path",
     "takes_address",
+    "tunnel_without_gateway",
     "way_back_by",
     "way_out_by_port",
     "wrong_gateway",
@@ -106,6 +107,19 @@ def rule_at(on: str, rule: str, *routes: str) -> Fault:
 
     turn.__name__ = f"rule_at_{on}_{rule.replace(' ', '_')}"
     return turn
+
+
+def tunnel_without_gateway(stage: Stage) -> None:
+    """Answers to the source leave by a tunnel (a VPN without its filter for reverse paths)."""
+    cards = ("all", DEVICE)
+    stage.destination.sysctl(**{f"ipv4__conf__{card}__rp_filter": 0 for card in cards})
+    stage.destination.ip(
+        [
+            "tuntap add dev tun0 mode tun",
+            "link set dev tun0 up",
+            f"route add {SOURCE}/32 dev tun0",
+        ]
+    )
 
 
 def strict_reverse_path(stage: Stage) -> None:
