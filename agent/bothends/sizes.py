@@ -441,16 +441,18 @@ class SizeTest:
         answer = read_answer(self._key, ask, await _receive(sock, ANSWER_SIZE))
         if trial.way == TO:
             trial.packet, trial.searches = ask.packet, ask.searches
-            self._begin(trial, self._now())
+            began = self._now()
+            self._begin(trial, began)
             await loop.sock_sendall(sock, secrets.token_bytes(ask.length))
             heard = await _receive(sock, RECEIPT_SIZE)
             if not hmac.compare_digest(heard, receipt(self._key, ask.nonce)):
                 raise ProtocolError("a receipt of somebody else")
         else:
             trial.packet, trial.searches = answer.packet, answer.searches
-            self._begin(trial, asked_at)
+            began = asked_at
+            self._begin(trial, began)
             await _receive(sock, answer.length)
-        trial.took = self._now() - (trial.began or 0.0)
+        trial.took = self._now() - began
 
     def _begin(self, trial: _Trial, at: float) -> None:
         trial.began = at

@@ -633,7 +633,8 @@ def observe(
         own_error = "ENODEV"  # this agent did not know better where requests come in
     route_error, neighbour = _way(source, address, (transport, port))
     wanted = [] if table is None else _elsewhere(table, transport, port)
-    return_known, return_error = _way_back(table, peers, key)
+    back = [] if table is None else _ways_to(table, peers, (transport, port), local=bare(address))
+    return_known, return_error = _way_back(table, back, peers, address)
     unlisted = frozenset[int]() if table is None else _unlisted(table, attempts)
     trails = tuple(
         _trail(
@@ -679,9 +680,9 @@ def observe(
         forwards=None if table is None else table.facts.forwards,
         wanted=None if table is None else table.service,
         wanted_runs=None if table is None else table.service_runs,
-        astray=_astray(table, peers, key),
+        astray=_astray(table, back, peers, address),
         still=frozenset() if table is None else _still(table, attempts),
-        back_unresolved=_back_unresolved(table, peers, key),
+        back_unresolved=_back_unresolved(table, back, peers),
         kept_back=table is not None and _kept_back(table, attempts),
         wanted_elsewhere=tuple(wanted),
         first_router=_first_router(source, key),
@@ -1160,19 +1161,23 @@ def _ways_to(
     Where these have a way of their own it is that; on the destination those that are sent from the
     tested address `local`.
     """
-    chosen: dict[str, tuple[int, list[Route]]] = {}
-    for route in evidence.routes:
-        there_is = bare(route.destination)
-        fits = route.usual or (
-            route.local == local and (route.port is None or (route.transport, route.port) == key)
-        )
-        if there_is not in there or not fits:
-            continue
-        closeness = (route.local is not None) + 2 * (route.port is not None)
-        best, routes = chosen.get(there_is, (-1, []))
-        if closeness >= best:
-            chosen[there_is] = (closeness, [*(routes if closeness == best else ()), route])
-    return [route for _, routes in chosen.values() for route in routes]
+    fitting = [
+        route
+        for route in evidence.routes
+        if bare(route.destination) in there
+        and (route.usual or route.local == local)
+        and (route.port is None or (route.transport, route.port) == key)
+    ]
+    closest: dict[str, tuple[bool, bool]] = {}
+    for route in fitting:
+        to = bare(route.destination)
+        closest[to] = max(_closeness(route), closest.get(to, (False, False)))
+    return [r for r in fitting if _closeness(r) == closest[bare(r.destination)]]
+
+
+def _closeness(route: Route) -> tuple[bool, bool]:
+    """By which of two routes that fit the packets of a connection go: the greater."""
+    return route.port is not None, route.local is not None
 
 
 def _way(
@@ -1274,12 +1279,10 @@ def _seen_as(
 
 
 def _way_back(
-    table: Evidence | None, peers: frozenset[str], key: tuple[str, str, int]
+    table: Evidence | None, ways: Iterable[Route], peers: frozenset[str], address: str
 ) -> tuple[bool, str | None]:
     if table is None:
         return False, None
-    transport, address, port = key
-    ways = _ways_to(table, peers, (transport, port), local=bare(address))
     errors = [route.error for route in ways]
     errors += [
         r.error for r in table.returns if bare(r.source) in peers and bare(r.local) == bare(address)
@@ -1287,11 +1290,11 @@ def _way_back(
     return bool(errors), next((error for error in errors if error), None)
 
 
-def _astray(table: Evidence | None, peers: frozenset[str], key: tuple[str, str, int]) -> bool:
+def _astray(
+    table: Evidence | None, ways: Sequence[Route], peers: frozenset[str], address: str
+) -> bool:
     if table is None:
         return False
-    transport, address, port = key
-    ways = _ways_to(table, peers, (transport, port), local=bare(address))
     contact = (bare(table.contact.remote), bare(table.contact.local))
     ruled = any(route.port is not None for route in ways)
     if not ruled and any(contact == (peer, bare(address)) for peer in peers):
@@ -1325,13 +1328,9 @@ def _still(table: Evidence, attempts: Iterable[Attempt]) -> frozenset[str]:
     return frozenset(set(readings[0].values) - moved)
 
 
-def _back_unresolved(
-    table: Evidence | None, peers: frozenset[str], key: tuple[str, str, int]
-) -> bool:
+def _back_unresolved(table: Evidence | None, ways: Iterable[Route], peers: frozenset[str]) -> bool:
     if table is None:
         return False
-    transport, address, port = key
-    ways = _ways_to(table, peers, (transport, port), local=bare(address))
     hops = {bare(route.gateway or route.destination) for route in ways}
     states = [
         n.state
